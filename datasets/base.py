@@ -1,0 +1,208 @@
+"""The contract that every data set of the suite keeps.
+
+A :class:`DatasetConfig` holds typed options; its ``load`` gives a :class:`Dataset`: three splits,
+the preprocessing from what is stored to what a flow models, and the truth where it is known.
+
+``raw``
+    what a split stores: float32 rows, already standardised where the literature does so, or the
+    integers of an image.
+``x``
+    what a flow models: ``raw`` after :class:`Preprocessing` (dequantisation, logit).
+
+All randomness of a data set (splits, noise, toy samples) comes from generators named by the set
+and the purpose (:func:`named_seed`), never from a global one, so that a name and its options
+stand for the same numbers on every machine.
+"""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+__all__ = [
+    "DataCorrupt",
+    "DataError",
+    "DataMissing",
+    "Dataset",
+    "DatasetConfig",
+    "Preprocessing",
+    "Split",
+    "Truth",
+    "array_hash",
+    "named_seed",
+]
+
+Split = Literal["train", "validation", "test"]
+Kind = Literal["toy", "gaussian", "tabular", "image"]
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class DataError(Exception):
+    """Any error about data that a user can mend; the base of the others."""
+
+
+class DataMissing(DataError, FileNotFoundError):
+    """A file of a data set is not there; the message says which one and where to get it."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class DataCorrupt(DataError, ValueError):
+    """A file of a data set is not what it should be; the message names file and difference."""
+
+
+def named_seed(*names: object) -> int:
+    """A 63-bit seed that depends on names alone, the same on every machine.
+
+    Example:
+        >>> named_seed("power", "minute noise") == named_seed("power", "minute noise")
+        True
+    """
+    text = "/".join(map(str, names))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def array_hash(array: Array) -> str:
+    """sha256 of an array's dtype, shape and values, so that drifted data are noticed."""
+    digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
+    digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+class Preprocessing(abc.ABC):
+    """An invertible map from what is stored to what a flow models."""
+
+    @abc.abstractmethod
+    def forward(
+        self, raw: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Stored values to model values.
+
+        Args:
+            raw: shape ``(n, *event_shape)``, of the stored dtype.
+            generator: source of the dequantisation noise; None for torch's global one.
+
+        Returns:
+            ``x``, float32, shape ``(n, *event_shape)``, and ``log |det dx/draw|`` in nats, shape
+            ``(n,)``: what is to be added to a flow's ``log_prob(x)`` for the density of ``raw``
+            (for integers: of ``raw`` + U[0, 1), which bounds their log-probability from below;
+            Theis et al. 2015, arXiv:1511.01844, section 3.1).
+        """
+
+    @abc.abstractmethod
+    def inverse(self, x: Tensor) -> Tensor:
+        """Model values to stored ones, as floats (integers + U[0, 1) for images)."""
+
+
+class Identity(Preprocessing):
+    """Nothing to do: the stored values are what is modelled."""
+
+    def forward(
+        self, raw: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        return raw, raw.new_zeros(len(raw))
+
+    def inverse(self, x: Tensor) -> Tensor:
+        return x
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The true density of a data set, where it is known.
+
+    Attributes:
+        log_prob: points ``(n, *event_shape)`` in float64 to nats ``(n,)``, in the coordinates
+            that a flow models.
+        entropy_nats: the differential entropy: the best mean NLL that any model can have.
+    """
+
+    log_prob: Callable[[Tensor], Tensor]
+    entropy_nats: float
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Three splits, how to preprocess them, and the truth where it is known.
+
+    Attributes:
+        name: the catalog's name.
+        kind: ``toy`` (2-D), ``gaussian`` (families of any dimension), ``tabular`` or ``image``.
+        event_shape: shape of one datum.
+        train, validation, test: stored values, shape ``(n, *event_shape)``, float32 or uint8.
+        preprocessing: from stored values to what a flow models.
+        levels: for images the number of grey levels, for bits/dim; None otherwise.
+        truth: the true density; None where nobody knows it.
+        hashes: :func:`array_hash` of each split.
+    """
+
+    name: str
+    kind: Kind
+    event_shape: tuple[int, ...]
+    train: Array
+    validation: Array
+    test: Array
+    preprocessing: Preprocessing = field(default_factory=Identity)
+    levels: int | None = None
+    truth: Truth | None = None
+    hashes: Mapping[Split, str] = field(default_factory=dict)
+
+    @property
+    def dimension(self) -> int:
+        """Number of scalars in one datum."""
+        return int(np.prod(self.event_shape))
+
+    def split(self, name: Split) -> Array:
+        """Stored values of a split, shape ``(n, *event_shape)``."""
+        found: Array = getattr(self, name)
+        return found
+
+
+class DatasetConfig(BaseModel, abc.ABC):
+    """Options of one data set. Strict: an unknown option or another type is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    @abc.abstractmethod
+    def load(self, name: str) -> Dataset:
+        """Make the data set.
+
+        Args:
+            name: the catalog's name, which the seeds depend on.
+
+        Raises:
+            DataMissing: if a file is not there.
+            DataCorrupt: if a file is not what it should be.
+        """
+
+
+def make_dataset(
+    name: str,
+    kind: Kind,
+    splits: Sequence[Array],
+    **more: Any,
+) -> Dataset:
+    """A data set from its train, validation and test arrays, with their hashes."""
+    train, validation, test = splits
+    return Dataset(
+        name=name,
+        kind=kind,
+        event_shape=tuple(train.shape[1:]),
+        train=train,
+        validation=validation,
+        test=test,
+        hashes={
+            "train": array_hash(train),
+            "validation": array_hash(validation),
+            "test": array_hash(test),
+        },
+        **more,
+    )

@@ -1,0 +1,489 @@
+"""The contract that every flow of the suite keeps.
+
+A normalizing flow models the density of ``x`` by an invertible map to a latent ``z`` of known
+density::
+
+    log p(x) = log p_base(z) + log |det dz/dx|,        z = encode(x)
+
+The words, here and everywhere below:
+
+``event_shape``
+    shape of one datum: ``(D,)`` for a vector, ``(channels, height, width)`` for an image.
+``encode``
+    data to latent, with ``log |det dz/dx|``. The direction of a density.
+``decode``
+    latent to data, with ``log |det dx/dz|``. The direction of a sample.
+``context``
+    what a conditional flow is conditioned on, shape ``(n, context_features)``.
+
+A system implements ``_encode`` and ``_decode``; :class:`Flow` checks what a user hands in, in
+one place, and gives ``log_prob``, ``sample`` and ``forward`` from the two. A direction that a
+system does not have raises :class:`NotInvertible` with the reason.
+
+What a flow must also keep, and ``tests/flows/test_contract.py`` checks for every one:
+
+* It is finite and sane before training: fresh ``sample`` and ``log_prob`` without NaN.
+* It works in float32 and float64, on any device, through ``state_dict``, ``deepcopy``, pickle and
+  ``torch.func.functional_call``.
+* Nothing depends on data except through :meth:`Flow.initialize`, which is called once, before
+  training; no forward pass changes the flow's state behind the user's back. (Batch norm in
+  training mode keeps statistics, as its paper defines it, and is the one exception.)
+* Randomness is explicit: what is drawn is drawn from the generator handed in.
+* Each evaluation of a network is reported to :func:`flows.meter.tick`.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+__all__ = [
+    "Base",
+    "Flow",
+    "FlowError",
+    "InputError",
+    "NotInvertible",
+    "StandardNormal",
+    "Traits",
+    "VectorFlow",
+    "draw_normal",
+]
+
+Passes = Literal["1", "D", "solver", "none"]
+
+
+class FlowError(Exception):
+    """Any error that a flow raises for what its user did; the base of all the others."""
+
+
+class InputError(FlowError, ValueError):
+    """A tensor handed to a flow has the wrong shape, dtype or device, or a context is amiss."""
+
+
+class NotInvertible(FlowError, NotImplementedError):
+    """The flow has no such direction; the message says why and which direction it has."""
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What the literature's comparisons list of a system (FFJORD, arXiv:1810.01367, Table 1).
+
+    Attributes:
+        density: whether ``log_prob`` is exact or an unbiased estimate.
+        density_passes: network passes of a density: ``"1"``, ``"D"``, ``"solver"`` or ``"none"``.
+        sample_passes: network passes of a sample, likewise.
+        jacobian: the form to which the Jacobian is restricted.
+        trains_on_data: whether the density of given data can be evaluated, hence maximised.
+    """
+
+    density: Literal["exact", "estimated"]
+    density_passes: Passes
+    sample_passes: Passes
+    jacobian: Literal["free-form", "triangular", "block-triangular", "low-rank"]
+    trains_on_data: bool = True
+
+
+def draw_normal(
+    shape: Sequence[int],
+    *,
+    like: Tensor,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Standard normal noise with the dtype and device of ``like``.
+
+    The draw is made on the generator's own device and moved, so that one CPU generator gives the
+    same noise whatever device the flow is on.
+
+    Args:
+        shape: shape of the result.
+        like: tensor whose dtype and device the result gets.
+        generator: source of randomness; None for torch's global one.
+
+    Returns:
+        Tensor of that shape.
+    """
+    if generator is None:
+        return torch.randn(tuple(shape), dtype=like.dtype, device=like.device)
+    noise = torch.randn(
+        tuple(shape), dtype=like.dtype, device=generator.device, generator=generator
+    )
+    return noise.to(like.device)
+
+
+class Base(nn.Module, abc.ABC):
+    """A density over latents, of known form: what a flow maps the data to."""
+
+    def __init__(self, event_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.event_shape = torch.Size(event_shape)
+        # Carries dtype and device where there may be no parameter to ask.
+        self.anchor: Tensor
+        self.register_buffer("anchor", torch.zeros(()), persistent=False)
+
+    @abc.abstractmethod
+    def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """Log-density of latents.
+
+        Args:
+            z: latents, shape ``(n, *event_shape)``.
+            context: shape ``(n, context_features)``, or None.
+
+        Returns:
+            Nats, shape ``(n,)``.
+        """
+
+    @abc.abstractmethod
+    def sample(
+        self, n: int, context: Tensor | None = None, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Draw ``n`` latents, shape ``(n, *event_shape)``."""
+
+
+class StandardNormal(Base):
+    """The standard normal density N(0, I) over events.
+
+    Example:
+        >>> StandardNormal((2,)).log_prob(torch.zeros(1, 2))
+        tensor([-1.8379])
+    """
+
+    def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        dimension = self.event_shape.numel()
+        return -0.5 * (z.flatten(1).square().sum(1) + dimension * math.log(2 * math.pi))
+
+    def sample(
+        self, n: int, context: Tensor | None = None, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        return draw_normal((n, *self.event_shape), like=self.anchor, generator=generator)
+
+
+class Flow(nn.Module, abc.ABC):
+    """A normalizing flow. See the module's docstring for the contract.
+
+    Args:
+        event_shape: shape of one datum.
+        context_features: width of the context that a conditional flow takes; 0 for a flow that
+            takes none.
+        base: density of the latents; standard normal if None.
+
+    Attributes:
+        event_shape: as given.
+        context_features: as given.
+        base: density of the latents.
+        traits: what the literature's comparisons list of the system.
+
+    Raises:
+        InputError: for an event shape that is empty or not positive.
+    """
+
+    traits: Traits
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        context_features: int = 0,
+        base: Base | None = None,
+    ) -> None:
+        super().__init__()
+        self.event_shape = torch.Size(event_shape)
+        if len(self.event_shape) == 0 or min(self.event_shape) < 1:
+            raise InputError(f"event_shape must be positive numbers, got {tuple(event_shape)}")
+        self.context_features = context_features
+        self.base: Base = StandardNormal(self.event_shape) if base is None else base
+
+    # -- what a system implements --------------------------------------------------------------
+
+    @abc.abstractmethod
+    def _encode(
+        self,
+        x: Tensor,
+        context: Tensor | None,
+        *,
+        exact: bool,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Data to latent: ``(n, *event_shape)`` to the same and ``log |det dz/dx|``, ``(n,)``."""
+
+    @abc.abstractmethod
+    def _decode(
+        self,
+        z: Tensor,
+        context: Tensor | None,
+        *,
+        exact: bool,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Latent to data: ``(n, *event_shape)`` to the same and ``log |det dx/dz|``, ``(n,)``."""
+
+    def _sample_from(self, z: Tensor, context: Tensor | None) -> Tensor:
+        """Latent to data where nobody asks for the log-determinant.
+
+        A system in which the determinant costs extra (FFJORD: half of the work) overrides it.
+        """
+        x, _ = self._decode(z, context, exact=False, generator=None)
+        return x
+
+    def initialize(self, batch: Tensor, context: Tensor | None = None) -> None:
+        """Data-dependent initialisation, to be called once, before training.
+
+        Most systems have none and do nothing.
+
+        Args:
+            batch: data, shape ``(n, *event_shape)``.
+            context: shape ``(n, context_features)``, or None.
+
+        Raises:
+            InputError: if a tensor has the wrong shape, dtype or device.
+        """
+        self._check(batch, context, "batch")
+
+    def trace_estimates(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        *,
+        draws: int,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Independent estimates of the instantaneous trace, at fixed data.
+
+        Only for a system whose ``traits.density`` is ``"estimated"``: what one draw of noise
+        makes of the trace of the dynamics' Jacobian at ``x`` and the start of the flow.
+
+        Args:
+            x: data, shape ``(n, *event_shape)``.
+            context: shape ``(n, context_features)``, or None.
+            draws: how many independent draws of the noise.
+            generator: source of the noise.
+
+        Returns:
+            Estimates, in nats per unit of the flow's time, shape ``(draws, n)``.
+
+        Raises:
+            NotImplementedError: for a flow whose density is exact.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has an exact density: nothing to draw")
+
+    # -- what every flow has --------------------------------------------------------------------
+
+    def encode(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        *,
+        exact: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Map data to latents.
+
+        Args:
+            x: data, shape ``(n, *event_shape)``.
+            context: shape ``(n, context_features)``; None for a flow without context.
+            exact: where the log-determinant would be estimated, compute it exactly.
+            generator: source of the estimator's noise; None for torch's global one.
+
+        Returns:
+            ``z``, shape ``(n, *event_shape)``, and ``log |det dz/dx|`` in nats, shape ``(n,)``.
+
+        Raises:
+            InputError: if a tensor has the wrong shape, dtype or device.
+            NotInvertible: if the system lacks this direction.
+        """
+        self._check(x, context, "x")
+        return self._encode(x, context, exact=exact, generator=generator)
+
+    def decode(
+        self,
+        z: Tensor,
+        context: Tensor | None = None,
+        *,
+        exact: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Map latents to data; the inverse of :meth:`encode`, with ``log |det dx/dz|``.
+
+        Args, returns and errors are those of :meth:`encode`, with ``z`` for ``x``.
+        """
+        self._check(z, context, "z")
+        return self._decode(z, context, exact=exact, generator=generator)
+
+    def log_prob(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        *,
+        exact: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Log-density of data.
+
+        Args:
+            x: data, shape ``(n, *event_shape)``.
+            context: shape ``(n, context_features)``; None for a flow without context.
+            exact: where the density would be estimated, compute it exactly.
+            generator: source of the estimator's noise; None for torch's global one.
+
+        Returns:
+            Nats, shape ``(n,)``.
+
+        Raises:
+            InputError: if a tensor has the wrong shape, dtype or device.
+            NotInvertible: if the system cannot evaluate the density of given data.
+        """
+        self._check(x, context, "x")
+        z, log_abs_det = self._encode(x, context, exact=exact, generator=generator)
+        return self.base.log_prob(z, context) + log_abs_det
+
+    def sample(
+        self,
+        n: int,
+        context: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draw data from the flow.
+
+        Args:
+            n: how many.
+            context: shape ``(n, context_features)``, a row a sample; None for a flow without.
+            generator: source of randomness; None for torch's global one.
+
+        Returns:
+            Samples, shape ``(n, *event_shape)``.
+
+        Raises:
+            InputError: if the context does not fit.
+            NotInvertible: if the system cannot be sampled.
+        """
+        self._check_context(n, context)
+        z = self.base.sample(n, context, generator=generator)
+        return self._sample_from(z, context)
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        *,
+        exact: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The same as :meth:`log_prob`, so that DDP and torch.compile serve the flow as it is."""
+        return self.log_prob(x, context, exact=exact, generator=generator)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the flow."""
+        return self.base.anchor.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device on which the flow lives."""
+        return self.base.anchor.device
+
+    @property
+    def parameter_count(self) -> int:
+        """Number of trainable scalars."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+    # -- checks, in one place -----------------------------------------------------------------
+
+    def _check(self, value: Tensor, context: Tensor | None, name: str) -> None:
+        if value.ndim != len(self.event_shape) + 1 or value.shape[1:] != self.event_shape:
+            raise InputError(
+                f"{name} must have shape (n, {', '.join(map(str, self.event_shape))}), "
+                f"got {tuple(value.shape)}"
+            )
+        if value.dtype != self.dtype:
+            raise InputError(
+                f"{name} is {value.dtype}, the flow is {self.dtype}: convert one of them, "
+                f"as in flow.to({name}.dtype)"
+            )
+        if value.device != self.device:
+            raise InputError(
+                f"{name} is on {value.device}, the flow on {self.device}: move one of them"
+            )
+        self._check_context(len(value), context)
+
+    def _check_context(self, n: int, context: Tensor | None) -> None:
+        if self.context_features == 0:
+            if context is not None:
+                raise InputError("this flow was built without context_features: give no context")
+            return
+        expected = (n, self.context_features)
+        if context is None:
+            raise InputError(f"this flow is conditional: give a context of shape {expected}")
+        if tuple(context.shape) != expected:
+            raise InputError(f"context must have shape {expected}, got {tuple(context.shape)}")
+
+
+class VectorFlow(Flow):
+    """A flow that treats an event as a vector of D numbers; images are flattened on the way in.
+
+    A system implements ``_encode_vector`` and ``_decode_vector`` on ``(n, D)`` tensors.
+
+    Attributes:
+        dimension: D, the number of scalars in an event.
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        context_features: int = 0,
+        base: Base | None = None,
+    ) -> None:
+        super().__init__(event_shape, context_features, base)
+        self.dimension = self.event_shape.numel()
+
+    @abc.abstractmethod
+    def _encode_vector(
+        self,
+        x: Tensor,
+        context: Tensor | None,
+        *,
+        exact: bool,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor]:
+        """``(n, D)`` to latents ``(n, D)`` and ``log |det dz/dx|``, ``(n,)``."""
+
+    @abc.abstractmethod
+    def _decode_vector(
+        self,
+        z: Tensor,
+        context: Tensor | None,
+        *,
+        exact: bool,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor]:
+        """``(n, D)`` to data ``(n, D)`` and ``log |det dx/dz|``, ``(n,)``."""
+
+    def _encode(
+        self,
+        x: Tensor,
+        context: Tensor | None,
+        *,
+        exact: bool,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor]:
+        z, log_abs_det = self._encode_vector(
+            x.flatten(1), context, exact=exact, generator=generator
+        )
+        return z.reshape(x.shape), log_abs_det
+
+    def _decode(
+        self,
+        z: Tensor,
+        context: Tensor | None,
+        *,
+        exact: bool,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor]:
+        x, log_abs_det = self._decode_vector(
+            z.flatten(1), context, exact=exact, generator=generator
+        )
+        return x.reshape(z.shape), log_abs_det

@@ -1,0 +1,137 @@
+"""Every flow by its name: name -> typed config -> flow.
+
+A new system is one new file and one entry here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from flows.base import Flow, FlowError
+from flows.config import FlowConfig
+
+__all__ = ["ENTRIES", "Entry", "UnknownFlow", "build", "configure", "entry"]
+
+
+class UnknownFlow(FlowError, KeyError):
+    """No flow of that name; the message gives the nearest one."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A named flow: a system, or a system with the settings of a paper.
+
+    Attributes:
+        name: as given in a matrix file.
+        where: ``module:ConfigClass`` of its config, imported when first needed.
+        summary: one line for ``list flows``.
+        source: the paper, with the section or table that the options come from.
+        options: what differs from the config's defaults.
+    """
+
+    name: str
+    where: str
+    summary: str
+    source: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def config_class(self) -> type[FlowConfig]:
+        """The class of the typed options."""
+        module, _, name = self.where.partition(":")
+        found: type[FlowConfig] = getattr(importlib.import_module(module), name)
+        return found
+
+
+_ALL = [
+    Entry(
+        "ffjord",
+        "flows.continuous.ffjord:FFJORDConfig",
+        "continuous flow, free-form dynamics, Hutchinson's trace estimator",
+        "Grathwohl et al. 2018, arXiv:1810.01367",
+    ),
+    Entry(
+        "realnvp",
+        "flows.discrete.realnvp:RealNVPConfig",
+        "affine couplings with alternating halves",
+        "Dinh, Sohl-Dickstein and Bengio 2016, arXiv:1605.08803",
+    ),
+    Entry(
+        "glow",
+        "flows.discrete.glow:GlowConfig",
+        "actnorm, LU-parameterised linear map, affine coupling",
+        "Kingma and Dhariwal 2018, arXiv:1807.03039",
+    ),
+    Entry(
+        "maf",
+        "flows.discrete.maf:MAFConfig",
+        "masked autoregressive layers, order reversed from one to the next",
+        "Papamakarios, Pavlakou and Murray 2017, arXiv:1705.07057",
+    ),
+]
+
+ENTRIES: dict[str, Entry] = {item.name: item for item in _ALL}
+"""Every entry by name, in the order in which ``list flows`` shows them."""
+
+
+def entry(name: str) -> Entry:
+    """The entry of a name.
+
+    Raises:
+        UnknownFlow: with the nearest name.
+    """
+    if name in ENTRIES:
+        return ENTRIES[name]
+    near = difflib.get_close_matches(name, ENTRIES, n=1, cutoff=0.0)[0]
+    raise UnknownFlow(f"no flow is called {name!r}; did you mean {near!r}?")
+
+
+def configure(name: str, options: Mapping[str, Any] | None = None) -> FlowConfig:
+    """The typed options of a named flow.
+
+    Args:
+        name: an entry's name.
+        options: what to change of the entry's own options.
+
+    Returns:
+        The config, complete and immutable.
+
+    Raises:
+        UnknownFlow: if there is no such name.
+        pydantic.ValidationError: if an option is unknown or its value has the wrong type.
+    """
+    found = entry(name)
+    return found.config_class.model_validate({**found.options, **(options or {})})
+
+
+def build(name: str, event_shape: Sequence[int], context_features: int = 0, **options: Any) -> Flow:
+    """Make a flow by name.
+
+    Args:
+        name: an entry's name.
+        event_shape: shape of one datum.
+        context_features: width of the context; 0 for none.
+        **options: what to change of the entry's own options.
+
+    Returns:
+        An untrained flow.
+
+    Raises:
+        UnknownFlow: if there is no such name.
+        pydantic.ValidationError: if an option is unknown or its value has the wrong type.
+        FlowError: if the system cannot model events of that shape.
+
+    Example:
+        >>> import torch
+        >>> flow = build("maf", event_shape=(6,), layers=5)
+        >>> flow.log_prob(torch.zeros(3, 6)).shape
+        torch.Size([3])
+    """
+    return configure(name, options).build(event_shape, context_features)

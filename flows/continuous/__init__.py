@@ -1,0 +1,1 @@
+"""Continuous flows: dynamics, trace estimators, solvers."""

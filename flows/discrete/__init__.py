@@ -1,0 +1,1 @@
+"""Flows made of finitely many layers, one system a file."""
