@@ -1,0 +1,253 @@
+"""Coupling layers: one half of the features is transformed, given the other half."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from flows.base import Base, InputError, Traits, VectorFlow
+from flows.discrete.elementwise import Elementwise
+from flows.discrete.transforms import BatchNorm, Transform
+from flows.meter import tick
+
+__all__ = ["COUPLING_TRAITS", "Coupling", "CouplingFlow", "HalfCoupling", "Halves"]
+
+COUPLING_TRAITS = Traits(
+    density="exact",
+    density_passes="1",
+    sample_passes="1",
+    jacobian="block-triangular",
+)
+
+
+def _check_dimension(dimension: int) -> None:
+    if dimension < 2:
+        raise InputError(
+            "a coupling needs two halves: an event of one number has none; "
+            "take an autoregressive flow (maf) instead"
+        )
+
+
+class Coupling(nn.Module):
+    """Transforms one half, given the other.
+
+    Args:
+        network: from the given half (with the context behind it) to ``P`` times as many numbers
+            as the transformed half has.
+        elementwise: what is done with the parameters.
+    """
+
+    def __init__(self, network: nn.Module, elementwise: Elementwise) -> None:
+        super().__init__()
+        self.network = network
+        self.elementwise = elementwise
+
+    def parameters_of(self, given: Tensor, context: Tensor | None) -> Tensor:
+        """Parameters of the elementwise function, shape ``(n, P, F)``."""
+        tick()
+        seen = given if context is None else torch.cat((given, context), 1)
+        parameters: Tensor = self.network(seen)
+        return parameters.unflatten(1, (self.elementwise.parameter_count, -1))
+
+    def forward(
+        self, half: Tensor, given: Tensor, context: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The new half and its log-derivatives, ``(n, F)`` each; None stands for zeros."""
+        return self.elementwise.encode(half, self.parameters_of(given, context))
+
+    def inverse(
+        self, half: Tensor, given: Tensor, context: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The inverse of :meth:`forward`."""
+        return self.elementwise.decode(half, self.parameters_of(given, context))
+
+
+class HalfCoupling(Transform):
+    """A coupling as a layer of a chain: the second half is transformed, given the first.
+
+    Args:
+        dimension: D.
+        context_features: width of the context.
+        network: makes a network of so many inputs and outputs.
+        elementwise: what is done with the parameters.
+
+    Raises:
+        InputError: if D is 1.
+    """
+
+    def __init__(
+        self,
+        dimension: int,
+        context_features: int,
+        network: Callable[[int, int], nn.Module],
+        elementwise: Elementwise,
+    ) -> None:
+        super().__init__()
+        _check_dimension(dimension)
+        self.sizes = [dimension - dimension // 2, dimension // 2]
+        inputs, features = self.sizes
+        self.coupling = Coupling(
+            network(inputs + context_features, elementwise.parameter_count * features), elementwise
+        )
+
+    def forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        given, half = x.split(self.sizes, 1)
+        half, log_derivative = self.coupling(half, given, context)
+        change = x.new_zeros(()) if log_derivative is None else log_derivative.sum(1)
+        return torch.cat((given, half), 1), change
+
+    def inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        given, half = z.split(self.sizes, 1)
+        half, log_derivative = self.coupling.inverse(half, given, context)
+        change = z.new_zeros(()) if log_derivative is None else log_derivative.sum(1)
+        return torch.cat((given, half), 1), change
+
+
+class Halves(NamedTuple):
+    """The features of even and of odd index, ``(n, ceil(D / 2))`` and ``(n, D // 2)``."""
+
+    even: Tensor
+    odd: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor) -> Halves:
+        """The halves of ``(n, D)``."""
+        return cls(x[:, 0::2].contiguous(), x[:, 1::2].contiguous())
+
+    def joined(self) -> Tensor:
+        """The features in their order, ``(n, D)``."""
+        pairs = self.odd.shape[1]
+        paired = torch.stack((self.even[:, :pairs], self.odd), 2).flatten(1)
+        if self.even.shape[1] == pairs:
+            return paired
+        return torch.cat((paired, self.even[:, pairs:]), 1)
+
+
+class CouplingFlow(VectorFlow):
+    """Couplings that transform the two halves in turn.
+
+    The halves are the features of even and of odd index (the alternating masks of MAF's
+    experiments, arXiv:1705.07057, section 4). They are kept apart from the first layer to the
+    last: there is nothing to mask, gather or scatter in between.
+
+    Args:
+        event_shape: shape of one datum.
+        context_features: width of the context; 0 for none.
+        layers: number of couplings.
+        network: makes a network of so many inputs and outputs.
+        elementwise: what is done with the parameters.
+        batch_norm: whether batch normalisation follows each coupling.
+        base: density of the latents; standard normal if None.
+
+    Raises:
+        InputError: if an event is one number.
+    """
+
+    traits = COUPLING_TRAITS
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        context_features: int,
+        layers: int,
+        network: Callable[[int, int], nn.Module],
+        elementwise: Elementwise,
+        batch_norm: bool = False,
+        base: Base | None = None,
+    ) -> None:
+        super().__init__(event_shape, context_features, base)
+        _check_dimension(self.dimension)
+        self._elementwise = elementwise
+        sizes = (self.dimension - self.dimension // 2, self.dimension // 2)
+        self.couplings = nn.ModuleList()
+        for layer in range(layers):
+            given, transformed = (sizes[0], sizes[1]) if layer % 2 == 0 else (sizes[1], sizes[0])
+            self.couplings.append(
+                Coupling(
+                    network(given + context_features, elementwise.parameter_count * transformed),
+                    elementwise,
+                )
+            )
+        # One a half and layer.
+        self.norms = nn.ModuleList(
+            nn.ModuleList((BatchNorm(sizes[0]), BatchNorm(sizes[1])))
+            for _ in range(layers if batch_norm else 0)
+        )
+
+    def _encode_vector(
+        self,
+        x: Tensor,
+        context: Tensor | None,
+        *,
+        exact: bool,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor]:
+        halves = list(Halves.of(x))
+        log_abs_det = x.new_zeros(len(x))
+        for layer, coupling in enumerate(self.couplings):
+            given, target = layer % 2, 1 - layer % 2
+            halves[target], log_derivative = coupling(halves[target], halves[given], context)
+            if log_derivative is not None:
+                log_abs_det = log_abs_det + log_derivative.sum(1)
+            if self.norms:
+                halves, change = self._normalize(layer, halves)
+                log_abs_det = log_abs_det + change
+        return Halves(*halves).joined(), log_abs_det
+
+    def _decode_vector(
+        self,
+        z: Tensor,
+        context: Tensor | None,
+        *,
+        exact: bool,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor]:
+        halves = list(Halves.of(z))
+        log_abs_det = z.new_zeros(len(z))
+        for layer in reversed(range(len(self.couplings))):
+            if self.norms:
+                halves, change = self._denormalize(layer, halves)
+                log_abs_det = log_abs_det + change
+            given, target = layer % 2, 1 - layer % 2
+            coupling = self.couplings[layer]
+            assert isinstance(coupling, Coupling)
+            halves[target], log_derivative = coupling.inverse(
+                halves[target], halves[given], context
+            )
+            if log_derivative is not None:
+                log_abs_det = log_abs_det + log_derivative.sum(1)
+        return Halves(*halves).joined(), log_abs_det
+
+    def _norms_of(self, layer: int) -> list[BatchNorm]:
+        pair = self.norms[layer]
+        assert isinstance(pair, nn.ModuleList)
+        return [norm for norm in pair if isinstance(norm, BatchNorm)]
+
+    def _normalize(self, layer: int, halves: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+        results = [
+            norm(half, None) for norm, half in zip(self._norms_of(layer), halves, strict=True)
+        ]
+        return [half for half, _ in results], torch.stack([change for _, change in results]).sum()
+
+    def _denormalize(self, layer: int, halves: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+        results = [
+            norm.inverse(half, None)
+            for norm, half in zip(self._norms_of(layer), halves, strict=True)
+        ]
+        return [half for half, _ in results], torch.stack([change for _, change in results]).sum()
+
+    @torch.no_grad()
+    def initialize(self, batch: Tensor, context: Tensor | None = None) -> None:
+        super().initialize(batch, context)
+        if not self.norms:
+            return
+        halves = list(Halves.of(batch.flatten(1)))
+        for layer, coupling in enumerate(self.couplings):
+            given, target = layer % 2, 1 - layer % 2
+            halves[target], _ = coupling(halves[target], halves[given], context)
+            for norm, half in zip(self._norms_of(layer), halves, strict=True):
+                norm.initialize(half, None)
+            halves, _ = self._normalize(layer, halves)

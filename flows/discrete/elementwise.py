@@ -1,0 +1,83 @@
+"""Invertible functions of one number, whose parameters a conditioner computes.
+
+Couplings and autoregressive layers differ in what their conditioners may see; what is done with
+the parameters is the same, and is here. Shapes: values ``(..., F)``, parameters ``(..., P, F)``.
+The parameters lie ahead of the features in memory, so that each is a contiguous row or plane.
+"""
+
+from __future__ import annotations
+
+import abc
+
+import torch
+from torch import Tensor
+
+__all__ = ["Additive", "Affine", "Elementwise"]
+
+
+class Elementwise(abc.ABC):
+    """An invertible function of one number; parameters of zero make it the identity.
+
+    Attributes:
+        parameter_count: P, how many parameters a number takes.
+    """
+
+    parameter_count: int
+
+    @abc.abstractmethod
+    def encode(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Data to latent.
+
+        Args:
+            x: values, shape ``(..., F)``.
+            parameters: shape ``(..., P, F)``.
+
+        Returns:
+            ``z`` and ``log |dz/dx|``, both ``(..., F)``; None stands for zeros.
+        """
+
+    @abc.abstractmethod
+    def decode(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The inverse of :meth:`encode`, with ``log |dx/dz|``."""
+
+
+class Additive(Elementwise):
+    """``z = x + t``: the volume is preserved (NICE, arXiv:1410.8516, section 3.2)."""
+
+    parameter_count = 1
+
+    def encode(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor | None]:
+        return x + parameters.squeeze(-2), None
+
+    def decode(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor | None]:
+        return z - parameters.squeeze(-2), None
+
+
+class Affine(Elementwise):
+    """``z = (x + t) exp(s)`` with ``s = bound tanh(raw / bound)``.
+
+    RealNVP (arXiv:1605.08803, equation 7) with the shift before the scale, as in MAF
+    (arXiv:1705.07057, equation 4) and Glow's code. The log-scale is bounded smoothly and in both
+    directions alike: a layer can expand and contract by ``exp(bound)``, and no more, which keeps
+    a sample finite where the conditioner extrapolates.
+
+    Args:
+        bound: largest absolute log-scale.
+    """
+
+    parameter_count = 2
+
+    def __init__(self, bound: float) -> None:
+        self.bound = bound
+
+    def _shift_and_log_scale(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        shift, raw = parameters.unbind(-2)
+        return shift, self.bound * torch.tanh(raw / self.bound)
+
+    def encode(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor | None]:
+        shift, log_scale = self._shift_and_log_scale(parameters)
+        return (x + shift) * log_scale.exp(), log_scale
+
+    def decode(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor | None]:
+        shift, log_scale = self._shift_and_log_scale(parameters)
+        return z * (-log_scale).exp() - shift, -log_scale

@@ -1,0 +1,251 @@
+"""Masked autoregressive conditioners (MADE), and their inverse computed unit by unit.
+
+MADE: Masked autoencoder for distribution estimation (Germain, Gregor, Murray and Larochelle 2015,
+arXiv:1502.03509). Input ``i`` has degree ``i`` (from 1 to D in the layer's order), each hidden
+unit a degree ``d``: it sees inputs and units of degree at most ``d``; the parameters of feature
+``i`` see units of degree below ``i``.
+
+Hidden units are sorted by degree. In the sequential direction a unit then is computed once, when
+the last feature that it sees becomes known: a sweep over the features costs about one pass
+through the network, where the naive inverse costs D passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from flows.base import InputError
+from flows.discrete.elementwise import Elementwise
+from flows.discrete.transforms import Transform
+from flows.meter import tick
+from flows.networks import Activation, activation
+
+__all__ = ["MADE", "Autoregressive"]
+
+
+class MaskedLinear(nn.Linear):
+    """A linear layer in which some weights are held at zero.
+
+    Args:
+        mask: True where a weight is free, shape ``(outputs, inputs)``.
+    """
+
+    def __init__(self, mask: Tensor) -> None:
+        outputs, inputs = mask.shape
+        super().__init__(inputs, outputs)
+        self.mask: Tensor
+        self.register_buffer("mask", mask.to(self.weight), persistent=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.linear(input, self.weight * self.mask, self.bias)
+
+
+class MADE(nn.Module):
+    """From a vector to P parameters a feature, of which feature ``i`` sees only those before it.
+
+    Degrees of hidden units are spread evenly (MADE draws them at random). With a context there
+    are units of degree zero too, so that the first feature depends on the context through the
+    whole network. The last layer starts at zero.
+
+    Args:
+        dimension: D.
+        context_features: width of the context, which every unit sees; 0 for none.
+        hidden: widths of the hidden layers.
+        parameter_count: P.
+        nonlinearity: after each hidden layer.
+        reverse: whether the order is from the last feature to the first.
+
+    Raises:
+        InputError: without hidden layers.
+    """
+
+    def __init__(
+        self,
+        dimension: int,
+        context_features: int,
+        hidden: Sequence[int],
+        parameter_count: int,
+        nonlinearity: Activation,
+        reverse: bool = False,
+    ) -> None:
+        super().__init__()
+        if not hidden:
+            raise InputError("a masked conditioner needs at least one hidden layer")
+        self.dimension = dimension
+        self.parameter_count = parameter_count
+        self.reverse = reverse
+        self._nonlinearity: Activation = nonlinearity
+        features = list(range(1, dimension + 1))
+        degrees = features[::-1] if reverse else features
+        # Units of the highest degree, D, would serve no feature, those of degree 0 only the
+        # context (or, where there is just one feature, nothing but its bias).
+        lowest = 0 if context_features or dimension == 1 else 1
+        hidden_degrees = [
+            [lowest + unit * (dimension - lowest) // width for unit in range(width)]
+            for width in hidden
+        ]
+        # How many units of each hidden layer have a degree of at most d, for d = 0 ... D - 1.
+        self.counts = [
+            [sum(unit <= degree for unit in layer) for degree in range(dimension)]
+            for layer in hidden_degrees
+        ]
+        self.hidden = nn.ModuleList()
+        before = torch.tensor(degrees)
+        for layer in hidden_degrees:
+            after = torch.tensor(layer)
+            self.hidden.append(MaskedLinear(after[:, None] >= before))
+            before = after
+        mask = torch.tensor(degrees)[:, None] > before
+        self.last = MaskedLinear(mask.repeat(parameter_count, 1))
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+        self.context = (
+            nn.Linear(context_features, hidden[0], bias=False) if context_features else None
+        )
+
+    def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """``(n, D)`` to parameters ``(n, P, D)``."""
+        tick()
+        nonlinearity = activation(self._nonlinearity)
+        value = x
+        for index, layer in enumerate(self.hidden):
+            value = layer(value)
+            if index == 0 and self.context is not None:
+                value = value + self.context(context)
+            value = nonlinearity(value)
+        parameters: Tensor = self.last(value)
+        return parameters.unflatten(1, (self.parameter_count, self.dimension))
+
+    def invert(
+        self, z: Tensor, context: Tensor | None, elementwise: Elementwise
+    ) -> tuple[Tensor, Tensor]:
+        """The ``x`` of which ``elementwise.encode(x, self(x, context))`` is ``z``.
+
+        Args:
+            z: shape ``(n, D)``.
+            context: shape ``(n, context_features)``, or None.
+            elementwise: what is done with the parameters.
+
+        Returns:
+            ``x``, shape ``(n, D)``, and ``log |dx/dz|`` of each feature, shape ``(n, D)``.
+        """
+        tick(self.dimension)
+        nonlinearity = activation(self._nonlinearity)
+        # Features and units are rows here, (units, n), so that those known lie side by side.
+        targets = z.T.contiguous()
+        if self.reverse:
+            targets = targets.flip(0)
+        first, *deeper = (self._weights(layer) for layer in self.hidden)
+        first_weight, first_bias = first
+        if self.reverse:
+            first_weight = first_weight.flip(1)
+        offset = None if self.context is None else self.context.weight @ _given(context).T
+        last_weight, last_bias = self._weights(self.last)
+        # (P, D, units) to (D, P, units): the rows of a feature side by side.
+        last_weight = last_weight.unflatten(0, (self.parameter_count, -1)).transpose(0, 1)
+        last_bias = last_bias.unflatten(0, (self.parameter_count, -1)).T.unsqueeze(2)
+        if self.reverse:
+            last_weight, last_bias = last_weight.flip(0), last_bias.flip(0)
+        last_weight = last_weight.contiguous()
+
+        known = _Rows(targets)
+        units = [_Rows(targets, counts[-1]) for counts in self.counts]
+        log_derivatives = []
+        for feature in range(self.dimension):
+            # Units of the degree that has just become known: the number of known features.
+            below: _Rows = known
+            for index, (layer, counts) in enumerate(zip(units, self.counts, strict=True)):
+                start, stop = layer.count, counts[feature]
+                if stop > start:
+                    weight, bias = (first_weight, first_bias) if index == 0 else deeper[index - 1]
+                    new = _affine(
+                        weight[start:stop, : below.count], bias[start:stop, None], below.rows()
+                    )
+                    if index == 0 and offset is not None:
+                        new = new + offset[start:stop]
+                    layer.append(nonlinearity(new))
+                below = layer
+            parameters = _affine(
+                last_weight[feature, :, : below.count], last_bias[feature], below.rows()
+            )
+            x, log_derivative = elementwise.decode(targets[feature], parameters)
+            known.append(x.unsqueeze(0))
+            if log_derivative is not None:
+                log_derivatives.append(log_derivative)
+        result = known.rows()
+        if self.reverse:
+            result = result.flip(0)
+        # Nobody looks at the derivatives one by one: their order does not matter.
+        change = torch.stack(log_derivatives, 1) if log_derivatives else z.new_zeros(z.shape)
+        return result.T, change
+
+    @staticmethod
+    def _weights(layer: nn.Module) -> tuple[Tensor, Tensor]:
+        assert isinstance(layer, MaskedLinear)
+        return layer.weight * layer.mask, layer.bias
+
+
+def _given(context: Tensor | None) -> Tensor:
+    assert context is not None
+    return context
+
+
+def _affine(weight: Tensor, bias: Tensor, rows: Tensor) -> Tensor:
+    """``weight @ rows + bias``, also where there are no rows yet."""
+    if rows.shape[0] == 0:
+        return bias.expand(-1, rows.shape[1]).clone()
+    return torch.addmm(bias, weight, rows)
+
+
+class _Rows:
+    """Rows that become known one after the other.
+
+    Without gradients they are written into one buffer; with them they are concatenated, as
+    autograd needs each state of the rows as it was.
+
+    Args:
+        like: a tensor of shape ``(D, n)``.
+        capacity: how many rows there will be; D if None.
+    """
+
+    def __init__(self, like: Tensor, capacity: int | None = None) -> None:
+        capacity = len(like) if capacity is None else capacity
+        self.count = 0
+        self._buffer = like.new_empty(0 if torch.is_grad_enabled() else capacity, like.shape[1])
+
+    def append(self, rows: Tensor) -> None:
+        stop = self.count + len(rows)
+        if torch.is_grad_enabled():
+            self._buffer = torch.cat((self._buffer, rows))
+        else:
+            self._buffer[self.count : stop] = rows
+        self.count = stop
+
+    def rows(self) -> Tensor:
+        return self._buffer[: self.count]
+
+
+class Autoregressive(Transform):
+    """A masked autoregressive layer: ``forward`` in one pass, ``inverse`` feature by feature.
+
+    Args:
+        made: the conditioner.
+        elementwise: what is done with its parameters.
+    """
+
+    def __init__(self, made: MADE, elementwise: Elementwise) -> None:
+        super().__init__()
+        self.made = made
+        self.elementwise = elementwise
+
+    def forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        z, log_derivative = self.elementwise.encode(x, self.made(x, context))
+        return z, x.new_zeros(()) if log_derivative is None else log_derivative.sum(1)
+
+    def inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        x, log_derivative = self.made.invert(z, context, self.elementwise)
+        return x, log_derivative.sum(1)

@@ -1,0 +1,237 @@
+"""Invertible layers of vector flows, and the flow that is a chain of them."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from flows.base import Base, Traits, VectorFlow
+
+__all__ = [
+    "ActNorm",
+    "BatchNorm",
+    "ChainFlow",
+    "LULinear",
+    "Transform",
+]
+
+
+class Transform(nn.Module, abc.ABC):
+    """An invertible layer on vectors."""
+
+    @abc.abstractmethod
+    def forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Data side to latent side.
+
+        Args:
+            x: shape ``(n, D)``.
+            context: shape ``(n, context_features)``, or None.
+
+        Returns:
+            ``z``, shape ``(n, D)``, and ``log |det dz/dx|``: shape ``(n,)``, or a scalar where it
+            is the same for all.
+        """
+
+    @abc.abstractmethod
+    def inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The inverse of :meth:`forward`, with ``log |det dx/dz|``."""
+
+    def initialize(self, x: Tensor, context: Tensor | None) -> None:
+        """Set what depends on data from a batch; most layers have nothing to set."""
+
+
+class ChainFlow(VectorFlow):
+    """A flow that is a chain of layers, first to last from data to latent.
+
+    Args:
+        event_shape: shape of one datum.
+        context_features: width of the context; 0 for none.
+        transforms: the layers.
+        traits: what the literature's comparisons list of the system.
+        base: density of the latents; standard normal if None.
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        context_features: int,
+        transforms: Iterable[Transform],
+        traits: Traits,
+        base: Base | None = None,
+    ) -> None:
+        super().__init__(event_shape, context_features, base)
+        self.transforms = nn.ModuleList(transforms)
+        self.traits = traits
+
+    def _encode_vector(
+        self,
+        x: Tensor,
+        context: Tensor | None,
+        *,
+        exact: bool,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor]:
+        log_abs_det = x.new_zeros(len(x))
+        for transform in self.transforms:
+            x, change = transform(x, context)
+            log_abs_det = log_abs_det + change
+        return x, log_abs_det
+
+    def _decode_vector(
+        self,
+        z: Tensor,
+        context: Tensor | None,
+        *,
+        exact: bool,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor]:
+        log_abs_det = z.new_zeros(len(z))
+        for transform in reversed(self.transforms):
+            assert isinstance(transform, Transform)
+            z, change = transform.inverse(z, context)
+            log_abs_det = log_abs_det + change
+        return z, log_abs_det
+
+    @torch.no_grad()
+    def initialize(self, batch: Tensor, context: Tensor | None = None) -> None:
+        super().initialize(batch, context)
+        x = batch.flatten(1)
+        for transform in self.transforms:
+            assert isinstance(transform, Transform)
+            transform.initialize(x, context)
+            x, _ = transform(x, context)
+
+
+class ActNorm(Transform):
+    """A shift and a scale a feature, which start so that a first batch is standardised.
+
+    Glow, arXiv:1807.03039, section 3.1: ``z = (x + shift) exp(log_scale)``. Until
+    :meth:`initialize` has been called it is the identity.
+
+    Args:
+        dimension: D.
+    """
+
+    def __init__(self, dimension: int) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(dimension))
+        self.log_scale = nn.Parameter(torch.zeros(dimension))
+
+    def forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        return (x + self.shift) * self.log_scale.exp(), self.log_scale.sum()
+
+    def inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        return z * (-self.log_scale).exp() - self.shift, -self.log_scale.sum()
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor, context: Tensor | None) -> None:
+        deviation, mean = torch.std_mean(x, 0, correction=0)
+        # A feature that is constant in the batch (or a batch of one) says nothing about scale.
+        constant = deviation <= 1e-6 * mean.abs().clamp(min=1.0)
+        self.shift.copy_(-mean)
+        self.log_scale.copy_(-torch.where(constant, 1.0, deviation).log())
+
+
+class BatchNorm(Transform):
+    """Batch normalisation between the layers of a flow.
+
+    MAF, arXiv:1705.07057, section 3.3 and appendix B, after RealNVP, arXiv:1605.08803, section
+    3.7: ``z = (x - m) exp(log_gamma) / sqrt(v + 1e-5) + beta``. In training ``m`` and ``v``
+    (biased) are those of the batch, and running averages of them are kept; in evaluation, and in
+    the direction of sampling, the kept statistics serve. They start at 0 and 1, so that an
+    untrained layer is close to the identity.
+
+    Args:
+        dimension: D.
+        momentum: weight of a new batch in the running averages.
+    """
+
+    epsilon = 1e-5
+
+    def __init__(self, dimension: int, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.log_gamma = nn.Parameter(torch.zeros(dimension))
+        self.beta = nn.Parameter(torch.zeros(dimension))
+        self.mean: Tensor
+        self.variance: Tensor
+        self.register_buffer("mean", torch.zeros(dimension))
+        self.register_buffer("variance", torch.ones(dimension))
+
+    def forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        # One row has no variance: what is kept serves, and stays what it is.
+        if self.training and len(x) > 1:
+            variance, mean = torch.var_mean(x, 0, correction=0)
+            with torch.no_grad():
+                self.mean.lerp_(mean, self.momentum)
+                self.variance.lerp_(variance, self.momentum)
+        else:
+            mean, variance = self.mean, self.variance
+        log_scale = self.log_gamma - 0.5 * (variance + self.epsilon).log()
+        return (x - mean) * log_scale.exp() + self.beta, log_scale.sum()
+
+    def inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        log_scale = self.log_gamma - 0.5 * (self.variance + self.epsilon).log()
+        return (z - self.beta) * (-log_scale).exp() + self.mean, -log_scale.sum()
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor, context: Tensor | None) -> None:
+        if len(x) > 1:
+            variance, mean = torch.var_mean(x, 0, correction=0)
+            self.mean.copy_(mean)
+            self.variance.copy_(variance)
+
+
+class LULinear(Transform):
+    """An invertible linear map ``z = W x`` with ``W = P L U``.
+
+    Glow, arXiv:1807.03039, section 3.2, equation 10: P is a fixed permutation, L unit lower
+    triangular, U upper triangular with the diagonal ``sign exp(log_diagonal)``; W starts as a
+    random rotation. The log-determinant is a sum of D numbers.
+
+    Args:
+        dimension: D.
+    """
+
+    def __init__(self, dimension: int) -> None:
+        super().__init__()
+        # Decomposed in float64 on the CPU, whatever the default device: once, and small.
+        rotation, _ = torch.linalg.qr(
+            torch.randn(dimension, dimension, dtype=torch.float64, device="cpu")
+        )
+        permutation, lower, upper = torch.linalg.lu(rotation)
+        like = torch.empty(())
+        diagonal = upper.diagonal()
+        self.lower = nn.Parameter(lower.tril(-1).to(like))
+        self.upper = nn.Parameter(upper.triu(1).to(like))
+        self.log_diagonal = nn.Parameter(diagonal.abs().log().to(like))
+        self.sign: Tensor
+        self.order: Tensor
+        self.inverse_order: Tensor
+        self.register_buffer("sign", diagonal.sign().to(like))
+        # (P y)_i = y_order[i].
+        self.register_buffer("order", permutation.argmax(1).to(like.device))
+        self.register_buffer("inverse_order", permutation.argmax(0).to(like.device))
+
+    def _factors(self) -> tuple[Tensor, Tensor]:
+        lower = self.lower.tril(-1) + torch.eye(
+            len(self.sign), dtype=self.lower.dtype, device=self.lower.device
+        )
+        upper = self.upper.triu(1) + torch.diag(self.sign * self.log_diagonal.exp())
+        return lower, upper
+
+    def forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        lower, upper = self._factors()
+        weight = (lower @ upper)[self.order]
+        return functional.linear(x, weight), self.log_diagonal.sum()
+
+    def inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        lower, upper = self._factors()
+        value = z[:, self.inverse_order].T
+        value = torch.linalg.solve_triangular(lower, value, upper=False, unitriangular=True)
+        value = torch.linalg.solve_triangular(upper, value, upper=True)
+        return value.T, -self.log_diagonal.sum()
