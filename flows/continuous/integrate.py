@@ -112,8 +112,14 @@ def solve(
         return field(t, y)
 
     settings: dict[str, object] = {"method": options.solver}
+    adjoint_settings: dict[str, object] = {}
     if options.solver in FIXED:
         settings["options"] = {"step_size": float((end - start).detach().abs()) / options.steps}
+    elif options.solver == "dopri8":
+        # torchdiffeq steps over the end and interpolates back, for dopri8 to an order so low that
+        # the error is that of the interpolation. A prescribed step lands on the end instead.
+        settings["options"] = {"step_t": end.detach().reshape(1)}
+        adjoint_settings["adjoint_options"] = {"step_t": start.detach().reshape(1)}
     times = torch.stack([start, end])
     wants_gradient = torch.is_grad_enabled() and any(
         tensor.requires_grad for tensor in (*state, *parameters, times)
@@ -128,6 +134,7 @@ def solve(
                 atol=options.atol,
                 adjoint_params=tuple(parameters),
                 **settings,
+                **adjoint_settings,
             )
         else:
             path = torchdiffeq.odeint(
