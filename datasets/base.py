@@ -20,6 +20,7 @@ import abc
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -115,18 +116,37 @@ class Identity(Preprocessing):
         return x
 
 
-@dataclass(frozen=True)
 class Truth:
     """The true density of a data set, where it is known.
 
-    Attributes:
+    Args:
         log_prob: points ``(n, *event_shape)`` in float64 to nats ``(n,)``, in the coordinates
             that a flow models.
-        entropy_nats: the differential entropy: the best mean NLL that any model can have.
+        entropy_nats: the differential entropy, or a function that computes it; it is called
+            when :attr:`entropy_nats` is first read, so that loading does not pay for a
+            quadrature that nobody asks for.
+
+    Attributes:
+        log_prob: as given.
+
+    Example:
+        >>> Truth(lambda x: -x[:, 0], lambda: 1.0).entropy_nats
+        1.0
     """
 
-    log_prob: Callable[[Tensor], Tensor]
-    entropy_nats: float
+    def __init__(
+        self,
+        log_prob: Callable[[Tensor], Tensor],
+        entropy_nats: float | Callable[[], float],
+    ) -> None:
+        self.log_prob = log_prob
+        self._entropy_nats = entropy_nats
+
+    @cached_property
+    def entropy_nats(self) -> float:
+        """The differential entropy in nats: the best mean NLL that any model can have."""
+        given = self._entropy_nats
+        return float(given() if callable(given) else given)
 
 
 @dataclass(frozen=True)
