@@ -340,6 +340,30 @@ class Flow(nn.Module, abc.ABC):
         z, log_abs_det = self._encode(x, context, exact=exact, generator=generator)
         return self.base.log_prob(z, context) + log_abs_det
 
+    def loss(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """What training minimises: the mean negative log-density, and penalties if a system has any.
+
+        Args:
+            x: data, shape ``(n, *event_shape)``.
+            context: shape ``(n, context_features)``; None for a flow without context.
+            generator: source of the estimator's noise; None for torch's global one.
+
+        Returns:
+            Nats, a scalar.
+
+        Raises:
+            InputError: if a tensor has the wrong shape, dtype or device.
+            NotInvertible: if the system cannot evaluate the density of given data.
+        """
+        log_prob: Tensor = self(x, context, generator=generator)
+        return -log_prob.mean()
+
     def sample(
         self,
         n: int,

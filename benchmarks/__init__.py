@@ -1,0 +1,1 @@
+"""The harness: matrix files to cells, cells to records, records to reports."""

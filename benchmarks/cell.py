@@ -1,0 +1,270 @@
+"""One cell from start to end, in processes of its own.
+
+A cell has two stages, each a fresh process. ``quality`` trains the flow and measures what may be
+measured while other cells run. ``cost`` measures times and memory with the machine to itself.
+Between them the weights lie in ``pending/``; the record is written when the last stage ends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import io
+import json
+import math
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel
+
+import datasets
+import flows
+from benchmarks import measures
+from benchmarks.environment import describe_environment
+from benchmarks.matrix import Cell
+from benchmarks.measures.subject import Subject
+from benchmarks.store import Record, Status, Store, write_atomically
+from benchmarks.train import CurveRow, Diverged, train
+from datasets.base import named_seed
+
+__all__ = ["Stage", "Task", "pending_stage", "record_of", "run"]
+
+Stage = Literal["quality", "cost"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a process is to do.
+
+    Attributes:
+        cell: which cell.
+        stage: which of its stages.
+        directory: the store's folder.
+    """
+
+    cell: Cell
+    stage: Stage
+    directory: Path
+
+
+class Pending(BaseModel):
+    """What is known of a trained cell whose cost is still to be measured."""
+
+    dimension: int
+    measures: dict[str, float | int | str | bool | None]
+    data_hashes: dict[str, str]
+
+
+class _NotApplicable(Exception):
+    """The flow does not apply to the data set, or a library that it needs is missing."""
+
+
+def stages(cell: Cell) -> list[Stage]:
+    """The stages that a cell's measures need, in order."""
+    costs = any(measures.family(name).STAGE == "cost" for name in cell.measures)
+    return ["quality", "cost"] if costs else ["quality"]
+
+
+def pending_stage(store: Store, cell: Cell) -> Stage:
+    """The stage with which a cell without a record has to go on."""
+    whole = store.pending(cell.key, ".json").exists() and store.pending(cell.key, ".pt").exists()
+    return "cost" if whole else "quality"
+
+
+def record_of(
+    cell: Cell,
+    status: Status,
+    reason: str = "",
+    *,
+    pending: Pending | None = None,
+    more: Mapping[str, Any] | None = None,
+) -> Record:
+    """A cell's record, whatever became of it."""
+    return Record(
+        key=cell.key,
+        cell=cell,
+        flow_label=cell.flow_label,
+        dataset_label=cell.dataset_label,
+        dataset_kind=datasets.entry(cell.dataset).kind,
+        dimension=pending.dimension if pending else None,
+        status=status,
+        reason=reason,
+        measures={**(pending.measures if pending else {}), **(more or {})},
+        data_hashes=pending.data_hashes if pending else {},
+        environment=describe_environment(torch.device(cell.device)),
+    )
+
+
+def read_pending(store: Store, cell: Cell) -> Pending | None:
+    """What a finished quality stage left; None if there is nothing whole."""
+    path = store.pending(cell.key, ".json")
+    return Pending.model_validate_json(path.read_bytes()) if path.exists() else None
+
+
+def clear_pending(store: Store, cell: Cell) -> None:
+    """Remove what only an unfinished cell needs."""
+    for suffix in (".json", ".pt", ".lock"):
+        store.pending(cell.key, suffix).unlink(missing_ok=True)
+
+
+# -- a process --------------------------------------------------------------------------------
+
+
+def run(task: Task) -> None:
+    """Entry point of a cell's process: do one stage, leave a record or a pending file.
+
+    Never raises for what goes wrong in the cell: that is the record's to say.
+    """
+    _leave_with_parent()
+    # Ctrl-C goes to the whole process group; the engine ends its cells itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    store = Store(task.directory)
+    log = store.path(task.cell, ".log")
+    with store.claim(task.cell.key), _logged(log, fresh=task.stage == "quality"):
+        _run_logged(task, store)
+
+
+def _run_logged(task: Task, store: Store) -> None:
+    cell = task.cell
+    torch.set_num_threads(cell.threads)
+    pending = read_pending(store, cell) if task.stage == "cost" else None
+    status: Status
+    try:
+        if task.stage == "quality":
+            pending = _quality(cell, store)
+            if "cost" in stages(cell):
+                return
+            more: dict[str, Any] = {}
+        else:
+            more = _cost(cell, store)
+        status, reason = "ok", ""
+    except Diverged as error:
+        status, reason, more = "diverged", str(error), {}
+    except _NotApplicable as error:
+        status, reason, more = "skipped", str(error), {}
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        status, reason, more = "oom", str(error) or "out of memory", {}
+    except Exception as error:
+        # torch's CPU allocator reports the end of memory as a plain RuntimeError.
+        memory = isinstance(error, RuntimeError) and "not enough memory" in str(error)
+        status = "oom" if memory else "error"
+        reason, more = f"{type(error).__name__}: {error}", {}
+    if status not in ("ok", "skipped"):
+        traceback.print_exc()
+    store.write(record_of(cell, status, reason, pending=pending, more=more))
+    clear_pending(store, cell)
+
+
+def _prepare(cell: Cell) -> tuple[flows.Flow, datasets.Dataset]:
+    """The cell's flow, fresh, and its data."""
+    dataset = cell.dataset_config().load(cell.dataset)
+    torch.manual_seed(named_seed("weights", cell.seed))
+    try:
+        flow = cell.flow_config().build(dataset.event_shape)
+    except flows.FlowError as error:
+        raise _NotApplicable(str(error)) from error
+    if not flow.traits.trains_on_data:
+        raise _NotApplicable(f"{cell.flow} cannot be trained on data: it has no density of data")
+    dtype = torch.float64 if cell.dtype == "float64" else torch.float32
+    return flow.to(cell.device, dtype), dataset
+
+
+def _quality(cell: Cell, store: Store) -> Pending:
+    flow, dataset = _prepare(cell)
+    subject = Subject(cell, flow, dataset)
+    flow.initialize(next(iter(subject.batches("initialisation")))[0])
+    with _curve(store.path(cell, ".curve.jsonl")) as on_row:
+        result = train(flow, dataset, cell.budget, seed=cell.seed, on_row=on_row)
+    found: dict[str, Any] = dataclasses.asdict(result)
+    found["parameters"] = flow.parameter_count
+    found["train_nfe"] = found.pop("nfe")
+    found |= _measure(subject, "quality")
+    nll = found.get("nll_nats")
+    if nll is not None and not math.isfinite(nll):
+        raise Diverged(f"the test log-density is {-nll}, although the best validation was finite")
+    if subject.arrays:
+        store.write_arrays(cell, subject.arrays)
+    pending = Pending(dimension=dataset.dimension, measures=found, data_hashes=dict(dataset.hashes))
+    if "cost" in stages(cell):
+        weights = io.BytesIO()
+        torch.save({name: value.cpu() for name, value in flow.state_dict().items()}, weights)
+        write_atomically(store.pending(cell.key, ".pt"), weights.getvalue())
+        # Last: its presence says that the weights are whole.
+        write_atomically(store.pending(cell.key, ".json"), pending.model_dump_json().encode())
+    return pending
+
+
+def _cost(cell: Cell, store: Store) -> dict[str, Any]:
+    flow, dataset = _prepare(cell)
+    subject = Subject(cell, flow, dataset)
+    # Fills what a data-dependent initialisation marks as done; the weights come from training.
+    flow.initialize(next(iter(subject.batches("initialisation")))[0])
+    flow.load_state_dict(torch.load(store.pending(cell.key, ".pt"), weights_only=True))
+    return _measure(subject, "cost")
+
+
+def _measure(subject: Subject, stage: Stage) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in subject.cell.measures:
+        module = measures.family(name)
+        if stage == module.STAGE:
+            values = module.measure(subject)
+            assert values.keys() <= module.COLUMNS.keys(), f"{name} filled an undeclared column"
+            found |= values
+    return found
+
+
+# -- its surroundings -------------------------------------------------------------------------
+
+
+def _leave_with_parent() -> None:
+    """Have the kernel end this process when its parent ends, however that comes about."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+@contextmanager
+def _logged(path: Path, *, fresh: bool) -> Iterator[None]:
+    """Everything that the process prints, its C libraries included, goes to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with path.open("w" if fresh else "a") as file:
+        saved = os.dup(1), os.dup(2)
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os.dup2(saved[0], 1)
+            os.dup2(saved[1], 2)
+            os.close(saved[0])
+            os.close(saved[1])
+
+
+@contextmanager
+def _curve(path: Path) -> Iterator[Any]:
+    """Appends rows to a curve, each at the disk before training goes on."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+
+        def on_row(row: CurveRow) -> None:
+            document = {
+                name: value if not isinstance(value, float) or math.isfinite(value) else None
+                for name, value in dataclasses.asdict(row).items()
+            }
+            file.write(json.dumps(document) + "\n")
+            file.flush()
+
+        yield on_row

@@ -1,0 +1,536 @@
+"""The command line: ``ffjord-bench``, or ``python -m benchmarks``.
+
+Exit codes: 0 all well; 1 some cells failed; 2 usage or a bad matrix file; 3 data missing or
+corrupt; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import difflib
+import signal
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from benchmarks.errors import BenchError, DataUnavailable, Interrupted, MatrixError, StoreError
+
+# Everything that needs torch is imported inside the commands, so that --help and a mistyped
+# option answer at once.
+if TYPE_CHECKING:
+    import flows
+    from benchmarks.engines.local import Outcome
+    from benchmarks.matrix import Cell, Matrix
+    from benchmarks.store import Foreign, Record, Store
+
+__all__ = ["main"]
+
+
+class NearestGroup(click.Group):
+    """A group that answers an unknown command with the nearest one."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1, cutoff=0.0)
+            ctx.fail(f"no command is called {args[0]!r}; did you mean {near[0]!r}?")
+        return super().resolve_command(ctx, args)
+
+
+def main() -> NoReturn:
+    """Run the command line and leave with its exit code."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except BenchError as error:
+        click.echo(f"error: {error}", err=True)
+        code = error.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        code = Interrupted.exit_code
+    except BrokenPipeError:
+        # The reader of a pipe (``| head``) has seen enough.
+        sys.stderr.close()
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+@click.group(cls=NearestGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="ffjord-bench")
+def cli() -> None:
+    """FFJORD against discrete normalizing flows: which one, at what cost."""
+
+
+# -- run --------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("matrix")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="folder of the records  [results/runs/MATRIX]"
+)
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
+)
+@click.option("--filter", "filter_text", default="", help="such as 'flow=ffjord,maf;dataset=power'")
+@click.option("--seeds", "seeds_text", help="instead of the matrix's, such as 0-4")
+@click.option(
+    "--jobs", type=click.IntRange(1), help="cells trained at once  [cores / threads; 1 on a GPU]"
+)
+@click.option(
+    "--timeout", type=click.FloatRange(0, min_open=True), help="seconds for a stage of a cell"
+)
+@click.option("--limit", type=click.IntRange(1), help="run at most so many cells")
+@click.option("--retry-failed", is_flag=True, help="run cells again that failed before")
+@click.option("--force", is_flag=True, help="run every cell again")
+@click.option("--dry-run", is_flag=True, help="show what would run, and run nothing")
+def run(
+    matrix: str,
+    out: Path | None,
+    device: str,
+    filter_text: str,
+    seeds_text: str | None,
+    jobs: int | None,
+    timeout: float | None,
+    limit: int | None,
+    retry_failed: bool,
+    force: bool,
+    dry_run: bool,
+) -> int:
+    """Run the cells of MATRIX (a name from `list matrices`, or a .toml file).
+
+    A cell that has a record is not run again, so an interrupted run goes on where it was.
+    """
+    from benchmarks.matrix import filter_cells, load_matrix, parse_seeds
+    from benchmarks.store import Foreign, Store
+
+    chosen = _device(device)
+    seeds = parse_seeds(seeds_text) if seeds_text else None
+    resolved = load_matrix(matrix, device=chosen, seeds=seeds)
+    cells = filter_cells(resolved, filter_text)
+    store = Store(out or Path("results/runs") / resolved.name)
+
+    records: dict[str, Record] = {}
+    foreign: list[Foreign] = []
+    to_run: list[Cell] = []
+    for cell in cells:
+        found = store.read(cell)
+        if isinstance(found, Foreign):
+            foreign.append(found)
+        elif found is None or force or (found.failed and retry_failed):
+            to_run.append(cell)
+        else:
+            records[cell.key] = found
+    to_run = to_run[:limit]
+    if dry_run:
+        for cell in to_run:
+            click.echo(f"{cell.key}  {cell}")
+        click.echo(f"{len(to_run)} cells to run, {len(records)} have a record")
+        return 0
+
+    with store.lock():
+        store.write_plan(resolved)
+        _check_data(to_run)
+        for cell in to_run:
+            _discard(store, cell)
+        finished = _run_cells(to_run, len(records), store, jobs or _jobs(chosen, cells), timeout)
+    for outcome in finished:
+        if outcome.record is not None:
+            records[outcome.cell.key] = outcome.record
+        elif outcome.foreign is not None:
+            foreign.append(outcome.foreign)
+    return _summarise(store, [*records.values()], foreign)
+
+
+def _device(name: str) -> Any:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise MatrixError(
+            "--device cuda: torch sees no CUDA device here; see `ffjord-bench doctor`"
+        )
+    return name
+
+
+def _jobs(device: str, cells: Sequence[Cell]) -> int:
+    import os
+
+    if device == "cuda" or not cells:
+        return 1
+    return max(1, (os.cpu_count() or 1) // cells[0].threads)
+
+
+def _check_data(cells: Sequence[Cell]) -> None:
+    """Load each data set once before anything runs: what is missing is said now, not in hours."""
+    import datasets
+
+    problems: dict[str, str] = {}
+    for cell in {c.dataset_label: c for c in cells}.values():
+        try:
+            cell.dataset_config().load(cell.dataset)
+        except datasets.DataError as error:
+            problems[cell.dataset_label] = str(error)
+    if problems:
+        lines = [f"{label}: {why}" for label, why in problems.items()]
+        raise DataUnavailable(
+            "\n".join([*lines, "nothing was run; get the data, or leave them out with --filter"])
+        )
+
+
+def _discard(store: Store, cell: Cell) -> None:
+    """Make room for a cell that is to run again; what it had trained it may go on with."""
+    for suffix in (".json", ".npz"):
+        store.path(cell, suffix).unlink(missing_ok=True)
+
+
+def _run_cells(
+    cells: Sequence[Cell], cached: int, store: Store, jobs: int, timeout: float | None
+) -> list[Outcome]:
+    from tqdm import tqdm
+
+    from benchmarks.engines.local import run_cells
+
+    finished: list[Outcome] = []
+    stages: Counter[str] = Counter()
+    terminal = sys.stderr.isatty()
+
+    def terminate(number: int, frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    failed = 0
+    with tqdm(
+        total=len(cells), disable=not terminal, unit="cell", dynamic_ncols=True, desc="cells"
+    ) as bar:
+
+        def on_outcome(outcome: Outcome) -> None:
+            nonlocal failed
+            finished.append(outcome)
+            line = _outcome_line(outcome)
+            bad = outcome.record is None or outcome.record.failed
+            failed += bad
+            if terminal:
+                if bad:
+                    bar.write(line, file=sys.stderr)
+                bar.set_postfix(failed=failed, cached=cached)
+                bar.update()
+            else:
+                click.echo(f"[{len(finished)}/{len(cells)}] {line}", err=True)
+
+        def on_stage(cell: Cell, stage: str) -> None:
+            stages[stage] += 1
+            if stage == "cost" and terminal:
+                bar.set_description("timing, alone on the machine")
+
+        try:
+            run_cells(
+                cells,
+                store.directory,
+                jobs=jobs,
+                timeout=timeout,
+                on_outcome=on_outcome,
+                on_stage=on_stage,
+            )
+        except KeyboardInterrupt:
+            bar.close()
+            raise Interrupted(
+                f"interrupted: {len(finished)} of {len(cells)} cells finished and kept in "
+                f"{store.directory}; the same command goes on from there"
+            ) from None
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    return finished
+
+
+def _outcome_line(outcome: Outcome) -> str:
+    record = outcome.record
+    if record is None:
+        assert outcome.foreign is not None
+        return f"{outcome.cell}: {outcome.foreign.path}: {outcome.foreign.why}"
+    if record.status != "ok":
+        return f"{outcome.cell}: {record.status}: {_first_line(record.reason)}"
+    nll = record.measures.get("nll_nats")
+    return f"{outcome.cell}: " + (f"{nll:.3f} nats" if isinstance(nll, float) else "ok")
+
+
+def _first_line(text: str) -> str:
+    return text.splitlines()[0] if text else ""
+
+
+def _summarise(store: Store, records: Sequence[Record], foreign: Sequence[Foreign]) -> int:
+    counts = Counter(record.status for record in records)
+    text = ", ".join(f"{number} {status}" for status, number in counts.most_common())
+    click.echo(f"{len(records)} cells: {text or 'none'}; records in {store.directory}")
+    for record in records:
+        if record.failed:
+            click.echo(f"  {record.cell}: {record.status}: {_first_line(record.reason)}", err=True)
+    _warn_foreign(foreign)
+    return 1 if foreign or any(record.failed for record in records) else 0
+
+
+def _warn_foreign(foreign: Sequence[Foreign]) -> None:
+    for item in foreign:
+        click.echo(f"  left out: {item.path}: {item.why}; move it away", err=True)
+
+
+# -- records ----------------------------------------------------------------------------------
+
+
+_directory = click.argument("directory", type=click.Path(path_type=Path))
+
+
+def _existing(directory: Path) -> Store:
+    from benchmarks.store import Store
+
+    if not (directory / "cells").is_dir() and not (directory / "plan.json").is_file():
+        raise StoreError(f"{directory} holds no records; `ffjord-bench run` makes them")
+    return Store(directory)
+
+
+@cli.command()
+@_directory
+def status(directory: Path) -> int:
+    """Show what is done, failed, running and left in DIRECTORY, and why."""
+    from benchmarks.cell import pending_stage
+    from benchmarks.store import STATUSES
+
+    store = _existing(directory)
+    records, foreign = store.records()
+    plan = store.plan()
+    known = {record.key for record in records} | {item.path.stem for item in foreign}
+    left = [cell for cell in plan.cells if cell.key not in known] if plan else []
+    running = [cell for cell in left if store.is_running(cell.key)]
+    trained = [
+        cell for cell in left if cell not in running and pending_stage(store, cell) == "cost"
+    ]
+    counts = Counter(record.status for record in records)
+    for name in STATUSES:
+        if counts[name]:
+            click.echo(f"{name:9} {counts[name]}")
+    click.echo(f"{'running':9} {len(running)}")
+    waiting = f" ({len(trained)} trained, to be timed)" if trained else ""
+    click.echo(f"{'left':9} {len(left) - len(running)}{waiting}")
+    for record in records:
+        if record.status != "ok":
+            click.echo(f"  {record.cell}: {record.status}: {_first_line(record.reason)}")
+    for cell in running:
+        click.echo(f"  {cell}: running")
+    _warn_foreign(foreign)
+    return 0
+
+
+@cli.command()
+@_directory
+@click.option("--output", type=click.Path(path_type=Path), help="a file instead of standard output")
+def collect(directory: Path, output: Path | None) -> int:
+    """Write the records of DIRECTORY as one CSV, a row a cell."""
+    store = _existing(directory)
+    _, foreign = store.records()
+    text = store.frame().to_csv(index=False)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        output.write_text(text, encoding="utf-8")
+    _warn_foreign(foreign)
+    return 0
+
+
+@cli.command()
+@click.argument("directories", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="folder of the report  [DIRECTORY/report]"
+)
+def report(directories: Sequence[Path], out: Path | None) -> int:
+    """Write tables, figures and index.html from the records of DIRECTORIES, and nothing else."""
+    from benchmarks.report import write_report
+
+    stores = [_existing(directory) for directory in directories]
+    for store in stores:
+        _warn_foreign(store.records()[1])
+    target = out or directories[0] / "report"
+    write_report(stores, target)
+    click.echo(f"report: {target / 'index.html'}")
+    return 0
+
+
+# -- what there is ----------------------------------------------------------------------------
+
+
+@cli.group("list", cls=NearestGroup)
+def list_() -> None:
+    """List flows, datasets, matrices or measures."""
+
+
+def _table(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        cells = [text.ljust(width) for text, width in zip(row, widths, strict=True)]
+        click.echo("  ".join(cells).rstrip())
+
+
+@list_.command("flows")
+def list_flows() -> int:
+    """List flows with their traits."""
+    import flows
+
+    rows = [("name", "density", "passes: density", "sample", "Jacobian", "trained on data", "")]
+    for entry in flows.ENTRIES.values():
+        try:
+            traits = _traits(entry)
+        except flows.FlowError as error:
+            rows.append((entry.name, "", "", "", "", "", str(error)))
+            continue
+        rows.append(
+            (
+                entry.name,
+                traits.density,
+                traits.density_passes,
+                traits.sample_passes,
+                traits.jacobian,
+                "yes" if traits.trains_on_data else "no",
+                entry.summary,
+            )
+        )
+    _table(rows)
+    return 0
+
+
+def _traits(entry: flows.Entry) -> flows.Traits:
+    """Traits of an entry as it comes, of the simplest event that it can model."""
+    import torch
+
+    import flows
+
+    shapes: list[tuple[int, ...]] = [(2,), (1, 8, 8), (1, 28, 28), (3, 32, 32)]
+    # On the meta device weights have a shape and no memory, so that large presets cost nothing.
+    with torch.device("meta"):
+        for shape in shapes:
+            try:
+                return flows.build(entry.name, shape).traits
+            except flows.InputError as error:
+                refusal = error
+    raise refusal
+
+
+@list_.command("datasets")
+def list_datasets() -> int:
+    """List data sets."""
+    import datasets
+
+    _table([(e.name, e.kind, e.summary, e.source) for e in datasets.ENTRIES.values()])
+    return 0
+
+
+@list_.command("matrices")
+def list_matrices() -> int:
+    """List the matrices that ship with the project."""
+    from benchmarks.matrix import bundled_matrices, load_matrix
+
+    rows = [(name, load_matrix(name)) for name in bundled_matrices()]
+    _table([(name, f"{len(m.cells)} cells", m.description) for name, m in rows])
+    return 0
+
+
+@list_.command("measures")
+def list_measures() -> int:
+    """List measures and the columns that they fill."""
+    from benchmarks import measures
+
+    for name, summary in measures.FAMILIES.items():
+        click.echo(f"{name}: {summary}")
+        for column, meaning in measures.family(name).COLUMNS.items():
+            click.echo(f"  {column}: {meaning}")
+    return 0
+
+
+@cli.command()
+@click.argument("name")
+def describe(name: str) -> int:
+    """Describe the flow, data set, matrix or measure called NAME."""
+    import datasets
+    import flows
+    from benchmarks import measures
+    from benchmarks.matrix import bundled_matrices, load_matrix
+
+    if name in flows.ENTRIES or name in datasets.ENTRIES:
+        entry = flows.ENTRIES.get(name) or datasets.ENTRIES[name]
+        click.echo(f"{entry.name}: {entry.summary}\nsource: {entry.source}")
+        config: Any = entry.config_class.model_validate(dict(entry.options))
+        click.echo((entry.config_class.__doc__ or "").strip())
+        click.echo("options:")
+        _table(
+            [
+                ("  " + option, str(getattr(config, option)), field.description or "")
+                for option, field in entry.config_class.model_fields.items()
+            ]
+            or [("  none", "", "")]
+        )
+    elif name in measures.FAMILIES:
+        click.echo(f"{name}: {measures.FAMILIES[name]}")
+        _table([(f"  {k}", v) for k, v in measures.family(name).COLUMNS.items()])
+    elif name in bundled_matrices():
+        _describe_matrix(load_matrix(name))
+    else:
+        known = [*flows.ENTRIES, *datasets.ENTRIES, *measures.FAMILIES, *bundled_matrices()]
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+        raise MatrixError(f"nothing is called {name!r}; did you mean {near!r}?")
+    return 0
+
+
+def _describe_matrix(matrix: Matrix) -> None:
+    click.echo(f"{matrix.name}: {matrix.description}")
+    by_key = {cell.key: cell for cell in matrix.cells}
+    for study, keys in matrix.studies.items():
+        cells = [by_key[key] for key in keys]
+        budget = cells[0].budget.model_dump(exclude_defaults=True)
+        click.echo(f"{study}: {len(cells)} cells")
+        click.echo(f"  flows: {', '.join(dict.fromkeys(c.flow_label for c in cells))}")
+        click.echo(f"  datasets: {', '.join(dict.fromkeys(c.dataset_label for c in cells))}")
+        click.echo(f"  seeds: {', '.join(dict.fromkeys(str(c.seed) for c in cells))}")
+        click.echo(f"  measures: {', '.join(cells[0].measures)}")
+        click.echo(f"  budget: {', '.join(f'{k} = {v}' for k, v in budget.items()) or 'default'}")
+
+
+@cli.command()
+def doctor() -> int:
+    """Check versions, devices and data, and say what can run here."""
+    import torch
+
+    import datasets
+    from benchmarks.environment import describe_environment
+
+    problems = []
+    project = Path(__file__).resolve().parent.parent
+    if (
+        not hasattr(datasets, "ENTRIES")
+        or Path(datasets.__file__).resolve().parent.parent != project
+    ):
+        problems.append(
+            f"the package `datasets` that Python finds is {datasets.__file__}, another project's; "
+            "use an environment of this project's own (`make .venv`)"
+        )
+    cuda = torch.cuda.is_available()
+    environment = describe_environment(torch.device("cuda" if cuda else "cpu"))
+    _table([(name, str(value)) for name, value in environment.items()])
+    if not cuda:
+        click.echo("no CUDA device: cells run on the CPU")
+    if not problems:
+        for entry in datasets.ENTRIES.values():
+            try:
+                datasets.load(entry.name)
+                found = "ready"
+            except datasets.DataError as error:
+                found = f"missing: {error}"
+            click.echo(f"data {entry.name}: {found}")
+    for problem in problems:
+        click.echo(f"problem: {problem}", err=True)
+    return 1 if problems else 0

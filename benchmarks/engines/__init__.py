@@ -1,0 +1,1 @@
+"""What runs cells: slots on this machine."""

@@ -1,0 +1,141 @@
+"""Runs cells on this machine: several at once while they train, one alone while it is timed.
+
+Each stage of a cell is a fresh process, forked from a server that has torch loaded and nothing
+else done (no CUDA context, no threads), so that a cell costs no seconds of imports.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import multiprocessing.forkserver
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from benchmarks import cell as cell_module
+from benchmarks.cell import Stage, Task
+from benchmarks.matrix import Cell
+from benchmarks.store import Foreign, Record, Store
+
+__all__ = ["Outcome", "run_cells"]
+
+# Between a polite end and a forced one, seconds.
+GRACE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a cell in this run: its record, or the file that stands in its place."""
+
+    cell: Cell
+    record: Record | None
+    foreign: Foreign | None = None
+
+
+@dataclass
+class _Running:
+    task: Task
+    process: BaseProcess
+    started: float = field(default_factory=time.monotonic)
+
+
+def run_cells(
+    cells: Sequence[Cell],
+    directory: Path,
+    *,
+    jobs: int,
+    timeout: float | None,
+    on_outcome: Callable[[Outcome], None],
+    on_stage: Callable[[Cell, Stage], None] = lambda cell, stage: None,
+) -> None:
+    """Run cells that have no record, and write one for each.
+
+    Args:
+        cells: in the order in which they are to run.
+        directory: the store's folder.
+        jobs: how many train at once.
+        timeout: seconds for a stage of a cell; None for no bound.
+        on_outcome: called when a cell has ended, in the parent.
+        on_stage: called when a stage begins.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C; the running cells have been ended, what they had
+            finished stays.
+    """
+    store = Store(directory)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["benchmarks.cell"])
+    waiting: dict[Stage, deque[Cell]] = {"quality": deque(), "cost": deque()}
+    for cell in cells:
+        waiting[cell_module.pending_stage(store, cell)].append(cell)
+    running: list[_Running] = []
+
+    def start(stage: Stage) -> None:
+        cell = waiting[stage].popleft()
+        task = Task(cell, stage, directory)
+        on_stage(cell, stage)
+        process = context.Process(target=cell_module.run, args=(task,), name=str(cell))
+        process.start()
+        running.append(_Running(task, process))
+
+    def finish(item: _Running, why: str | None) -> None:
+        running.remove(item)
+        cell = item.task.cell
+        found = store.read(cell)
+        if isinstance(found, Record):
+            cell_module.clear_pending(store, cell)
+        elif found is None and item.process.exitcode == 0 and not why:
+            # Trained; its cost is measured when the machine is quiet.
+            waiting["cost"].append(cell)
+            return
+        elif found is None:
+            status, reason = ("timeout", why) if why else ("crashed", _death(item.process))
+            pending = cell_module.read_pending(store, cell)
+            found = cell_module.record_of(cell, status, reason, pending=pending)  # type: ignore[arg-type]
+            store.write(found)
+            cell_module.clear_pending(store, cell)
+        on_outcome(
+            Outcome(cell, None, found) if isinstance(found, Foreign) else Outcome(cell, found)
+        )
+
+    try:
+        while running or waiting["quality"] or waiting["cost"]:
+            while waiting["quality"] and len(running) < jobs:
+                start("quality")
+            if not running and waiting["cost"]:
+                start("cost")
+            multiprocessing.connection.wait([item.process.sentinel for item in running], 0.5)
+            for item in list(running):
+                if not item.process.is_alive():
+                    item.process.join()
+                    finish(item, None)
+                elif timeout is not None and time.monotonic() - item.started > timeout:
+                    _end([item])
+                    finish(item, f"the {item.task.stage} stage took more than {timeout:g} s")
+    finally:
+        _end(running)
+
+
+def _death(process: BaseProcess) -> str:
+    code = process.exitcode
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        hint = " (often the kernel, out of memory)" if name == "SIGKILL" else ""
+        return f"the process was ended by {name}{hint}"
+    return f"the process ended with exit code {code} and left no record"
+
+
+def _end(items: Sequence[_Running]) -> None:
+    for item in items:
+        item.process.terminate()
+    deadline = time.monotonic() + GRACE_SECONDS
+    for item in items:
+        item.process.join(max(0.0, deadline - time.monotonic()))
+        if item.process.is_alive():
+            item.process.kill()
+            item.process.join()

@@ -1,0 +1,161 @@
+"""Where a measurement was made: versions, machine, commit, and who else used it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import time
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+import torch
+
+__all__ = ["OthersWork", "describe_environment", "git_state", "process_peak_bytes"]
+
+PACKAGES = ("torch", "torchdiffeq", "nflows", "numpy", "pandas", "ffjord-bench")
+
+
+@cache
+def git_state() -> dict[str, str | bool]:
+    """Commit of the checkout that this code runs from, and whether it has changes.
+
+    Empty if the code does not run from a git checkout.
+    """
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return {}
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        # Records of runs are no change of the code.
+        changed = _git(root, "status", "--porcelain", "--", "flows", "datasets", "benchmarks")
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    return {"git_commit": commit, "git_dirty": bool(changed)}
+
+
+def _git(root: Path, *words: str) -> str:
+    return subprocess.run(
+        ["git", *words], cwd=root, check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def describe_environment(device: torch.device) -> dict[str, float | int | str | bool | None]:
+    """Versions and machine, flat, for a record.
+
+    Args:
+        device: on which the cell runs; CUDA facts are given for a CUDA device only.
+    """
+    found: dict[str, float | int | str | bool | None] = {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_name(),
+        "cpu_cores": os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        **git_state(),
+    }
+    for package in PACKAGES:
+        found[package.replace("-", "_")] = _version(package)
+    if device.type == "cuda" and torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(device)
+        found |= {
+            "gpu": properties.name,
+            "gpu_memory_bytes": properties.total_memory,
+            "cuda": torch.version.cuda,
+            "driver": _driver(),
+        }
+    return found
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _nvidia_smi(query: str) -> list[str]:
+    try:
+        answer = subprocess.run(
+            ["nvidia-smi", query, "--format=csv,noheader"],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line.strip() for line in answer.stdout.splitlines() if line.strip()]
+
+
+def _driver() -> str | None:
+    lines = _nvidia_smi("--query-gpu=driver_version")
+    return lines[0] if lines else None
+
+
+def process_peak_bytes() -> int | None:
+    """Peak resident memory of this process (VmHWM) in bytes; None where the system has none.
+
+    Not ``ru_maxrss``, which a child inherits from its parent.
+    """
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None
+
+
+class OthersWork:
+    """Notices whether other processes worked while a block ran.
+
+    Attributes:
+        shared: after the block: other processes used a quarter of the cores or more, or the GPU.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.shared = False
+
+    def __enter__(self) -> OthersWork:
+        self._wall = time.perf_counter()
+        self._busy = _busy_seconds()
+        self._own = time.process_time()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        wall = time.perf_counter() - self._wall
+        own = time.process_time() - self._own
+        others = _busy_seconds() - self._busy - own
+        # The kernel counts in ticks of 10 ms: a short block says nothing below that.
+        self.shared = others > 0.25 * wall * (os.cpu_count() or 1) + 0.05
+        if self.device.type == "cuda":
+            self.shared |= len(_nvidia_smi("--query-compute-apps=pid")) > 1
+
+
+def _busy_seconds() -> float:
+    """CPU seconds that the whole machine has spent working."""
+    times = psutil.cpu_times()
+    idle = times.idle + getattr(times, "iowait", 0.0)
+    # Linux counts a guest's time in user and nice already.
+    guest = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
+    return float(sum(times) - idle - guest)

@@ -1,0 +1,491 @@
+"""From a matrix file to cells.
+
+A matrix file names axes: flows, data sets, seeds, budgets. Their product gives cells; a cell is
+one training run with everything that determines its result, defaults filled in. The hash of that
+is its key: the same key never runs twice, and a default that changes in the code changes the key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import itertools
+import json
+import tomllib
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_origin
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+import datasets
+import flows
+from benchmarks import measures
+from benchmarks.errors import MatrixError
+
+__all__ = [
+    "SCHEMA",
+    "Budget",
+    "Cell",
+    "Matrix",
+    "bundled_matrices",
+    "filter_cells",
+    "load_matrix",
+    "parse_seeds",
+]
+
+SCHEMA = 1
+"""Version of cells and records. Raising it makes every cell a new one."""
+
+DType = Literal["float32", "float64"]
+
+
+class Strict(BaseModel):
+    """Base of what is read from a matrix file: unknown keys and other types are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Budget(Strict):
+    """The one training rule: the same for every contestant of a study.
+
+    Training ends at the first bound reached. Seconds exclude evaluation; NFE counts evaluations
+    of networks, forward and backward (:mod:`flows.meter`), so that contestants can be compared
+    at equal steps, equal time or equal work.
+    """
+
+    steps: PositiveInt | None = Field(1000, description="optimiser steps; 0 bound if absent")
+    seconds: PositiveFloat | None = Field(None, description="training seconds, evaluation apart")
+    nfe: PositiveInt | None = Field(None, description="network evaluations, both passes")
+    batch_size: PositiveInt = Field(256, description="rows a step")
+    optimizer: Literal["adam", "adamw", "adamax"] = Field("adam", description="update rule")
+    learning_rate: PositiveFloat = Field(1e-3, description="peak learning rate")
+    weight_decay: NonNegativeFloat = Field(0.0, description="decay, as the optimiser defines it")
+    schedule: Literal["constant", "cosine"] = Field(
+        "cosine", description="of the learning rate, over the part of the budget used"
+    )
+    warmup_steps: NonNegativeInt = Field(0, description="steps of linear warm-up")
+    clip_norm: PositiveFloat | None = Field(5.0, description="gradient norm is clipped to this")
+    validate_every: PositiveInt = Field(100, description="steps between validations")
+    validation_rows: PositiveInt = Field(5000, description="first rows used to validate")
+    patience: PositiveInt | None = Field(
+        None, description="validations without gain before training ends"
+    )
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Budget:
+        if self.steps is None and self.seconds is None and self.nfe is None:
+            raise ValueError("a budget needs a bound: give steps, seconds or nfe")
+        return self
+
+
+class Cell(Strict):
+    """One training run, with everything that determines its result.
+
+    Attributes:
+        flow: catalog name.
+        flow_options: all options of the flow, defaults filled in.
+        dataset: catalog name.
+        dataset_options: all options of the data set, defaults filled in.
+        seed: of weights, batch order and estimator noise; the data do not depend on it.
+        budget: the training rule.
+        measures: families to measure.
+        device: ``cpu`` or ``cuda``.
+        threads: of the process, for operations on the CPU.
+        dtype: of the flow and the data.
+    """
+
+    flow: str
+    flow_options: Mapping[str, Any]
+    dataset: str
+    dataset_options: Mapping[str, Any]
+    seed: NonNegativeInt
+    budget: Budget
+    measures: Annotated[
+        tuple[str, ...], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)
+    ]
+    device: Literal["cpu", "cuda"]
+    threads: PositiveInt
+    dtype: DType = "float32"
+
+    @cached_property
+    def key(self) -> str:
+        """Sixteen hexadecimal digits that stand for the cell and the schema's version."""
+        text = json.dumps(
+            {"schema": SCHEMA, **self.model_dump(mode="json")}, sort_keys=True, allow_nan=False
+        )
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @cached_property
+    def flow_label(self) -> str:
+        """Name with the options that differ from the catalog's, as ``ffjord[bottleneck=8]``."""
+        return _label(self.flow, self.flow_options, flows.configure(self.flow))
+
+    @cached_property
+    def dataset_label(self) -> str:
+        """Name with the options that differ from the catalog's, as ``power[rows=20000]``."""
+        return _label(self.dataset, self.dataset_options, datasets.configure(self.dataset))
+
+    def __str__(self) -> str:
+        return f"{self.flow_label} on {self.dataset_label}, seed {self.seed}"
+
+    def flow_config(self) -> flows.FlowConfig:
+        """The typed options of the flow."""
+        return flows.configure(self.flow, self.flow_options)
+
+    def dataset_config(self) -> datasets.DatasetConfig:
+        """The typed options of the data set."""
+        return datasets.configure(self.dataset, self.dataset_options)
+
+
+def _label(name: str, options: Mapping[str, Any], default: BaseModel) -> str:
+    usual = default.model_dump(mode="json")
+    changed = [
+        f"{option}={'-'.join(map(str, value)) if isinstance(value, list) else value}"
+        for option, value in options.items()
+        if value != usual.get(option)
+    ]
+    return f"{name}[{','.join(changed)}]" if changed else name
+
+
+# -- the file ---------------------------------------------------------------------------------
+
+
+class Study(Strict):
+    """One block of the matrix: a product of flows, data sets and seeds under one budget."""
+
+    name: str | None = None
+    flows: list[str | dict[str, Any]] = Field(min_length=1)
+    datasets: list[str | dict[str, Any]] = Field(min_length=1)
+    seeds: list[NonNegativeInt] | None = Field(None, min_length=1)
+    budget: dict[str, Any] = Field(default_factory=dict)
+    measures: list[str] | None = Field(None, min_length=1)
+
+
+class MatrixFile(Strict):
+    """What a matrix file may hold."""
+
+    name: str
+    description: str = ""
+    seeds: list[NonNegativeInt] = Field(default=[0], min_length=1)
+    threads: PositiveInt = 1
+    dtype: DType = "float32"
+    measures: list[str] = Field(default_factory=lambda: list(measures.FAMILIES), min_length=1)
+    budget: Budget = Budget()  # type: ignore[call-arg]
+    study: list[Study] = Field(min_length=1)
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        if not value.replace("-", "").replace("_", "").isalnum():
+            raise ValueError("a matrix's name consists of letters, digits, '-' and '_'")
+        return value
+
+
+class Matrix(BaseModel):
+    """A matrix file, resolved: its cells in order, each once.
+
+    Attributes:
+        name: names the default folder of the records.
+        description: one line for ``list matrices``.
+        cells: every cell.
+        studies: study name to the keys of its cells.
+    """
+
+    name: str
+    description: str
+    cells: list[Cell]
+    studies: dict[str, list[str]]
+
+
+def bundled_matrices() -> dict[str, Traversable]:
+    """The matrix files that ship with the project, by name."""
+    folder = resources.files("benchmarks") / "matrices"
+    found = (item for item in folder.iterdir() if item.name.endswith(".toml"))
+    return {item.name.removesuffix(".toml"): item for item in sorted(found, key=lambda i: i.name)}
+
+
+def load_matrix(
+    name_or_path: str,
+    *,
+    device: Literal["cpu", "cuda"] = "cpu",
+    seeds: Sequence[int] | None = None,
+) -> Matrix:
+    """Read a matrix and make its cells.
+
+    Args:
+        name_or_path: name of a bundled matrix, or path of a file that ends in ``.toml``.
+        device: where the cells are to run.
+        seeds: instead of the file's.
+
+    Returns:
+        The resolved matrix.
+
+    Raises:
+        MatrixError: if there is no such matrix, or anything in it is wrong.
+    """
+    source: Traversable | Path
+    bundled = bundled_matrices()
+    if name_or_path.endswith(".toml"):
+        source = Path(name_or_path)
+        if not source.is_file():
+            raise MatrixError(f"there is no matrix file {name_or_path}")
+        shown = name_or_path
+    elif name_or_path in bundled:
+        source = bundled[name_or_path]
+        shown = f"matrix {name_or_path}"
+    else:
+        raise MatrixError(f"no matrix is called {name_or_path!r}{_hint(name_or_path, bundled)}")
+    try:
+        document = tomllib.loads(source.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise MatrixError(f"{shown}: not valid TOML: {error}") from error
+    try:
+        file = MatrixFile.model_validate(document)
+    except ValidationError as error:
+        raise MatrixError(_explain(shown, (), error)) from error
+    return _resolve(file, shown, device, seeds)
+
+
+def _resolve(
+    file: MatrixFile,
+    shown: str,
+    device: Literal["cpu", "cuda"],
+    seeds: Sequence[int] | None,
+) -> Matrix:
+    cells: dict[str, Cell] = {}
+    studies: dict[str, list[str]] = {}
+    for number, study in enumerate(file.study, start=1):
+        place = ("study", number)
+        try:
+            budget = Budget.model_validate({**file.budget.model_dump(), **study.budget})
+        except ValidationError as error:
+            raise MatrixError(_explain(shown, (*place, "budget"), error)) from error
+        families = study.measures or file.measures
+        for family in families:
+            if family not in measures.FAMILIES:
+                raise MatrixError(
+                    f"{shown}: {_place((*place, 'measures'))}: no measure is called {family!r}"
+                    f"{_hint(family, measures.FAMILIES)}"
+                )
+        flow_axis = [
+            resolved
+            for index, item in enumerate(study.flows, start=1)
+            for resolved in _configure(item, flows, shown, (*place, "flows", index))
+        ]
+        dataset_axis = [
+            resolved
+            for index, item in enumerate(study.datasets, start=1)
+            for resolved in _configure(item, datasets, shown, (*place, "datasets", index))
+        ]
+        name = study.name or f"study-{number}"
+        if name in studies:
+            raise MatrixError(f"{shown}: {_place(place)}: another study is called {name!r} too")
+        studies[name] = []
+        for (flow, flow_options), (dataset, dataset_options), seed in itertools.product(
+            flow_axis, dataset_axis, seeds or study.seeds or file.seeds
+        ):
+            cell = Cell(
+                flow=flow,
+                flow_options=flow_options,
+                dataset=dataset,
+                dataset_options=dataset_options,
+                seed=seed,
+                budget=budget,
+                # In the catalog's order, so that the order in the file does not change the key.
+                measures=tuple(family for family in measures.FAMILIES if family in families),
+                device=device,
+                threads=file.threads,
+                dtype=file.dtype,
+            )
+            cells.setdefault(cell.key, cell)
+            studies[name].append(cell.key)
+    return Matrix(
+        name=file.name, description=file.description, cells=list(cells.values()), studies=studies
+    )
+
+
+def _configure(
+    item: str | dict[str, Any],
+    catalog: Any,
+    shown: str,
+    place: tuple[str | int, ...],
+) -> list[tuple[str, dict[str, Any]]]:
+    """One item of an axis to (name, all options); lists among the options are axes."""
+    options = {"name": item} if isinstance(item, str) else dict(item)
+    name = options.pop("name", None)
+    if not isinstance(name, str):
+        raise MatrixError(f"{shown}: {_place(place)}: expected a table with a name, got {item!r}")
+    try:
+        entry = catalog.entry(name)
+    except (flows.UnknownFlow, datasets.UnknownDataset) as error:
+        raise MatrixError(f"{shown}: {_place(place)}: {error}") from error
+    fields = entry.config_class.model_fields
+    axes = [
+        [(option, each) for each in value]
+        if _is_axis(value, fields.get(option))
+        else [(option, value)]
+        for option, value in options.items()
+    ]
+    resolved = []
+    for combination in itertools.product(*axes):
+        try:
+            config = catalog.configure(name, dict(combination))
+        except ValidationError as error:
+            raise MatrixError(_explain(shown, (*place, name), error, known=list(fields))) from error
+        resolved.append((name, config.model_dump(mode="json")))
+    return resolved
+
+
+def _is_axis(value: Any, field: Any) -> bool:
+    """A list is an axis, unless the option is itself a sequence and the list its value."""
+    if not isinstance(value, list):
+        return False
+    if field is not None and _takes_sequence(field.annotation):
+        return bool(value) and isinstance(value[0], list)
+    return True
+
+
+def _takes_sequence(annotation: Any) -> bool:
+    if get_origin(annotation) in (tuple, list):
+        return True
+    return any(_takes_sequence(part) for part in typing.get_args(annotation))
+
+
+# -- messages ---------------------------------------------------------------------------------
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _place(location: Iterable[str | int]) -> str:
+    return " -> ".join(map(str, location))
+
+
+def _explain(
+    shown: str,
+    place: tuple[str | int, ...],
+    error: ValidationError,
+    known: Sequence[str] | None = None,
+) -> str:
+    """File, place and what was expected, a line each; the nearest name for an unknown key."""
+    if known is None:
+        known = [*MatrixFile.model_fields, *Study.model_fields, *Budget.model_fields]
+    lines = []
+    for item in error.errors(include_url=False):
+        # Positions in lists are counted from 1, as people do.
+        location = [part + 1 if isinstance(part, int) else part for part in item["loc"]]
+        where = _place((*place, *location)) or "top level"
+        if item["type"] == "extra_forbidden":
+            lines.append(f"{shown}: {where}: unknown key{_hint(str(item['loc'][-1]), known)}")
+        elif item["type"] == "missing":
+            lines.append(f"{shown}: {where}: is missing")
+        else:
+            lines.append(f"{shown}: {where}: {item['msg']}, got {item['input']!r}")
+    return "\n".join(lines)
+
+
+# -- choosing cells ---------------------------------------------------------------------------
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Seeds from text such as ``0-4`` or ``0,2,5-7``.
+
+    Raises:
+        MatrixError: for anything else.
+
+    Example:
+        >>> parse_seeds("0-2,7")
+        [0, 1, 2, 7]
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise MatrixError(f"seeds {text!r}: expected numbers and ranges such as 0-4 or 0,2,5")
+        numbers = range(int(first), int(last or first) + 1)
+        if not numbers:
+            raise MatrixError(f"seeds {text!r}: the range {part.strip()} is empty")
+        seeds.extend(number for number in numbers if number not in seeds)
+    return seeds
+
+
+def filter_cells(matrix: Matrix, text: str) -> list[Cell]:
+    """The cells that a filter such as ``flow=ffjord,maf;dataset=power`` keeps.
+
+    Args:
+        matrix: the resolved matrix.
+        text: axes ``flow``, ``dataset``, ``study`` and ``seed``, separated by semicolons, each
+            with the values to keep. A flow or data set is meant by its name (all variants) or by
+            its label (one variant).
+
+    Returns:
+        The cells kept, in the matrix's order.
+
+    Raises:
+        MatrixError: for an axis or a value that the matrix does not have.
+    """
+    study_of: dict[str, set[str]] = {}
+    for study, keys in matrix.studies.items():
+        for key in keys:
+            study_of.setdefault(key, set()).add(study)
+    axes: dict[str, typing.Callable[[Cell], set[str]]] = {
+        "flow": lambda cell: {cell.flow, cell.flow_label},
+        "dataset": lambda cell: {cell.dataset, cell.dataset_label},
+        "study": lambda cell: study_of[cell.key],
+        "seed": lambda cell: {str(cell.seed)},
+    }
+    kept = matrix.cells
+    for clause in filter(None, (part.strip() for part in text.split(";"))):
+        axis, equals, values = clause.partition("=")
+        axis = axis.strip()
+        if axis not in axes or not equals:
+            raise MatrixError(
+                f"filter {text!r}: {axis!r} is no axis{_hint(axis, axes)} "
+                f"The form is 'flow=ffjord,maf;dataset=power'"
+            )
+        known = {name: None for cell in matrix.cells for name in sorted(axes[axis](cell))}
+        wanted = _split_labels(values)
+        for value in wanted:
+            if value not in known:
+                raise MatrixError(
+                    f"filter {text!r}: matrix {matrix.name} has no {axis} {value!r}"
+                    f"{_hint(value, known)}"
+                )
+        kept = [cell for cell in kept if axes[axis](cell) & set(wanted)]
+    return kept
+
+
+def _split_labels(text: str) -> list[str]:
+    """Split at commas outside brackets: ``ffjord[noise=gaussian,atol=1],maf`` is two labels."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character == "[") - (character == "]")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts if part.strip()]
+
+
+CELLS: TypeAdapter[list[Cell]] = TypeAdapter(list[Cell])
+"""Reads and writes lists of cells as JSON."""

@@ -1,0 +1,36 @@
+"""What is measured of a trained flow, one family a file.
+
+A family is a module with
+
+``STAGE``
+    ``quality``: may share the machine with other cells, or ``cost``: has it alone.
+``COLUMNS``
+    each column that it fills, with what it means and its unit.
+``measure(subject) -> dict``
+    the columns' values for a trained flow; a column that does not apply is left out.
+
+Modules are imported when first needed, so that planning a run does not load them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+__all__ = ["FAMILIES", "family"]
+
+FAMILIES: dict[str, str] = {
+    "quality": "log-likelihood of the test split, distance to the truth where it is known",
+    "work": "network evaluations: of a training step, a density, a sample",
+    "variance": "spread of the estimators of the trace and of the log-density",
+    "faithfulness": "how exactly the flow is inverted, how its density integrates",
+    "pictures": "densities and samples of 2-D sets, for the report's panels",
+    "time": "seconds of a training step, a density, a sample",
+    "memory": "peak memory of a training step",
+}
+"""Every family with what it is for, in the order in which they run."""
+
+
+def family(name: str) -> ModuleType:
+    """The module of a family."""
+    return importlib.import_module(f"benchmarks.measures.{name}")

@@ -1,0 +1,92 @@
+"""What a flow costs in memory: the peak of a training step, in a pass of its own.
+
+On CUDA the allocator knows. On the CPU no counter sees a tensor's memory while it lives, except
+the profiler, whose allocation events are summed up here; the process's own peak stands beside.
+"""
+
+from __future__ import annotations
+
+import gc
+
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.environment import process_peak_bytes
+from benchmarks.measures.subject import Subject
+from benchmarks.train import Trainer
+
+STAGE = "cost"
+COLUMNS = {
+    "peak_memory_bytes": "peak of the tensors alive in a training step: weights, gradients, "
+    "optimiser, batch and all intermediate values; the data set apart; bytes",
+    "peak_memory_reserved_bytes": "peak that the CUDA allocator reserved for it, bytes",
+    "process_peak_bytes": "peak resident memory of the process that measured cost, which holds "
+    "Python, torch and the data set too, bytes",
+}
+
+
+def measure(subject: Subject) -> dict[str, float]:
+    """Peak memory of a training step of the trained flow."""
+    flow = subject.flow
+    batch, _ = next(iter(subject.batches("memory")))
+    batch = batch.clone()
+    generator = subject.generator("memory: estimator")
+    trainer = Trainer(flow, subject.cell.budget, generator)
+    trainer.set_learning_rate(1e-12)
+    flow.train()
+    # The first step allocates the optimiser's state, which stays.
+    trainer.step(batch)
+    gc.collect()
+    resident = sum(_bytes(tensor) for tensor in _resident(trainer, batch))
+    found: dict[str, float] = {}
+    if flow.device.type == "cuda":
+        torch.cuda.synchronize(flow.device)
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(flow.device)
+        before = torch.cuda.memory_allocated(flow.device)
+        trainer.step(batch)
+        torch.cuda.synchronize(flow.device)
+        above = torch.cuda.max_memory_allocated(flow.device) - before
+        found["peak_memory_reserved_bytes"] = torch.cuda.max_memory_reserved(flow.device)
+    else:
+        above = peak_above_start(lambda: trainer.step(batch))
+    found["peak_memory_bytes"] = resident + above
+    peak = process_peak_bytes()
+    if peak is not None:
+        found["process_peak_bytes"] = peak
+    return found
+
+
+def _resident(trainer: Trainer, batch: Tensor) -> list[Tensor]:
+    """What is alive between two steps. Gradients of the last step are freed as the next begins."""
+    state = [
+        value
+        for slots in trainer.optimizer.state.values()
+        for value in slots.values()
+        if isinstance(value, Tensor)
+    ]
+    gradients = [p.grad for p in trainer.parameters if p.grad is not None]
+    return [*trainer.flow.parameters(), *trainer.flow.buffers(), *state, *gradients, batch]
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.untyped_storage().nbytes()
+
+
+def peak_above_start(action: object) -> int:
+    """Peak of the CPU memory that tensors hold while an action runs, above its start, in bytes.
+
+    Example:
+        >>> peak_above_start(lambda: torch.zeros(1000, dtype=torch.float64).add(1)) >= 16000
+        True
+    """
+    assert callable(action)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        action()
+    held = peak = 0
+    for event in profiler.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak

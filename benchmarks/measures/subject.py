@@ -1,0 +1,62 @@
+"""What every measure is given: a trained flow, its data and its cell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.matrix import Cell
+from benchmarks.train import Batches
+from datasets import Dataset
+from datasets.base import named_seed
+from flows import Flow
+
+__all__ = ["Subject"]
+
+
+@dataclass
+class Subject:
+    """A trained flow under measurement.
+
+    Attributes:
+        cell: what was trained.
+        flow: with the weights of the best validation.
+        dataset: what it was trained on.
+        arrays: a measure may leave arrays here; they are kept beside the record.
+    """
+
+    cell: Cell
+    flow: Flow
+    dataset: Dataset
+    arrays: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the flow lives."""
+        return self.flow.device
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """A generator on the flow's device, named by purpose and seed."""
+        generator = torch.Generator(self.device)
+        return generator.manual_seed(named_seed(purpose, self.cell.seed))
+
+    def test_points(self, rows: int) -> Tensor:
+        """The first rows of the test split as model values, the same at every call."""
+        raw = torch.as_tensor(self.dataset.test[:rows])
+        noise = torch.Generator().manual_seed(named_seed(self.dataset.name, "fixed points"))
+        x, _ = self.dataset.preprocessing.forward(raw, noise)
+        return x.to(self.device, self.flow.dtype)
+
+    def batches(self, purpose: str) -> Batches:
+        """Training batches of the cell's size."""
+        return Batches(
+            self.dataset,
+            self.cell.budget.batch_size,
+            self.device,
+            self.flow.dtype,
+            self.generator(purpose),
+        )

@@ -1,0 +1,352 @@
+"""Records on disk, and their way into pandas.
+
+A folder of a run holds::
+
+    plan.json                                   the cells of the last run, and their studies
+    cells/<flow>/<dataset>/<key>.json           the record of a cell: final, whatever its status
+    cells/<flow>/<dataset>/<key>.curve.jsonl    its training curve, a row a validation
+    cells/<flow>/<dataset>/<key>.npz            arrays for the density panels
+    cells/<flow>/<dataset>/<key>.log            what the cell's processes printed
+    pending/<key>.*                             what a trained cell that awaits its timing needs
+
+A record is written to a temporary name, synced and renamed, so that it is whole or absent, also
+on a network file system. A file that is not a record is named and left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from benchmarks.errors import StoreError
+from benchmarks.matrix import SCHEMA, Cell, Matrix
+
+__all__ = ["FAILED", "Foreign", "Record", "Status", "Store", "write_atomically"]
+
+Status = Literal["ok", "skipped", "diverged", "oom", "timeout", "crashed", "error"]
+FAILED: tuple[Status, ...] = ("diverged", "oom", "timeout", "crashed", "error")
+"""Statuses that count as failures. ``skipped``: the flow does not apply to the data set, or a
+library that it needs is not installed."""
+
+Value = float | int | str | bool | None
+
+
+class Record(BaseModel):
+    """What is known of one cell when it has ended, well or badly.
+
+    Attributes:
+        schema_version: of cell and record.
+        key: the cell's.
+        cell: the cell, complete.
+        flow_label, dataset_label: as shown in tables.
+        dataset_kind: ``toy``, ``gaussian``, ``tabular`` or ``image``.
+        dimension: number of scalars in one datum; None if the data could not be loaded.
+        status: how it ended.
+        reason: why it ended so; empty for ``ok``.
+        measures: what was measured, the unit in the name.
+        data_hashes: of each split, so that runs on drifted data are noticed.
+        environment: versions, machine, commit.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: int = SCHEMA
+    key: str
+    cell: Cell
+    flow_label: str
+    dataset_label: str
+    dataset_kind: str
+    dimension: int | None = None
+    status: Status
+    reason: str = ""
+    measures: dict[str, Value] = {}
+    data_hashes: dict[str, str] = {}
+    environment: dict[str, Value] = {}
+
+    @property
+    def failed(self) -> bool:
+        """Whether the status counts as a failure."""
+        return self.status in FAILED
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A file where a record should be that is none, and why it was left out."""
+
+    path: Path
+    why: str
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that it is whole or absent, also after a crash of the machine."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no NaN and no infinity: what is not a number is null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+class Store:
+    """The folder of a run.
+
+    Args:
+        directory: made when something is first written.
+
+    Raises:
+        StoreError: if the path exists and is no folder.
+    """
+
+    def __init__(self, directory: Path | str) -> None:
+        self.directory = Path(directory)
+        if self.directory.exists() and not self.directory.is_dir():
+            raise StoreError(f"{self.directory} is a file; a folder of records was expected")
+
+    # -- paths --------------------------------------------------------------------------------
+
+    def path(self, cell: Cell, suffix: str = ".json") -> Path:
+        """Where a file of a cell lies."""
+        return self._folder(cell.flow, cell.dataset) / f"{cell.key}{suffix}"
+
+    def pending(self, key: str, suffix: str) -> Path:
+        """Where what a trained cell still needs lies until its record is final."""
+        return self.directory / "pending" / f"{key}{suffix}"
+
+    def _folder(self, flow: str, dataset: str) -> Path:
+        # Names of peers hold a slash (``nflows/maf``), which must not make another level.
+        return self.directory / "cells" / flow.replace("/", "--") / dataset.replace("/", "--")
+
+    # -- writing ------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for one run.
+
+        Raises:
+            StoreError: if another run holds it, or it cannot be written.
+        """
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            file = (self.directory / ".lock").open("w")
+        except OSError as error:
+            raise StoreError(f"cannot write into {self.directory}: {error.strerror}") from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise StoreError(
+                    f"another run is writing into {self.directory}; wait for it, stop it, or "
+                    "give another --out"
+                ) from error
+            yield
+
+    @contextlib.contextmanager
+    def claim(self, key: str) -> Iterator[None]:
+        """Show that a process is at work on a cell; the system lets go when the process ends."""
+        path = self.pending(key, ".lock")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+
+    def is_running(self, key: str) -> bool:
+        """Whether a process is at work on a cell, on this machine."""
+        try:
+            with self.pending(key, ".lock").open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    def write_plan(self, matrix: Matrix) -> None:
+        """Keep the cells of a run, for ``status``."""
+        write_atomically(self.directory / "plan.json", matrix.model_dump_json(indent=1).encode())
+
+    def write(self, record: Record) -> None:
+        """Write a cell's record.
+
+        Raises:
+            StoreError: if a file that is no record lies in its place.
+        """
+        path = self.path(record.cell)
+        if path.exists() and isinstance(self._read(path), Foreign):
+            raise StoreError(f"{path} is not a record and was left as it is: move it away")
+        document = record.model_dump(mode="json")
+        document["measures"] = {k: _finite(v) for k, v in document["measures"].items()}
+        text = json.dumps(document, indent=1, sort_keys=True, allow_nan=False)
+        write_atomically(path, text.encode() + b"\n")
+
+    def write_arrays(self, cell: Cell, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
+        """Keep arrays beside a cell's record."""
+        path = self.path(cell, ".npz")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.npz")
+        np.savez_compressed(temporary, allow_pickle=False, **dict(arrays))
+        temporary.replace(path)
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def plan(self) -> Matrix | None:
+        """The cells of the last run; None if there was none.
+
+        Raises:
+            StoreError: if the plan cannot be read.
+        """
+        path = self.directory / "plan.json"
+        if not path.exists():
+            return None
+        try:
+            return Matrix.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise StoreError(
+                f"{path} is damaged or of another version: move it away and run again"
+            ) from error
+
+    def read(self, cell: Cell) -> Record | Foreign | None:
+        """The record of a cell; None if it has none."""
+        path = self.path(cell)
+        return self._read(path) if path.exists() else None
+
+    def records(self) -> tuple[list[Record], list[Foreign]]:
+        """Every record, ordered by path, and the files that are none."""
+        records: list[Record] = []
+        foreign: list[Foreign] = []
+        for path in sorted(self.directory.glob("cells/*/*/*.json")):
+            found = self._read(path)
+            if isinstance(found, Record):
+                records.append(found)
+            else:
+                foreign.append(found)
+        return records, foreign
+
+    def _read(self, path: Path) -> Record | Foreign:
+        try:
+            record = Record.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"]))
+            return Foreign(path, f"not a record: {place + ': ' if place else ''}{first['msg']}")
+        except OSError as error:
+            return Foreign(path, f"unreadable: {error.strerror}")
+        if record.schema_version != SCHEMA:
+            return Foreign(path, f"schema {record.schema_version}, this version reads {SCHEMA}")
+        if record.key != path.stem:
+            return Foreign(path, f"holds the record of {record.key}")
+        return record
+
+    def frame(self) -> pd.DataFrame:
+        """A row a cell, columns as ARCHITECTURE.md lists them; empty if there are no records."""
+        records, _ = self.records()
+        rows = [_row(record) for record in records]
+        frame = pd.DataFrame(rows)
+        if frame.empty:
+            return pd.DataFrame(columns=[*_IDENTITY])
+        rest = sorted(
+            (name for name in frame.columns if name not in _IDENTITY),
+            key=lambda name: ("." in name, name),
+        )
+        order = ["flow", "dataset", "dimension", "bottleneck", "seed", "device", "key"]
+        return frame[[*_IDENTITY, *rest]].sort_values(order, ignore_index=True, kind="stable")
+
+    def arrays(self, key: str) -> dict[str, np.ndarray[Any, Any]]:
+        """The arrays kept beside a record; empty if there are none."""
+        for path in self.directory.glob(f"cells/*/*/{key}.npz"):
+            with np.load(path, allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+        return {}
+
+    def curve(self, key: str) -> pd.DataFrame:
+        """The training curve of a cell, a row a validation; empty if there is none."""
+        rows = []
+        for path in self.directory.glob(f"cells/*/*/{key}.curve.jsonl"):
+            for line in path.read_text(encoding="utf-8").splitlines():
+                # The last line of a killed process may be cut off.
+                with contextlib.suppress(json.JSONDecodeError):
+                    rows.append(json.loads(line))
+        return pd.DataFrame(rows)
+
+
+_IDENTITY = (
+    "flow",
+    "dataset",
+    "dimension",
+    "bottleneck",
+    "noise",
+    "seed",
+    "status",
+    "reason",
+    "device",
+    "threads",
+    "flow_name",
+    "dataset_name",
+    "dataset_kind",
+    "key",
+)
+
+
+def _row(record: Record) -> dict[str, Any]:
+    cell = record.cell
+    row: dict[str, Any] = {
+        "flow": record.flow_label,
+        "dataset": record.dataset_label,
+        "dimension": record.dimension,
+        "bottleneck": cell.flow_options.get("bottleneck"),
+        "noise": cell.flow_options.get("noise"),
+        "seed": cell.seed,
+        "status": record.status,
+        "reason": record.reason,
+        "device": cell.device,
+        "threads": cell.threads,
+        "flow_name": cell.flow,
+        "dataset_name": cell.dataset,
+        "dataset_kind": record.dataset_kind,
+        "key": record.key,
+        "dtype": cell.dtype,
+    }
+    row |= record.measures
+    row |= {f"flow.{name}": _flat(value) for name, value in cell.flow_options.items()}
+    row |= {f"dataset.{name}": _flat(value) for name, value in cell.dataset_options.items()}
+    row |= {f"budget.{name}": value for name, value in cell.budget.model_dump().items()}
+    row |= {f"environment.{name}": value for name, value in record.environment.items()}
+    row |= {f"data_hash.{name}": value for name, value in record.data_hashes.items()}
+    return row
+
+
+def _flat(value: Any) -> Any:
+    return "-".join(map(str, value)) if isinstance(value, list | tuple) else value
+
+
+STATUSES: tuple[Status, ...] = get_args(Status)
+"""Every status, in the order in which ``status`` counts them."""
