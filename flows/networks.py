@@ -6,6 +6,7 @@ of each starts at zero (or near it), so that a fresh flow is the identity.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -61,7 +62,7 @@ class MLP(nn.Module):
         super().__init__()
         widths = [inputs, *hidden]
         self.hidden = nn.ModuleList(
-            nn.Linear(before, after) for before, after in zip(widths, widths[1:], strict=False)
+            nn.Linear(before, after) for before, after in itertools.pairwise(widths)
         )
         self.last = nn.Linear(widths[-1], outputs)
         nn.init.zeros_(self.last.weight)

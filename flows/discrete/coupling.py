@@ -50,7 +50,8 @@ class Coupling(nn.Module):
         tick()
         seen = given if context is None else torch.cat((given, context), 1)
         parameters: Tensor = self.network(seen)
-        return parameters.unflatten(1, (self.elementwise.parameter_count, -1))
+        count = self.elementwise.parameter_count
+        return parameters.view(-1, count, parameters.shape[1] // count)
 
     def forward(
         self, half: Tensor, given: Tensor, context: Tensor | None

@@ -54,21 +54,23 @@ class Additive(Elementwise):
 
 
 class Affine(Elementwise):
-    """``z = (x + t) exp(s)`` with ``s = bound tanh(raw / bound)``.
+    """``z = x exp(s) + t``, or ``z = (x + t) exp(s)``, with ``s = bound tanh(raw / bound)``.
 
-    RealNVP (arXiv:1605.08803, equation 7) with the shift before the scale, as in MAF
-    (arXiv:1705.07057, equation 4) and Glow's code. The log-scale is bounded smoothly and in both
-    directions alike: a layer can expand and contract by ``exp(bound)``, and no more, which keeps
-    a sample finite where the conditioner extrapolates.
+    The first is RealNVP's (arXiv:1605.08803, equation 7); the second has the shift before the
+    scale, as MAF (arXiv:1705.07057, equation 4) and Glow's code have it. The log-scale is bounded
+    smoothly and in both directions alike: a layer can expand and contract by ``exp(bound)``, and
+    no more, which keeps a sample finite where the conditioner extrapolates.
 
     Args:
         bound: largest absolute log-scale.
+        shift_first: whether the shift comes before the scale.
     """
 
     parameter_count = 2
 
-    def __init__(self, bound: float) -> None:
+    def __init__(self, bound: float, shift_first: bool) -> None:
         self.bound = bound
+        self.shift_first = shift_first
 
     def _shift_and_log_scale(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         shift, raw = parameters.unbind(-2)
@@ -76,8 +78,13 @@ class Affine(Elementwise):
 
     def encode(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor | None]:
         shift, log_scale = self._shift_and_log_scale(parameters)
-        return (x + shift) * log_scale.exp(), log_scale
+        if self.shift_first:
+            return (x + shift) * log_scale.exp(), log_scale
+        return torch.addcmul(shift, x, log_scale.exp()), log_scale
 
     def decode(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor | None]:
         shift, log_scale = self._shift_and_log_scale(parameters)
-        return z * (-log_scale).exp() - shift, -log_scale
+        log_scale = -log_scale
+        if self.shift_first:
+            return z * log_scale.exp() - shift, log_scale
+        return (z - shift) * log_scale.exp(), log_scale

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 
 from pydantic import PositiveFloat, PositiveInt
 from torch import nn
@@ -12,7 +11,7 @@ from flows.base import Flow
 from flows.config import FlowConfig, Widths
 from flows.discrete.coupling import COUPLING_TRAITS, HalfCoupling
 from flows.discrete.elementwise import Affine
-from flows.discrete.transforms import ActNorm, ChainFlow, LULinear, Transform
+from flows.discrete.transforms import ActNorm, ChainFlow, LULinear, Transform, dimension_of
 from flows.networks import MLP, Activation
 
 __all__ = ["GlowConfig"]
@@ -46,12 +45,13 @@ class GlowConfig(FlowConfig):
         def network(inputs: int, outputs: int) -> nn.Module:
             return MLP(inputs, self.hidden, outputs, self.activation)
 
-        dimension = prod(event_shape)
+        dimension = dimension_of(event_shape)
+        affine = Affine(self.log_scale_bound, shift_first=True)
         transforms: list[Transform] = []
         for _ in range(self.steps):
             transforms += [
                 ActNorm(dimension),
                 LULinear(dimension),
-                HalfCoupling(dimension, context_features, network, Affine(self.log_scale_bound)),
+                HalfCoupling(dimension, context_features, network, affine),
             ]
         return ChainFlow(event_shape, context_features, transforms, COUPLING_TRAITS)

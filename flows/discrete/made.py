@@ -118,7 +118,7 @@ class MADE(nn.Module):
                 value = value + self.context(context)
             value = nonlinearity(value)
         parameters: Tensor = self.last(value)
-        return parameters.unflatten(1, (self.parameter_count, self.dimension))
+        return parameters.view(-1, self.parameter_count, self.dimension)
 
     def invert(
         self, z: Tensor, context: Tensor | None, elementwise: Elementwise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 
 from pydantic import PositiveFloat, PositiveInt
 
@@ -11,7 +10,7 @@ from flows.base import Flow, Traits
 from flows.config import FlowConfig, Widths
 from flows.discrete.elementwise import Affine
 from flows.discrete.made import MADE, Autoregressive
-from flows.discrete.transforms import BatchNorm, ChainFlow, Transform
+from flows.discrete.transforms import BatchNorm, ChainFlow, Transform, dimension_of
 from flows.networks import Activation
 
 __all__ = ["MAF_TRAITS", "MAFConfig"]
@@ -52,7 +51,7 @@ class MAFConfig(FlowConfig):
     batch_norm: bool = False
 
     def build(self, event_shape: Sequence[int], context_features: int = 0) -> Flow:
-        dimension = prod(event_shape)
+        dimension = dimension_of(event_shape)
         transforms: list[Transform] = []
         for layer in range(self.layers):
             made = MADE(
@@ -63,7 +62,7 @@ class MAFConfig(FlowConfig):
                 self.activation,
                 reverse=layer % 2 == 1,
             )
-            transforms.append(Autoregressive(made, Affine(self.log_scale_bound)))
+            transforms.append(Autoregressive(made, Affine(self.log_scale_bound, shift_first=True)))
             if self.batch_norm:
                 transforms.append(BatchNorm(dimension))
         return ChainFlow(event_shape, context_features, transforms, MAF_TRAITS)

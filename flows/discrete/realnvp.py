@@ -53,6 +53,6 @@ class RealNVPConfig(FlowConfig):
             context_features,
             self.layers,
             network,
-            Affine(self.log_scale_bound),
+            Affine(self.log_scale_bound, shift_first=False),
             self.batch_norm,
         )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flows.base import Base, Traits, VectorFlow
+from flows.base import Base, InputError, Traits, VectorFlow
 
 __all__ = [
     "ActNorm",
@@ -17,7 +18,19 @@ __all__ = [
     "ChainFlow",
     "LULinear",
     "Transform",
+    "dimension_of",
 ]
+
+
+def dimension_of(event_shape: Sequence[int]) -> int:
+    """D, the number of scalars in an event.
+
+    Raises:
+        InputError: for an event shape that is empty or not positive.
+    """
+    if len(event_shape) == 0 or min(event_shape) < 1:
+        raise InputError(f"event_shape must be positive numbers, got {tuple(event_shape)}")
+    return math.prod(event_shape)
 
 
 class Transform(nn.Module, abc.ABC):
