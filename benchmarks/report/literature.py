@@ -19,11 +19,13 @@ class Source:
     """Where a number comes from.
 
     Attributes:
+        short: authors and year.
         text: authors, year, title.
         address: of the paper.
         read: how the number was obtained: from the paper, or in a secondary copy.
     """
 
+    short: str
     text: str
     address: str
     read: str

@@ -26,6 +26,7 @@ __all__ = [
     "describe_setting",
     "gather",
     "label_order",
+    "plain",
     "summarise",
     "values_by_seed",
 ]
@@ -88,6 +89,7 @@ class Records:
             differs among the cells of one data set; empty where nothing does).
         setting_columns: the columns that make the setting.
         differing: those of them that differ within some data set.
+        short: each flow's label without the options that all cells of that system share.
         store_of: the store of each key.
         notes: what a reader must know of how the records were taken in.
     """
@@ -95,6 +97,7 @@ class Records:
     cells: pd.DataFrame
     setting_columns: tuple[str, ...]
     differing: tuple[str, ...]
+    short: dict[str, str]
     store_of: dict[str, Store]
     notes: list[str] = field(default_factory=list)
 
@@ -117,7 +120,7 @@ def label_order(label: str) -> tuple[tuple[int, float, str], ...]:
     )
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
     """A setting's value as text: ``400`` whether pandas keeps it as an integer or a float."""
     if value is None or (isinstance(value, float) and np.isnan(value)) or value is pd.NA:
         return "none"
@@ -145,7 +148,7 @@ def gather(stores: Sequence[Store]) -> Records:
         frames.append(frame.assign(_store=number))
     if not frames:
         empty = pd.DataFrame(columns=[*_TEXT, "seed", "setting", "setting_label", *MEASURES])
-        return Records(empty, (), (), {}, notes)
+        return Records(empty, (), (), {}, {}, notes)
     cells = pd.concat(frames, ignore_index=True)
     whole = len(cells)
     cells = cells.sort_values("status", key=lambda status: status != "ok", kind="stable")
@@ -169,7 +172,7 @@ def _prepare(cells: pd.DataFrame, store_of: dict[str, Store], notes: list[str]) 
     for name in (*MEASURES, "dimension", "bottleneck"):
         cells[name] = pd.to_numeric(cells[name], errors="coerce").astype(float)
     for name in _TEXT:
-        cells[name] = cells[name].map(lambda value: "" if _plain(value) == "none" else str(value))
+        cells[name] = cells[name].map(lambda value: "" if plain(value) == "none" else str(value))
     shared = cells["cost_shared"].map(lambda value: value is True or value is np.True_)
     cells["cost_shared"] = shared.astype(bool)
     timed = cells["cost_shared"] & cells[list(TIMES)].notna().any(axis=1)
@@ -183,7 +186,7 @@ def _prepare(cells: pd.DataFrame, store_of: dict[str, Store], notes: list[str]) 
     budgets = sorted(name for name in cells.columns if name.startswith("budget."))
     # The commit is none of it: a run that is resumed after a commit goes on with its seeds.
     columns = tuple(name for name in (*budgets, *_MACHINE) if cells[name].notna().any())
-    words = pd.DataFrame({name: cells[name].map(_plain) for name in columns}, index=cells.index)
+    words = pd.DataFrame({name: cells[name].map(plain) for name in columns}, index=cells.index)
     per_dataset = words.groupby(cells["dataset"]).nunique()
     differing = tuple(name for name in columns if (per_dataset[name] > 1).any())
     cells["setting"] = _join(words, columns)
@@ -215,8 +218,28 @@ def _prepare(cells: pd.DataFrame, store_of: dict[str, Store], notes: list[str]) 
     ]
     ranked = sorted(range(len(cells)), key=lambda row: order[row])
     return Records(
-        cells.iloc[ranked].reset_index(drop=True), columns, differing, store_of, notes
+        cells=cells.iloc[ranked].reset_index(drop=True),
+        setting_columns=columns,
+        differing=differing,
+        short=_short_labels(cells),
+        store_of=store_of,
+        notes=notes,
     )
+
+
+def _short_labels(cells: pd.DataFrame) -> dict[str, str]:
+    """Each flow's label without the options that every cell of that system has."""
+    short = {}
+    for name, labels in cells.groupby("flow_name")["flow"]:
+        options = {
+            label: label.removeprefix(str(name)).removeprefix("[").removesuffix("]").split(",")
+            for label in sorted(set(labels))
+        }
+        shared = set.intersection(*(set(found) for found in options.values()))
+        for label, found in options.items():
+            own = [option for option in found if option not in shared]
+            short[label] = f"{name}[{','.join(own)}]" if any(own) else str(name)
+    return short
 
 
 def _join(words: pd.DataFrame, columns: Sequence[str]) -> pd.Series[str]:

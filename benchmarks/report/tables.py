@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -17,6 +17,7 @@ from benchmarks.report.records import (
     values_by_seed,
 )
 from benchmarks.report.statistics import Choice, choose_best
+from benchmarks.report.style import flow_order
 from benchmarks.report.table import DASH, Entry, Section, Table, number
 
 __all__ = [
@@ -81,6 +82,16 @@ def every_table(records: Records) -> list[Table]:
 def contestant(flow: str, setting_label: str) -> str:
     """How a row is named: the flow, and what of its setting differs from other rows."""
     return f"{flow} · {setting_label}" if setting_label else flow
+
+
+def _names_note(records: Records, cells: pd.DataFrame) -> list[str]:
+    """What the short names stand for, where options are left out that all cells share."""
+    meant = [
+        f"{records.short[flow]} stands for {flow}"
+        for flow in dict.fromkeys(cells["flow"])
+        if records.short[flow] != flow
+    ]
+    return [f"{'; '.join(meant)}."] if meant else []
 
 
 # -- comparison ---------------------------------------------------------------------------------
@@ -148,7 +159,7 @@ def _comparison(
                 strict=True,
             )
         ),
-        key=lambda row: (_flow_rank(cells, row[0]), label_order(row[1]), row[2]),
+        key=lambda row: (flow_order(row[0]), label_order(row[1]), row[2]),
     )
     for _, flow, label in ranked:
         rows_of[flow, label] = {}
@@ -160,7 +171,7 @@ def _comparison(
     decimals = {d: _decimals(cells.loc[cells["dataset"] == d, measure]) for d in datasets}
     rows, failed, close, single = [], False, False, False
     for (flow, label), setting_of in rows_of.items():
-        row = [Entry(contestant(flow, label))]
+        row = [Entry(contestant(records.short[flow], label))]
         for dataset in datasets:
             setting = setting_of.get(dataset)
             if setting is None:
@@ -190,6 +201,7 @@ def _comparison(
         notes.append(_ONE_SEED)
     if failed:
         notes.append("In brackets: the seeds that ended well, of those tried; see the failures.")
+    notes += _names_note(records, cells)
     sections = [Section("", rows)]
     references = _references(cells, datasets, measure, decimals)
     if references:
@@ -208,26 +220,13 @@ def _comparison(
     )
 
 
-def _flow_rank(cells: pd.DataFrame, flow_name: str) -> int:
-    # The cells of one data set are in order, but a flow may be missing from the first one.
-    return sorted(set(cells["flow_name"]), key=_suite_order).index(flow_name)
-
-
-def _suite_order(name: str) -> tuple[int, str]:
-    from benchmarks.report.style import flow_order
-
-    return flow_order(name)
-
-
 def _decimals(values: pd.Series[float]) -> int:
     """Digits after the point of a column of NLLs, from how large they are."""
     size = values.abs().median()
     return 3 if not size >= 100 else 2 if size < 1000 else 1
 
 
-def _quality(
-    group: pd.DataFrame, measure: str, decimals: int, choice: Choice, flow: str
-) -> Entry:
+def _quality(group: pd.DataFrame, measure: str, decimals: int, choice: Choice, flow: str) -> Entry:
     values = values_by_seed(group, measure)
     tried = group["seed"].nunique()
     if values.empty:
@@ -287,7 +286,7 @@ def _published_rows(
         mine = {i.dataset: i for i in found if (i.model, i.source) == (model, source)}
         if not mine:
             continue
-        row = [Entry(f"{model} ({_authors(source.text)})")]
+        row = [Entry(f"{model} ({source.short})")]
         for dataset in datasets:
             item = mine.get(name_of[dataset])
             row.append(_published_entry(item) if item else Entry(DASH, numeric=True))
@@ -304,17 +303,6 @@ def _published_rows(
     return rows, notes
 
 
-def _authors(text: str) -> str:
-    """``Papamakarios et al. 2017`` from a source's authors, year and title."""
-    before = text.partition(", Ma")[0] if False else text
-    year = next(word.rstrip(",") for word in before.split() if word.rstrip(",").isdigit())
-    names = before.partition(f" {year}")[0]
-    first = names.split(",")[0].split(" and ")[0].removesuffix(" et al.")
-    if " et al." in names or "," in names:
-        return f"{first} et al. {year}"
-    return f"{names} {year}"
-
-
 def _difference(cells: pd.DataFrame, dataset: str) -> str:
     """How our column of a data set differs from the published numbers of that name."""
     name = cells["dataset_name"].iloc[0]
@@ -322,9 +310,7 @@ def _difference(cells: pd.DataFrame, dataset: str) -> str:
     for column in ("budget.steps", "budget.seconds", "budget.nfe", "budget.batch_size"):
         if column in cells and cells[column].notna().any():
             values = sorted(set(cells[column].dropna()))
-            budget.append(
-                describe_setting(column, " or ".join(f"{value:g}" for value in values))
-            )
+            budget.append(describe_setting(column, " or ".join(f"{value:g}" for value in values)))
     ours = f"Ours: {dataset}" + (f", {', '.join(budget)}" if budget else "") + "."
     published = "Published: the whole training set, and the budget of each paper."
     note = literature().dataset_notes.get(name, "")
@@ -457,7 +443,7 @@ def cost_table(records: Records) -> Table | None:
         Section(
             dataset,
             [
-                [Entry(contestant(row["flow"], row["setting_label"])), *_entries(row, columns)]
+                [Entry(contestant(records.short[row["flow"]], row["setting_label"])), *_entries(row, columns)]
                 for _, row in group.iterrows()
             ],
         )
@@ -522,7 +508,7 @@ def dimension_table(records: Records) -> Table | None:
         Section(
             f"D = {dimension:g}" + (f" ({family})" if families > 1 else ""),
             [
-                [Entry(contestant(row["flow"], row["setting_label"])), *_entries(row, columns)]
+                [Entry(contestant(records.short[row["flow"]], row["setting_label"])), *_entries(row, columns)]
                 for _, row in group.iterrows()
             ],
         )
@@ -586,7 +572,9 @@ def bottleneck_table(records: Records) -> Table | None:
     columns = _kept(data, columns)
     if data.empty or not columns:
         return None
-    several = data["flow_name"].nunique() > 1 or data.groupby("dataset")["series"].nunique().max() > 1
+    several = (
+        data["flow_name"].nunique() > 1 or data.groupby("dataset")["series"].nunique().max() > 1
+    )
 
     def head(row: pd.Series[float]) -> list[Entry]:
         width = row["bottleneck"]
@@ -638,7 +626,7 @@ def failures_table(records: Records) -> Table:
             reason = reason[: _MESSAGE - 1].rstrip() + "…"
         rows.append(
             [
-                Entry(contestant(cell["flow"], cell["setting_label"])),
+                Entry(contestant(records.short[cell["flow"]], cell["setting_label"])),
                 Entry(cell["dataset"]),
                 number(float(cell["seed"]), decimals=0),
                 Entry(cell["status"]),
