@@ -82,8 +82,12 @@ def inputs(flow: Flow, n: int, seed: int = 2) -> tuple[Tensor, Tensor | None]:
     return x, context
 
 
+def integrates(flow: Flow) -> bool:
+    return "solver" in (flow.traits.density_passes, flow.traits.sample_passes)
+
+
 def tolerance(flow: Flow) -> float:
-    return 1e-5 if "solver" in (flow.traits.density_passes, flow.traits.sample_passes) else 1e-9
+    return 1e-5 if integrates(flow) else 1e-9
 
 
 def needs_density(flow: Flow) -> None:
@@ -145,14 +149,16 @@ def test_round_trip(
 
 
 @every
-@pytest.mark.parametrize("event_shape", [(1,), (2,), (5,), (2, 4, 4)], ids=str)
+@pytest.mark.parametrize("event_shape", [(1,), (2,), (5,), (1, 4, 4), (2, 4, 4)], ids=str)
 @contexts
 def test_log_determinant_is_autograds(
     name: str, event_shape: tuple[int, ...], context_features: int
 ) -> None:
     flow = stirred(name, event_shape, context_features)
-    x, context = inputs(flow, 3)
     size = flow.event_shape.numel()
+    if integrates(flow) and size > 16:
+        pytest.skip("a Jacobian of that size takes an adaptive solver too long")
+    x, context = inputs(flow, 1 if integrates(flow) else 3)
     for direction, passes in (
         (flow.encode, flow.traits.density_passes),
         (flow.decode, flow.traits.sample_passes),
@@ -396,7 +402,7 @@ def test_no_tensor_is_left_behind(
 ) -> None:
     """Moved to the meta device, a flow that had kept a CPU tensor would mix devices and fail."""
     flow = fresh(name, event_shape, context_features)
-    if tolerance(flow) > 1e-9:
+    if integrates(flow):
         pytest.skip("an adaptive solver looks at the values, which the meta device has not")
     flow.to("meta")
     x = torch.empty(4, *event_shape, device="meta")
@@ -568,7 +574,8 @@ def test_learns_a_narrow_gaussian(name: str) -> None:
     torch.manual_seed(0)
     options = smaller(name)
     if "atol" in options:
-        options |= {"atol": 1e-4, "rtol": 1e-4}
+        # In two dimensions FFJORD too trains with the exact trace.
+        options |= {"atol": 1e-4, "rtol": 1e-4, "trace": "exact"}
     try:
         flow = flows.build(name, (2,), **options)
     except InputError as refusal:
