@@ -136,31 +136,36 @@ def _run_logged(task: Task, store: Store) -> None:
     cell = task.cell
     torch.set_num_threads(cell.threads)
     pending = read_pending(store, cell) if task.stage == "cost" else None
-    status: Status
+    status: Status = "ok"
+    reason = ""
+    more: dict[str, Any] = {}
     try:
         if task.stage == "quality":
             pending = _quality(cell, store)
             if "cost" in stages(cell):
                 return
-            more: dict[str, Any] = {}
         else:
             more = _cost(cell, store)
-        status, reason = "ok", ""
-    except Diverged as error:
-        status, reason, more = "diverged", str(error), {}
     except _NotApplicable as error:
-        status, reason, more = "skipped", str(error), {}
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        status, reason, more = "oom", str(error) or "out of memory", {}
+        status, reason = "skipped", str(error)
     except Exception as error:
-        # torch's CPU allocator reports the end of memory as a plain RuntimeError.
-        memory = isinstance(error, RuntimeError) and "not enough memory" in str(error)
-        status = "oom" if memory else "error"
-        reason, more = f"{type(error).__name__}: {error}", {}
-    if status not in ("ok", "skipped"):
         traceback.print_exc()
+        status, reason = _diagnose(error)
     store.write(record_of(cell, status, reason, pending=pending, more=more))
     clear_pending(store, cell)
+
+
+def _diagnose(error: Exception) -> tuple[Status, str]:
+    """The status that stands for an error, and its reason in words."""
+    if isinstance(error, Diverged):
+        return "diverged", str(error)
+    # torch's CPU allocator reports the end of memory as a plain RuntimeError.
+    out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    )
+    if out_of_memory:
+        return "oom", str(error) or "out of memory"
+    return "error", f"{type(error).__name__}: {error}"
 
 
 def _prepare(cell: Cell) -> tuple[flows.Flow, datasets.Dataset]:

@@ -1,0 +1,42 @@
+# `make quick` runs the small matrix and writes its report; `make test` runs every check.
+# Both make the environment first if it is missing. PYTHON chooses the interpreter (3.11 to 3.13).
+
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := results/runs/quick
+
+.PHONY: quick test lint lock clean
+
+quick: .venv
+	$(BIN)/ffjord-bench run quick --out $(RUN)
+	$(BIN)/ffjord-bench report $(RUN)
+
+test: .venv lint
+	$(BIN)/python -m pytest -n auto --dist loadfile
+
+lint: .venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The lock says which versions; pyproject.toml says what is needed. The stamp inside the folder
+# makes an interrupted installation start again.
+.venv: .venv/installed
+.venv/installed: pyproject.toml requirements.lock
+	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "Python 3.11 to 3.13 is needed; choose one with make PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch .venv/installed
+
+# A new lock from what pyproject.toml admits today, with torch held at the version in use.
+lock:
+	rm -rf .venv-lock
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet $$(grep '^torch==' requirements.lock)
+	.venv-lock/bin/python -m pip install --quiet --editable '.[dev,perf,slurm,peers]'
+	.venv-lock/bin/python -m pip freeze --exclude-editable | sed 's/+cpu//' | grep -v '^nvidia\|^triton' > requirements.lock
+	rm -rf .venv-lock
+
+clean:
+	rm -rf .venv results/runs build dist *.egg-info

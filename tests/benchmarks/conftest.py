@@ -1,0 +1,43 @@
+"""A small matrix, and cells of it, for the tests of the harness."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.matrix import Cell, load_matrix
+
+TINY = """
+name = "tiny"
+seeds = [0]
+
+[budget]
+steps = 20
+batch_size = 64
+learning_rate = 5e-3
+validate_every = 10
+
+[[study]]
+name = "toys"
+flows = [{ name = "realnvp", layers = 2, hidden = [8] }, { name = "maf", layers = 2, hidden = [8] }]
+datasets = [{ name = "8gaussians", rows = 2000 }]
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_text() -> str:
+    """A matrix of two cells that train in a second, as text."""
+    return TINY
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, tiny_text: str) -> Path:
+    """The same as a file."""
+    path = tmp_path / "tiny.toml"
+    path.write_text(tiny_text)
+    return path
+
+
+@pytest.fixture
+def cell(tiny: Path) -> Cell:
+    """The first of them."""
+    return load_matrix(str(tiny)).cells[0]

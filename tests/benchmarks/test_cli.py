@@ -1,0 +1,264 @@
+"""The command line as a user meets it: what it prints, what it leaves, how it ends."""
+
+import io
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from benchmarks import cli
+from benchmarks.matrix import load_matrix
+from benchmarks.store import Store
+
+
+def call(*words: object, capsys: Any = None) -> tuple[int, str, str]:
+    """The command in this process: exit code, standard output, standard error."""
+    before = sys.argv
+    sys.argv = ["ffjord-bench", *map(str, words)]
+    try:
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    finally:
+        sys.argv = before
+    output = capsys.readouterr()
+    code = ended.value.code
+    assert isinstance(code, int)
+    return code, output.out, output.err
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_text: str) -> Path:
+    """A folder of two finished cells, run through the command line."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "tiny.toml").write_text(tiny_text)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "run", folder / "tiny.toml", "--out", folder / "run"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2 cells: 2 ok" in done.stdout
+    assert "[2/2]" in done.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_a_second_run_trains_nothing(finished: Path, capsys: Any) -> None:
+    store = Store(finished / "run")
+    before = {path: path.stat().st_mtime_ns for path in store.directory.rglob("*.json*")}
+    del before[store.directory / "plan.json"]
+    code, out, _ = call("run", finished / "tiny.toml", "--out", finished / "run", capsys=capsys)
+    assert code == 0
+    assert "2 cells: 2 ok" in out
+    assert all(path.stat().st_mtime_ns == then for path, then in before.items())
+
+
+@pytest.mark.slow
+def test_collect_gives_a_row_a_cell(finished: Path, capsys: Any) -> None:
+    code, out, _ = call("collect", finished / "run", capsys=capsys)
+    frame = pd.read_csv(io.StringIO(out))
+    assert code == 0
+    assert len(frame) == 2
+    assert set(frame.columns) >= {
+        "nll_nats", "parameters", "nfe_train_forward", "nfe_train_backward",
+        "train_step_seconds", "log_prob_seconds", "sample_seconds", "peak_memory_bytes",
+        "status", "flow", "dataset", "seed", "dimension", "bottleneck",
+    }  # fmt: skip
+    call("collect", finished / "run", "--output", finished / "all.csv", capsys=capsys)
+    assert (finished / "all.csv").read_text() == out
+
+
+@pytest.mark.slow
+def test_a_copied_folder_gives_the_same_report_without_the_data(
+    finished: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "elsewhere" / "copy"
+    shutil.copytree(finished / "run", copy)
+    assert call("report", finished / "run", "--out", tmp_path / "a", capsys=capsys)[0] == 0
+    import datasets
+
+    def unavailable(*_: object, **__: object) -> None:
+        raise datasets.DataMissing("no data here")
+
+    monkeypatch.setattr(datasets.catalog, "load", unavailable)
+    monkeypatch.setattr(datasets, "load", unavailable)
+    assert call("report", copy, "--out", tmp_path / "b", capsys=capsys)[0] == 0
+    tables = [
+        path.relative_to(tmp_path / "a")
+        for path in (tmp_path / "a").rglob("*")
+        if path.suffix in (".csv", ".md", ".tex")
+    ]
+    assert tables
+    for path in tables:
+        assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes()
+    assert (tmp_path / "b" / "index.html").is_file()
+
+
+@pytest.mark.slow
+def test_status_and_foreign_files(finished: Path, tmp_path: Path, capsys: Any) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(finished / "run", copy)
+    store = Store(copy)
+    cells = load_matrix(str(finished / "tiny.toml")).cells
+    code, out, _ = call("status", copy, capsys=capsys)
+    assert code == 0
+    assert "ok        2" in out
+    assert "left      0" in out
+    path = store.path(cells[0])
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    for words in (("status", copy), ("collect", copy), ("report", copy)):
+        code, _, err = call(*words, capsys=capsys)
+        assert code == 0
+        assert f"left out: {path}: not a record" in err
+    code, _, err = call("run", finished / "tiny.toml", "--out", copy, capsys=capsys)
+    assert code == 1
+    assert f"left out: {path}" in err
+    assert path.read_bytes() == whole[: len(whole) // 2]
+    path.unlink()
+    code, out, _ = call("status", copy, capsys=capsys)
+    assert "left      1" in out
+
+
+@pytest.mark.slow
+def test_a_failed_cell_makes_the_exit_code_one_and_is_retried_on_request(
+    tmp_path: Path, tiny: Path, capsys: Any
+) -> None:
+    bad = tiny.read_text().replace("learning_rate = 5e-3", "learning_rate = 1e30")
+    bad = bad.replace("[budget]", "[budget]\nschedule = 'constant'")
+    tiny.write_text(bad)
+    words = ("run", tiny, "--out", tmp_path / "run", "--filter", "flow=maf")
+    code, out, err = call(*words, capsys=capsys)
+    assert code == 1
+    assert "1 diverged" in out
+    assert "diverged: " in err
+    started = Store(tmp_path / "run").frame()
+    assert call(*words, capsys=capsys)[0] == 1
+    code, _, err = call(*words, "--retry-failed", capsys=capsys)
+    assert code == 1
+    assert "[1/1]" in err
+    assert started["status"].tolist() == ["diverged"]
+
+
+@pytest.mark.slow
+def test_interrupted_keeps_what_was_finished_and_goes_on(tmp_path: Path, tiny: Path) -> None:
+    """Ctrl-C in the middle of the second cell."""
+    text = tiny.read_text().replace(
+        '{ name = "maf", layers = 2, hidden = [8] }]', '{ name = "maf", layers = 40 }]'
+    )
+    tiny.write_text(text.replace("steps = 20", "steps = 300"))
+    command = [sys.executable, "-m", "benchmarks", "run", tiny, "--out", tmp_path / "run"]
+    store = Store(tmp_path / "run")
+    first, second = load_matrix(str(tiny)).cells
+    with subprocess.Popen(
+        [*command, "--jobs", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not store.is_running(second.key):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert "the same command goes on from there" in err
+    assert not store.is_running(second.key)
+    assert store.read(second) is None
+    # The first was trained; only its timing is left, and it is not trained again.
+    trained = store.pending(first.key, ".pt")
+    assert trained.exists()
+    curve = store.path(first, ".curve.jsonl").stat().st_mtime_ns
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "2 cells: 2 ok" in done.stdout
+    assert store.path(first, ".curve.jsonl").stat().st_mtime_ns == curve
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "quik"], "no matrix is called 'quik'; did you mean 'quick'"),
+        (["run", "quick", "--filter", "flw=maf"], "'flw' is no axis; did you mean 'flow'"),
+        (["run", "quick", "--filter", "flow=mfa"], "has no flow 'mfa'; did you mean 'maf'"),
+        (["run", "quick", "--seeds", "x"], "seeds 'x'"),
+        (["run", "quick", "--sedes", "1"], "--seeds"),
+        (["run", "quick", "--jobs", "0"], "--jobs"),
+        (["run", "quick", "--device", "tpu"], "'tpu' is not one of"),
+        (["rum"], "no command is called 'rum'; did you mean 'run'"),
+        (["list", "flow"], "did you mean 'flows'"),
+        (["describe", "realnpv"], "nothing is called 'realnpv'; did you mean 'realnvp'"),
+        (["status", "nowhere"], "nowhere holds no records"),
+        (["collect", "nowhere"], "nowhere holds no records"),
+        (["report", "nowhere"], "nowhere holds no records"),
+    ],
+)
+def test_a_wrong_word_is_answered_with_the_nearest(
+    words: list[str], message: str, capsys: Any
+) -> None:
+    code, out, err = call(*words, capsys=capsys)
+    assert code == 2
+    assert message in err
+    assert not out
+    assert "Traceback" not in err
+
+
+def test_missing_data_are_named_before_anything_runs(
+    tmp_path: Path, tiny: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+    from datasets.toy import ToyConfig
+
+    def missing(self: object, name: str) -> None:
+        raise datasets.DataMissing("file toys.npz is missing: get it from the archive")
+
+    monkeypatch.setattr(ToyConfig, "load", missing)
+    code, _, err = call("run", tiny, "--out", tmp_path / "run", capsys=capsys)
+    assert code == 3
+    assert "file toys.npz is missing" in err
+    assert not (tmp_path / "run" / "cells").exists()
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path, tiny: Path, capsys: Any) -> None:
+    with Store(tmp_path / "run").lock():
+        code, _, err = call("run", tiny, "--out", tmp_path / "run", capsys=capsys)
+    assert code == 2
+    assert "another run is writing" in err
+
+
+def test_dry_run_runs_nothing(tmp_path: Path, tiny: Path, capsys: Any) -> None:
+    code, out, _ = call("run", tiny, "--out", tmp_path / "run", "--dry-run", capsys=capsys)
+    assert code == 0
+    assert "2 cells to run, 0 have a record" in out
+    assert not (tmp_path / "run").exists()
+    code, out, _ = call("run", tiny, "--dry-run", "--limit", "1", "--seeds", "0-4", capsys=capsys)
+    assert "1 cells to run" in out
+
+
+def test_lists_and_descriptions(capsys: Any) -> None:
+    for words, expected in (
+        (("list", "flows"), "ffjord"),
+        (("list", "datasets"), "8gaussians"),
+        (("list", "matrices"), "quick"),
+        (("list", "measures"), "nll_nats"),
+        (("describe", "ffjord"), "bottleneck"),
+        (("describe", "power"), "rows"),
+        (("describe", "quick"), "comparison"),
+        (("describe", "time"), "train_step_seconds"),
+        (("doctor",), "torch"),
+    ):
+        code, out, err = call(*words, capsys=capsys)
+        assert code == 0, err
+        assert expected in out
+
+
+def test_help_needs_no_torch() -> None:
+    """Help and mistyped options answer at once: torch takes seconds to load."""
+    code = "import sys, benchmarks.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

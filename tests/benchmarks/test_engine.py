@@ -1,0 +1,179 @@
+"""Cells in processes of their own: every end leaves a record, and nothing takes others along."""
+
+import contextlib
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import flows
+from benchmarks import cell as cell_module
+from benchmarks.cell import Task, record_of
+from benchmarks.engines.local import Outcome, run_cells
+from benchmarks.matrix import Cell, load_matrix
+from benchmarks.store import Foreign, Record, Store
+
+
+def changed(cell: Cell, **changes: Any) -> Cell:
+    document = cell.model_dump()
+    document["budget"] |= changes.pop("budget", {})
+    return Cell.model_validate({**document, **changes})
+
+
+def run(cells: list[Cell], folder: Path, **options: Any) -> dict[str, Outcome]:
+    found: dict[str, Outcome] = {}
+
+    def on_outcome(outcome: Outcome) -> None:
+        found[outcome.cell.key] = outcome
+
+    settings: dict[str, Any] = {"jobs": 2, "timeout": None, **options}
+    run_cells(cells, folder, on_outcome=on_outcome, **settings)
+    return found
+
+
+def record(outcomes: dict[str, Outcome], cell: Cell) -> Record:
+    found = outcomes[cell.key].record
+    assert found is not None
+    return found
+
+
+@pytest.mark.slow
+def test_every_end_leaves_a_record_and_the_others_go_on(tmp_path: Path, tiny: Path) -> None:
+    good, other = load_matrix(str(tiny)).cells
+    diverging = changed(
+        good, budget={"learning_rate": 1e30, "schedule": "constant", "clip_norm": None}
+    )
+    huge = changed(good, flow_options={**good.flow_options, "hidden": [2**27, 2**27]})
+    slow = changed(good, budget={"steps": 10_000_000})
+    raising = changed(good, seed=5)
+    occupied = changed(good, seed=6)
+    store = Store(tmp_path)
+    # What is written first in a stage cannot be written: an unexpected error inside the cell.
+    store.path(raising, ".curve.jsonl").mkdir(parents=True)
+    store.path(occupied).write_text("not a record")
+
+    found = run([slow, diverging, huge, raising, good, other], tmp_path, timeout=15)
+
+    assert record(found, good).status == "ok"
+    assert record(found, other).status == "ok"
+    assert record(found, diverging).status == "diverged"
+    assert "no finite loss" in record(found, diverging).reason
+    assert record(found, huge).status == "oom"
+    assert record(found, raising).status == "error"
+    assert "IsADirectoryError" in record(found, raising).reason
+    assert "Traceback" in store.path(raising, ".log").read_text()
+    assert record(found, slow).status == "timeout"
+    assert "quality stage took more than 15 s" in record(found, slow).reason
+    assert isinstance(store.read(occupied), Foreign)
+    assert len(store.frame()) == 6
+    # Nothing half-done is left behind.
+    assert list((tmp_path / "pending").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_killed_cell_is_a_record_and_names_the_signal(tmp_path: Path, cell: Cell) -> None:
+    endless = changed(cell, budget={"steps": 10_000_000})
+    store = Store(tmp_path)
+
+    def kill() -> None:
+        lock = store.pending(endless.key, ".lock")
+        while not store.is_running(endless.key):
+            time.sleep(0.05)
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if any(Path(file.path) == lock for file in process.open_files()):
+                    process.kill()
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    found: list[Outcome] = []
+    run_cells([endless], tmp_path, jobs=1, timeout=60, on_outcome=found.append)
+    assert found[0].record is not None
+    assert found[0].record.status == "crashed"
+    assert "SIGKILL" in found[0].record.reason
+
+
+@pytest.mark.slow
+def test_a_record_has_every_measure_that_applies(tmp_path: Path, cell: Cell) -> None:
+    ffjord = Cell.model_validate(
+        {
+            **cell.model_dump(),
+            "flow": "ffjord",
+            "flow_options": {"hidden": [8], "atol": 1e-3, "rtol": 1e-3},
+        }
+    )
+    found = record(run([ffjord], tmp_path), ffjord)
+    assert found.status == "ok"
+    for name in (
+        "nll_nats",
+        "nll_nats_stderr",
+        "kl_to_truth_nats",
+        "parameters",
+        "nfe_train_forward",
+        "nfe_train_backward",
+        "nfe_log_prob",
+        "nfe_sample",
+        "train_step_seconds",
+        "log_prob_seconds",
+        "sample_seconds",
+        "first_step_seconds",
+        "peak_memory_bytes",
+        "process_peak_bytes",
+        "trace_std",
+        "log_prob_std",
+        "round_trip_error",
+        "density_integral",
+        "cost_shared",
+    ):
+        assert found.measures[name] is not None, name
+    assert found.dimension == 2
+    assert set(found.data_hashes) == {"train", "validation", "test"}
+    assert found.environment["torch"]
+    store = Store(tmp_path)
+    assert set(store.arrays(ffjord.key)) >= {"log_density", "truth_log_density", "samples"}
+    assert store.curve(ffjord.key)["step"].tolist() == [10, 20]
+
+
+def test_a_trained_cell_goes_on_with_its_cost(tmp_path: Path, cell: Cell) -> None:
+    """What Ctrl-C leaves between the stages is used, not trained again."""
+    store = Store(tmp_path)
+    cell_module._run_logged(Task(cell, "quality", tmp_path), store)
+    assert store.read(cell) is None
+    assert cell_module.pending_stage(store, cell) == "cost"
+
+    curve = store.path(cell, ".curve.jsonl").read_bytes()
+    outcome = run([cell], tmp_path)[cell.key]
+    assert outcome.record is not None
+    assert outcome.record.status == "ok"
+    assert store.path(cell, ".curve.jsonl").read_bytes() == curve
+    assert cell_module.pending_stage(store, cell) == "quality"
+
+
+def test_a_flow_that_does_not_apply_is_skipped_with_a_reason(tmp_path: Path, cell: Cell) -> None:
+    store = Store(tmp_path)
+
+    class Refusing(Cell):
+        def flow_config(self) -> flows.FlowConfig:
+            class Config(flows.FlowConfig):
+                def build(self, event_shape: Any, context_features: int = 0) -> flows.Flow:
+                    raise flows.InputError("models images, not vectors")
+
+            return Config()
+
+    cell_module._run_logged(
+        Task(Refusing.model_validate(cell.model_dump()), "quality", tmp_path), store
+    )
+    found = store.read(cell)
+    assert isinstance(found, Record)
+    assert (found.status, found.reason) == ("skipped", "models images, not vectors")
+    assert not found.failed
+
+
+def test_record_of_a_failure_keeps_what_was_measured(tmp_path: Path, cell: Cell) -> None:
+    pending = cell_module.Pending(dimension=2, measures={"nll_nats": 1.5}, data_hashes={})
+    found = record_of(cell, "timeout", "why", pending=pending)
+    assert found.failed
+    assert found.measures == {"nll_nats": 1.5}

@@ -1,0 +1,230 @@
+"""Matrix files: their products, their keys, and what is said of a wrong one."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.errors import MatrixError
+from benchmarks.matrix import (
+    CELLS,
+    Budget,
+    Cell,
+    bundled_matrices,
+    filter_cells,
+    load_matrix,
+    parse_seeds,
+)
+
+
+def write(folder: Path, study: str, top: str = 'name = "m"') -> str:
+    path = folder / "m.toml"
+    path.write_text(f"{top}\n[[study]]\n{study}\n")
+    return str(path)
+
+
+def test_cells_are_the_product_of_the_axes(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        """
+        flows = ["realnvp", { name = "maf", layers = [2, 3], hidden = [[8], [8, 8]] }]
+        datasets = ["8gaussians", { name = "gaussian", dimension = [2, 8, 32] }]
+        seeds = [0, 1]
+        """,
+    )
+    cells = load_matrix(path).cells
+    assert len(cells) == (1 + 2 * 2) * (1 + 3) * 2
+    assert len({cell.key for cell in cells}) == len(cells)
+    assert {cell.flow_label for cell in cells} == {
+        "realnvp",
+        "maf[layers=2,hidden=8]",
+        "maf[layers=3,hidden=8]",
+        "maf[layers=2,hidden=8-8]",
+        "maf[layers=3,hidden=8-8]",
+    }
+
+
+def test_a_flat_list_is_the_value_of_an_option_that_takes_one(tmp_path: Path) -> None:
+    path = write(tmp_path, 'flows = [{ name = "maf", hidden = [8, 4] }]\ndatasets = ["8gaussians"]')
+    (cell,) = load_matrix(path).cells
+    assert cell.flow_options["hidden"] == [8, 4]
+
+
+def test_key_depends_on_what_determines_the_result_and_on_nothing_else(tmp_path: Path) -> None:
+    plain = write(tmp_path, 'flows = ["maf"]\ndatasets = ["8gaussians"]')
+    (first,) = load_matrix(plain).cells
+    spelled = write(
+        tmp_path,
+        """
+        datasets = [{ name = "8gaussians", rows = 100000 }]
+        measures = ["memory", "time", "quality", "work", "variance", "faithfulness", "pictures"]
+        flows = ["maf"]
+        name = "another name"
+        """,
+    )
+    (same,) = load_matrix(spelled).cells
+    assert same.key == first.key
+    for change in (
+        {"seed": 1},
+        {"threads": 2},
+        {"dtype": "float64"},
+        {"budget": {"steps": 7}},
+        {"flow_options": {**first.flow_options, "layers": 3}},
+    ):
+        changed = Cell.model_validate({**first.model_dump(), **change})
+        assert changed.key != first.key
+
+
+def test_cells_survive_json(tmp_path: Path) -> None:
+    cells = load_matrix("quick").cells
+    again = CELLS.validate_json(CELLS.dump_json(cells))
+    assert [cell.key for cell in again] == [cell.key for cell in cells]
+
+
+def test_a_cell_in_two_studies_is_one_cell(tmp_path: Path) -> None:
+    block = 'flows = ["maf"]\ndatasets = ["8gaussians"]'
+    path = write(tmp_path, f'name = "a"\n{block}\n[[study]]\nname = "b"\n{block}')
+    matrix = load_matrix(path)
+    assert len(matrix.cells) == 1
+    assert matrix.studies == {"a": [matrix.cells[0].key], "b": [matrix.cells[0].key]}
+
+
+def test_a_study_changes_the_budget_in_part(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        'flows = ["maf"]\ndatasets = ["8gaussians"]\nbudget = { steps = 7 }',
+        top='name = "m"\n[budget]\nbatch_size = 99',
+    )
+    (cell,) = load_matrix(path).cells
+    assert (cell.budget.steps, cell.budget.batch_size) == (7, 99)
+
+
+GOOD = 'flows = ["maf"]\ndatasets = ["8gaussians"]'
+
+
+@pytest.mark.parametrize(
+    ("study", "top", "message"),
+    [
+        (
+            'flows = ["mfa"]\ndatasets = ["8gaussians"]',
+            'name = "m"',
+            r"study -> 1 -> flows -> 1: no flow is called 'mfa'; did you mean 'maf'",
+        ),
+        (
+            'flows = ["maf"]\ndatasets = ["8gausians"]',
+            'name = "m"',
+            r"datasets -> 1: .*'8gausians'; did you mean '8gaussians'",
+        ),
+        (
+            'flows = [{ name = "maf", layer = 2 }]\ndatasets = ["power"]',
+            'name = "m"',
+            r"maf -> layer: unknown key; did you mean 'layers'",
+        ),
+        (
+            'flows = [{ name = "maf", layers = "two" }]\ndatasets = ["power"]',
+            'name = "m"',
+            r"layers: Input should be a valid integer, got 'two'",
+        ),
+        (
+            'flows = [{ name = "maf", layers = 2.5 }]\ndatasets = ["power"]',
+            'name = "m"',
+            r"layers: Input should be a valid integer",
+        ),
+        (
+            'flows = [{ name = "maf", layers = -1 }]\ndatasets = ["power"]',
+            'name = "m"',
+            r"layers: Input should be greater than 0, got -1",
+        ),
+        (
+            'flows = [{ layers = 2 }]\ndatasets = ["power"]',
+            'name = "m"',
+            r"flows -> 1: expected a table with a name",
+        ),
+        (
+            f"{GOOD}\nmeasures = ['tme']",
+            'name = "m"',
+            r"measures: no measure is called 'tme'; did you mean 'time'",
+        ),
+        (
+            f"{GOOD}\nbudget = {{ step = 3 }}",
+            'name = "m"',
+            r"study -> 1 -> budget -> step: unknown key; did you mean 'steps'",
+        ),
+        (
+            f"{GOOD}\nbudget = {{ batch_size = 0 }}",
+            'name = "m"',
+            r"batch_size: Input should be greater than 0",
+        ),
+        (
+            f"{GOOD}\nseed = [1]",
+            'name = "m"',
+            r"study -> 1 -> seed: unknown key; did you mean 'seeds'",
+        ),
+        ("flows = []\ndatasets = []", 'name = "m"', r"flows: List should have at least 1 item"),
+        ('datasets = ["power"]', 'name = "m"', r"study -> 1 -> flows: is missing"),
+        (GOOD, "", r"name: is missing"),
+        (GOOD, 'name = "../m"', r"name: Value error, a matrix's name"),
+        (GOOD, "name = ", r"not valid TOML: .*line 1"),
+    ],
+)
+def test_a_wrong_file_is_explained(tmp_path: Path, study: str, top: str, message: str) -> None:
+    path = write(tmp_path, study, top)
+    with pytest.raises(MatrixError, match=message) as caught:
+        load_matrix(path)
+    assert all(line.startswith(path) for line in str(caught.value).splitlines())
+
+
+def test_an_unbounded_budget_is_refused() -> None:
+    # TOML has no null: the only way to a budget without bound is through the API.
+    with pytest.raises(ValueError, match="needs a bound"):
+        Budget.model_validate({"steps": None})
+
+
+def test_unknown_matrix_is_answered_with_the_nearest() -> None:
+    with pytest.raises(MatrixError, match="no matrix is called 'quik'; did you mean 'quick'"):
+        load_matrix("quik")
+    with pytest.raises(MatrixError, match=r"there is no matrix file nowhere\.toml"):
+        load_matrix("nowhere.toml")
+
+
+@pytest.mark.parametrize("name", bundled_matrices())
+def test_bundled_matrices_resolve(name: str) -> None:
+    matrix = load_matrix(name)
+    assert matrix.name == name
+    assert matrix.description
+    assert matrix.cells
+    json.loads(matrix.model_dump_json())
+
+
+def test_filter_keeps_what_it_names() -> None:
+    matrix = load_matrix("quick")
+    kept = filter_cells(matrix, "flow=ffjord,maf;dataset=power")
+    assert kept
+    assert {cell.flow for cell in kept} == {"ffjord", "maf"}
+    assert {cell.dataset for cell in kept} == {"power"}
+    label = next(cell.flow_label for cell in matrix.cells if "," in cell.flow_label)
+    assert {cell.flow_label for cell in filter_cells(matrix, f"flow={label}")} == {label}
+    assert filter_cells(matrix, "") == matrix.cells
+    assert {cell.seed for cell in filter_cells(matrix, "seed=0,2")} == {0, 2}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("flw=maf", "'flw' is no axis; did you mean 'flow'"),
+        ("flow", "is no axis"),
+        ("flow=mfa", "has no flow 'mfa'; did you mean 'maf'"),
+        ("dataset=powr", "has no dataset 'powr'; did you mean 'power'"),
+        ("seed=17", "has no seed '17'"),
+        ("study=comparisn", "did you mean 'comparison'"),
+    ],
+)
+def test_a_wrong_filter_is_explained(text: str, message: str) -> None:
+    with pytest.raises(MatrixError, match=message):
+        filter_cells(load_matrix("quick"), text)
+
+
+@pytest.mark.parametrize("text", ["", "a", "3-1", "1-", "-2", "1;2"])
+def test_wrong_seeds_are_refused(text: str) -> None:
+    with pytest.raises(MatrixError, match="seeds"):
+        parse_seeds(text)

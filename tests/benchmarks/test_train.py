@@ -1,0 +1,169 @@
+"""The training loop: it learns, keeps the best, ends where the budget says, and never lies."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import datasets
+import flows
+from benchmarks.matrix import Budget
+from benchmarks.train import Batches, CurveRow, Diverged, Trainer, evaluate, train
+from flows.base import Traits, VectorFlow
+
+
+def budget(**options: Any) -> Budget:
+    return Budget.model_validate({"steps": 60, "batch_size": 64, "validate_every": 20, **options})
+
+
+class Scale(VectorFlow):
+    """z = exp(log_scale) x: one parameter, whose best value is known."""
+
+    traits = Traits("exact", "none", "none", "triangular")
+
+    def __init__(self, event_shape: Sequence[int], fail_from: int | None = None) -> None:
+        super().__init__(event_shape)
+        self.log_scale = torch.nn.Parameter(torch.zeros(()))
+        self.calls = 0
+        self.fail_from = fail_from
+
+    def _encode_vector(self, x: Tensor, context: Any, **_: Any) -> tuple[Tensor, Tensor]:
+        flows.tick()
+        if self.training:
+            self.calls += 1
+            if self.fail_from is not None and self.calls > self.fail_from:
+                raise flows.FlowError("step size underflow")
+        log_abs_det = self.log_scale * self.dimension
+        return x * self.log_scale.exp(), log_abs_det.expand(len(x))
+
+    def _decode_vector(self, z: Tensor, context: Any, **_: Any) -> tuple[Tensor, Tensor]:
+        raise flows.NotInvertible("not needed here")
+
+
+@pytest.fixture(scope="module")
+def gaussian() -> datasets.Dataset:
+    return datasets.load("gaussian", dimension=4, rows=4000)
+
+
+def test_it_finds_the_maximum_of_the_likelihood(gaussian: datasets.Dataset) -> None:
+    flow = Scale((4,))
+    rows: list[CurveRow] = []
+    result = train(
+        flow, gaussian, budget(steps=400, learning_rate=0.05), seed=0, on_row=rows.append
+    )
+    # d/ds of (s - exp(2 s) m / 2) is 0 at exp(-2 s) = m, m the mean square.
+    best = -0.5 * math.log(float(torch.as_tensor(gaussian.train).square().mean()))
+    assert float(flow.log_scale.detach()) == pytest.approx(best, abs=0.03)
+    assert rows[-1].step == result.steps == 400
+    assert result.stopped_by == "budget"
+    assert result.nfe == 400
+    assert [row.nfe_forward for row in rows] == [1.0] * 20
+
+
+def test_the_best_validation_is_what_is_kept(gaussian: datasets.Dataset) -> None:
+    flow = Scale((4,))
+    rows: list[CurveRow] = []
+    options = budget(steps=100, validate_every=10, learning_rate=3.0, schedule="constant")
+    result = train(flow, gaussian, options, seed=0, on_row=rows.append)
+    best = min(rows, key=lambda row: row.validation_nll_nats)
+    assert result.best_step == best.step
+    _, log_prob = evaluate(flow, gaussian, "validation", rows=options.validation_rows)
+    assert -float(log_prob.mean()) == pytest.approx(best.validation_nll_nats, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("bound", "expected"), [({"steps": None, "nfe": 35}, 35), ({"steps": 33}, 33)]
+)
+def test_it_ends_where_the_budget_says(
+    gaussian: datasets.Dataset, bound: dict[str, Any], expected: int
+) -> None:
+    result = train(Scale((4,)), gaussian, budget(**bound), seed=0, on_row=lambda row: None)
+    assert result.steps == expected
+
+
+def test_a_budget_of_seconds_ends(gaussian: datasets.Dataset) -> None:
+    options = budget(steps=None, seconds=0.2)
+    result = train(Scale((4,)), gaussian, options, seed=0, on_row=lambda row: None)
+    assert 0.2 <= result.train_seconds < 1.0
+
+
+def test_patience_ends_it(gaussian: datasets.Dataset) -> None:
+    options = budget(steps=10_000, learning_rate=3.0, schedule="constant", patience=2)
+    result = train(Scale((4,)), gaussian, options, seed=0, on_row=lambda row: None)
+    assert result.stopped_by == "patience"
+    assert result.steps < 10_000
+
+
+def test_the_same_seed_gives_the_same_weights(gaussian: datasets.Dataset) -> None:
+    found = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(0)
+        flow = flows.build("maf", (4,), layers=2, hidden=(8,))
+        train(flow, gaussian, budget(), seed=seed, on_row=lambda row: None)
+        found.append(torch.cat([p.detach().flatten() for p in flow.parameters()]))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "adamax"])
+def test_a_step_without_finite_loss_changes_nothing(optimizer: str) -> None:
+    flow = flows.build("maf", (4,), layers=2, hidden=(8,))
+    trainer = Trainer(flow, budget(optimizer=optimizer), torch.Generator())
+    trainer.step(torch.randn(8, 4))
+    before = [p.detach().clone() for p in flow.parameters()]
+    trainer.step(torch.full((8, 4), math.nan))
+    assert int(trainer.skipped) == 1
+    assert all(torch.equal(a, b) for a, b in zip(before, flow.parameters(), strict=True))
+    trainer.step(torch.randn(8, 4))
+    assert int(trainer.skipped) == 1
+    assert any(not torch.equal(a, b) for a, b in zip(before, flow.parameters(), strict=True))
+
+
+def test_a_loss_that_goes_nan_is_called_diverged(gaussian: datasets.Dataset) -> None:
+    flow = Scale((4,))
+    options = budget(learning_rate=1e30, schedule="constant", clip_norm=1e30)
+    with pytest.raises(Diverged, match="of 20 steps had no finite loss"):
+        train(flow, gaussian, options, seed=0, on_row=lambda row: None)
+
+
+def test_refused_solves_are_skipped_counted_and_past_a_bound_diverged(
+    gaussian: datasets.Dataset,
+) -> None:
+    rows: list[CurveRow] = []
+    result = train(Scale((4,), fail_from=55), gaussian, budget(), seed=0, on_row=rows.append)
+    assert result.skipped_steps == 5
+    assert rows[-1].skipped_steps == 5
+    assert math.isfinite(rows[-1].train_nll_nats)
+    with pytest.raises(Diverged, match="the last: step size underflow"):
+        train(Scale((4,), fail_from=20), gaussian, budget(), seed=0, on_row=lambda row: None)
+
+
+def test_an_epoch_is_a_permutation(gaussian: datasets.Dataset) -> None:
+    generator = torch.Generator().manual_seed(0)
+    batches = iter(Batches(gaussian, 1000, torch.device("cpu"), torch.float32, generator))
+    epoch = torch.cat([next(batches)[0] for _ in range(4)])
+    assert torch.equal(epoch.sort(dim=0).values, torch.as_tensor(gaussian.train).sort(dim=0).values)
+    assert not torch.equal(epoch, torch.as_tensor(gaussian.train))
+
+
+def test_evaluation_is_the_log_density_of_the_stored_values() -> None:
+    """For images: that of the integers plus uniform noise, preprocessing included."""
+    digits = datasets.load("optdigits")
+    flow = Scale(digits.event_shape)
+    x, log_prob = evaluate(flow, digits, "test", rows=50)
+    assert x.shape == (50, *digits.event_shape)
+    again = evaluate(flow, digits, "test", rows=50)[1]
+    assert torch.equal(log_prob, again)
+    raw = digits.preprocessing.inverse(x)
+    assert torch.equal(raw.floor().long(), torch.as_tensor(digits.test[:50]).long())
+    # log p(raw) = log N(x) + log |dx/draw|, the last by automatic differentiation of the inverse.
+    model = x.double().requires_grad_()
+    raw = digits.preprocessing.inverse(model)
+    assert torch.equal(raw.floor().long(), torch.as_tensor(digits.test[:50]).long())
+    (slope,) = torch.autograd.grad(raw.sum(), model)
+    normal = torch.distributions.Normal(0.0, 1.0).log_prob(model.detach())
+    expected = (normal - slope.log()).flatten(1).sum(1)
+    torch.testing.assert_close(log_prob, expected, rtol=1e-5, atol=1e-4)
