@@ -58,6 +58,12 @@ _ALL = [
         "Grathwohl et al. 2018, arXiv:1810.01367",
     ),
     Entry(
+        "nice",
+        "flows.discrete.nice:NICEConfig",
+        "additive couplings, which keep the volume, and one diagonal scale",
+        "Dinh, Krueger and Bengio 2014, arXiv:1410.8516",
+    ),
+    Entry(
         "realnvp",
         "flows.discrete.realnvp:RealNVPConfig",
         "affine couplings with alternating halves",
@@ -74,6 +80,31 @@ _ALL = [
         "flows.discrete.maf:MAFConfig",
         "masked autoregressive layers, order reversed from one to the next",
         "Papamakarios, Pavlakou and Murray 2017, arXiv:1705.07057",
+    ),
+    Entry(
+        "maf-mog",
+        "flows.discrete.maf:MAFConfig",
+        "MAF whose base is an autoregressive mixture of Gaussians",
+        "Papamakarios, Pavlakou and Murray 2017, arXiv:1705.07057, section 4.1",
+        {"components": 10},
+    ),
+    Entry(
+        "iaf",
+        "flows.discrete.iaf:IAFConfig",
+        "inverse autoregressive layers: samples in one pass, densities in D",
+        "Kingma et al. 2016, arXiv:1606.04934",
+    ),
+    Entry(
+        "rqnsf-c",
+        "flows.discrete.rqnsf:RQNSFCouplingConfig",
+        "couplings by rational-quadratic splines",
+        "Durkan, Bekasov, Murray and Papamakarios 2019, arXiv:1906.04032",
+    ),
+    Entry(
+        "rqnsf-ar",
+        "flows.discrete.rqnsf:RQNSFAutoregressiveConfig",
+        "autoregressive rational-quadratic splines",
+        "Durkan, Bekasov, Murray and Papamakarios 2019, arXiv:1906.04032",
     ),
 ]
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["MLP", "Activation", "activation"]
+__all__ = ["MLP", "Activation", "ResidualNetwork", "activation", "pure_activation"]
 
 Activation = Literal["relu", "tanh", "elu", "silu", "softplus"]
 """Names of the nonlinearities that a config may ask for."""
@@ -40,6 +40,21 @@ def activation(name: Activation) -> Callable[[Tensor], Tensor]:
         A function of a tensor, elementwise.
     """
     return _ACTIVATIONS[name]
+
+
+# Where the argument is needed again, as at a residual connection.
+_PURE_ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "tanh": torch.tanh,
+    "elu": functional.elu,
+    "silu": functional.silu,
+    "softplus": functional.softplus,
+}
+
+
+def pure_activation(name: Activation) -> Callable[[Tensor], Tensor]:
+    """The nonlinearity of a name; its argument stays what it is."""
+    return _PURE_ACTIVATIONS[name]
 
 
 class MLP(nn.Module):
@@ -74,5 +89,56 @@ class MLP(nn.Module):
         nonlinearity = activation(self._nonlinearity)
         for layer in self.hidden:
             value = nonlinearity(layer(value))
+        result: Tensor = self.last(value)
+        return result
+
+
+class ResidualNetwork(nn.Module):
+    """A residual network with pre-activation blocks, whose last layer starts at zero.
+
+    The conditioner of Neural Spline Flows (arXiv:1906.04032, section 5 and appendix B): a linear
+    layer, blocks ``h + W2 f(W1 f(h))``, a linear layer.
+
+    Args:
+        inputs: number of inputs.
+        width: of all hidden layers.
+        outputs: number of outputs.
+        blocks: number of residual blocks.
+        nonlinearity: f.
+        dropout: probability with which a unit inside a block is dropped in training.
+
+    Example:
+        >>> ResidualNetwork(3, 16, 4, 2, "relu")(torch.ones(5, 3)).shape
+        torch.Size([5, 4])
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        width: int,
+        outputs: int,
+        blocks: int,
+        nonlinearity: Activation,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.first = nn.Linear(inputs, width)
+        self.inner = nn.ModuleList(nn.Linear(width, width) for _ in range(blocks))
+        self.outer = nn.ModuleList(nn.Linear(width, width) for _ in range(blocks))
+        self.last = nn.Linear(width, outputs)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+        self.dropout = dropout
+        self._nonlinearity: Activation = nonlinearity
+
+    def forward(self, value: Tensor) -> Tensor:
+        """``(n, inputs)`` to ``(n, outputs)``."""
+        pure, in_place = pure_activation(self._nonlinearity), activation(self._nonlinearity)
+        value = self.first(value)
+        for inner, outer in zip(self.inner, self.outer, strict=True):
+            change = in_place(inner(pure(value)))
+            if self.dropout:
+                change = functional.dropout(change, self.dropout, self.training)
+            value = value + outer(change)
         result: Tensor = self.last(value)
         return result

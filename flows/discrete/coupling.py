@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from flows.base import Base, InputError, Traits, VectorFlow
+from flows.base import InputError, Traits
 from flows.discrete.elementwise import Elementwise
 from flows.discrete.transforms import BatchNorm, Transform
 from flows.meter import tick
 
-__all__ = ["COUPLING_TRAITS", "Coupling", "CouplingFlow", "HalfCoupling", "Halves"]
+__all__ = ["COUPLING_TRAITS", "Coupling", "Couplings", "HalfCoupling", "Halves"]
 
 COUPLING_TRAITS = Traits(
     density="exact",
@@ -127,7 +127,7 @@ class Halves(NamedTuple):
         return torch.cat((paired, self.even[:, pairs:]), 1)
 
 
-class CouplingFlow(VectorFlow):
+class Couplings(Transform):
     """Couplings that transform the two halves in turn.
 
     The halves are the features of even and of odd index (the alternating masks of MAF's
@@ -135,34 +135,29 @@ class CouplingFlow(VectorFlow):
     last: there is nothing to mask, gather or scatter in between.
 
     Args:
-        event_shape: shape of one datum.
+        dimension: D.
         context_features: width of the context; 0 for none.
-        layers: number of couplings.
+        layers: number of couplings; the first transforms the features of odd index.
         network: makes a network of so many inputs and outputs.
         elementwise: what is done with the parameters.
         batch_norm: whether batch normalisation follows each coupling.
-        base: density of the latents; standard normal if None.
 
     Raises:
-        InputError: if an event is one number.
+        InputError: if D is 1.
     """
-
-    traits = COUPLING_TRAITS
 
     def __init__(
         self,
-        event_shape: Sequence[int],
+        dimension: int,
         context_features: int,
         layers: int,
         network: Callable[[int, int], nn.Module],
         elementwise: Elementwise,
         batch_norm: bool = False,
-        base: Base | None = None,
     ) -> None:
-        super().__init__(event_shape, context_features, base)
-        _check_dimension(self.dimension)
-        self._elementwise = elementwise
-        sizes = (self.dimension - self.dimension // 2, self.dimension // 2)
+        super().__init__()
+        _check_dimension(dimension)
+        sizes = (dimension - dimension // 2, dimension // 2)
         self.couplings = nn.ModuleList()
         for layer in range(layers):
             given, transformed = (sizes[0], sizes[1]) if layer % 2 == 0 else (sizes[1], sizes[0])
@@ -172,20 +167,12 @@ class CouplingFlow(VectorFlow):
                     elementwise,
                 )
             )
-        # One a half and layer.
+        # One for each half of each layer, or none at all.
         self.norms = nn.ModuleList(
-            nn.ModuleList((BatchNorm(sizes[0]), BatchNorm(sizes[1])))
-            for _ in range(layers if batch_norm else 0)
+            BatchNorm(size) for _ in range(layers) for size in sizes if batch_norm
         )
 
-    def _encode_vector(
-        self,
-        x: Tensor,
-        context: Tensor | None,
-        *,
-        exact: bool,
-        generator: torch.Generator | None,
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         halves = list(Halves.of(x))
         log_abs_det = x.new_zeros(len(x))
         for layer, coupling in enumerate(self.couplings):
@@ -193,24 +180,17 @@ class CouplingFlow(VectorFlow):
             halves[target], log_derivative = coupling(halves[target], halves[given], context)
             if log_derivative is not None:
                 log_abs_det = log_abs_det + log_derivative.sum(1)
-            if self.norms:
-                halves, change = self._normalize(layer, halves)
+            for half, norm in enumerate(self._norms_of(layer)):
+                halves[half], change = norm(halves[half], None)
                 log_abs_det = log_abs_det + change
         return Halves(*halves).joined(), log_abs_det
 
-    def _decode_vector(
-        self,
-        z: Tensor,
-        context: Tensor | None,
-        *,
-        exact: bool,
-        generator: torch.Generator | None,
-    ) -> tuple[Tensor, Tensor]:
+    def inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         halves = list(Halves.of(z))
         log_abs_det = z.new_zeros(len(z))
         for layer in reversed(range(len(self.couplings))):
-            if self.norms:
-                halves, change = self._denormalize(layer, halves)
+            for half, norm in enumerate(self._norms_of(layer)):
+                halves[half], change = norm.inverse(halves[half], None)
                 log_abs_det = log_abs_det + change
             given, target = layer % 2, 1 - layer % 2
             coupling = self.couplings[layer]
@@ -223,32 +203,17 @@ class CouplingFlow(VectorFlow):
         return Halves(*halves).joined(), log_abs_det
 
     def _norms_of(self, layer: int) -> list[BatchNorm]:
-        pair = self.norms[layer]
-        assert isinstance(pair, nn.ModuleList)
-        return [norm for norm in pair if isinstance(norm, BatchNorm)]
-
-    def _normalize(self, layer: int, halves: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-        results = [
-            norm(half, None) for norm, half in zip(self._norms_of(layer), halves, strict=True)
+        return [
+            norm for norm in self.norms[2 * layer : 2 * layer + 2] if isinstance(norm, BatchNorm)
         ]
-        return [half for half, _ in results], torch.stack([change for _, change in results]).sum()
 
-    def _denormalize(self, layer: int, halves: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-        results = [
-            norm.inverse(half, None)
-            for norm, half in zip(self._norms_of(layer), halves, strict=True)
-        ]
-        return [half for half, _ in results], torch.stack([change for _, change in results]).sum()
-
-    @torch.no_grad()
-    def initialize(self, batch: Tensor, context: Tensor | None = None) -> None:
-        super().initialize(batch, context)
+    def initialize(self, x: Tensor, context: Tensor | None) -> None:
         if not self.norms:
             return
-        halves = list(Halves.of(batch.flatten(1)))
+        halves = list(Halves.of(x))
         for layer, coupling in enumerate(self.couplings):
             given, target = layer % 2, 1 - layer % 2
             halves[target], _ = coupling(halves[target], halves[given], context)
-            for norm, half in zip(self._norms_of(layer), halves, strict=True):
-                norm.initialize(half, None)
-            halves, _ = self._normalize(layer, halves)
+            for half, norm in enumerate(self._norms_of(layer)):
+                norm.initialize(halves[half], None)
+                halves[half], _ = norm(halves[half], None)

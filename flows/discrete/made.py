@@ -12,7 +12,7 @@ through the network, where the naive inverse costs D passes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +22,9 @@ from flows.base import InputError
 from flows.discrete.elementwise import Elementwise
 from flows.discrete.transforms import Transform
 from flows.meter import tick
-from flows.networks import Activation, activation
+from flows.networks import Activation, activation, pure_activation
 
-__all__ = ["MADE", "Autoregressive"]
+__all__ = ["MADE", "Autoregressive", "Inverse"]
 
 
 class MaskedLinear(nn.Linear):
@@ -58,6 +58,9 @@ class MADE(nn.Module):
         parameter_count: P.
         nonlinearity: after each hidden layer.
         reverse: whether the order is from the last feature to the first.
+        residual: whether the hidden layers form residual blocks: after the first layer each two
+            are a block ``h + W2 f(W1 f(h))``, as in :class:`flows.networks.ResidualNetwork`.
+        dropout: probability with which a unit inside a residual block is dropped in training.
 
     Raises:
         InputError: without hidden layers.
@@ -71,10 +74,15 @@ class MADE(nn.Module):
         parameter_count: int,
         nonlinearity: Activation,
         reverse: bool = False,
+        residual: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if not hidden:
             raise InputError("a masked conditioner needs at least one hidden layer")
+        assert not residual or (len(hidden) % 2 == 1 and len(set(hidden)) == 1)
+        self.residual = residual
+        self.dropout = dropout
         self.dimension = dimension
         self.parameter_count = parameter_count
         self.reverse = reverse
@@ -110,56 +118,76 @@ class MADE(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
         """``(n, D)`` to parameters ``(n, P, D)``."""
         tick()
-        nonlinearity = activation(self._nonlinearity)
-        value = x
+        value, trunk = x, None
         for index, layer in enumerate(self.hidden):
             value = layer(value)
             if index == 0 and self.context is not None:
                 value = value + self.context(context)
-            value = nonlinearity(value)
+            value, trunk = self._activate(index, value, trunk)
         parameters: Tensor = self.last(value)
         return parameters.view(-1, self.parameter_count, self.dimension)
 
-    def invert(
-        self, z: Tensor, context: Tensor | None, elementwise: Elementwise
-    ) -> tuple[Tensor, Tensor]:
-        """The ``x`` of which ``elementwise.encode(x, self(x, context))`` is ``z``.
+    def _activate(
+        self, index: int, value: Tensor, trunk: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """What a hidden layer hands on, and the trunk of the residual network so far.
 
         Args:
-            z: shape ``(n, D)``.
+            index: of the layer.
+            value: what its linear map gave; may be overwritten.
+            trunk: the sum of the blocks before; None without residual connections.
+        """
+        if not self.residual:
+            return activation(self._nonlinearity)(value), None
+        if index % 2 == 1:
+            value = activation(self._nonlinearity)(value)
+            if self.dropout:
+                value = functional.dropout(value, self.dropout, self.training)
+            return value, trunk
+        if trunk is not None:
+            value = trunk + value
+        if index == len(self.hidden) - 1:
+            return value, value
+        return pure_activation(self._nonlinearity)(value), value
+
+    def sweep(
+        self,
+        like: Tensor,
+        context: Tensor | None,
+        step: Callable[[int, Tensor], Tensor],
+    ) -> Tensor:
+        """Make a vector feature by feature, each from the parameters that those before it give.
+
+        Args:
+            like: a tensor of shape ``(n, D)``, whose dtype and device the result gets.
             context: shape ``(n, context_features)``, or None.
-            elementwise: what is done with the parameters.
+            step: from the index of a feature and its parameters, ``(P, n)``, to its values,
+                ``(n,)``; called in the layer's order.
 
         Returns:
-            ``x``, shape ``(n, D)``, and ``log |dx/dz|`` of each feature, shape ``(n, D)``.
+            The vector, shape ``(n, D)``.
         """
         tick(self.dimension)
-        nonlinearity = activation(self._nonlinearity)
         # Features and units are rows here, (units, n), so that those known lie side by side.
-        targets = z.T.contiguous()
-        if self.reverse:
-            targets = targets.flip(0)
         first, *deeper = (self._weights(layer) for layer in self.hidden)
         first_weight, first_bias = first
-        if self.reverse:
-            first_weight = first_weight.flip(1)
         offset = None if self.context is None else self.context.weight @ _given(context).T
         last_weight, last_bias = self._weights(self.last)
-        # (P, D, units) to (D, P, units): the rows of a feature side by side.
+        # (P D, units) to (D, P, units): the rows of a feature side by side.
         last_weight = last_weight.unflatten(0, (self.parameter_count, -1)).transpose(0, 1)
         last_bias = last_bias.unflatten(0, (self.parameter_count, -1)).T.unsqueeze(2)
         if self.reverse:
+            first_weight = first_weight.flip(1)
             last_weight, last_bias = last_weight.flip(0), last_bias.flip(0)
         last_weight = last_weight.contiguous()
 
-        known = _Rows(targets)
-        units = [_Rows(targets, counts[-1]) for counts in self.counts]
-        log_derivatives = []
-        for feature in range(self.dimension):
-            # Units of the degree that has just become known: the number of known features.
-            below: _Rows = known
+        known = _Rows(like, self.dimension)
+        units = [_Rows(like, counts[-1]) for counts in self.counts]
+        for turn in range(self.dimension):
+            # Units that see the features known so far and no others.
+            below, trunk = known, None
             for index, (layer, counts) in enumerate(zip(units, self.counts, strict=True)):
-                start, stop = layer.count, counts[feature]
+                start, stop = layer.count, counts[turn]
                 if stop > start:
                     weight, bias = (first_weight, first_bias) if index == 0 else deeper[index - 1]
                     new = _affine(
@@ -167,21 +195,16 @@ class MADE(nn.Module):
                     )
                     if index == 0 and offset is not None:
                         new = new + offset[start:stop]
-                    layer.append(nonlinearity(new))
+                    new, trunk = self._activate(index, new, trunk)
+                    layer.append(new)
                 below = layer
-            parameters = _affine(
-                last_weight[feature, :, : below.count], last_bias[feature], below.rows()
-            )
-            x, log_derivative = elementwise.decode(targets[feature], parameters)
-            known.append(x.unsqueeze(0))
-            if log_derivative is not None:
-                log_derivatives.append(log_derivative)
+            parameters = _affine(last_weight[turn, :, : below.count], last_bias[turn], below.rows())
+            feature = self.dimension - 1 - turn if self.reverse else turn
+            known.append(step(feature, parameters).unsqueeze(0))
         result = known.rows()
         if self.reverse:
             result = result.flip(0)
-        # Nobody looks at the derivatives one by one: their order does not matter.
-        change = torch.stack(log_derivatives, 1) if log_derivatives else z.new_zeros(z.shape)
-        return result.T, change
+        return result.T
 
     @staticmethod
     def _weights(layer: nn.Module) -> tuple[Tensor, Tensor]:
@@ -208,14 +231,13 @@ class _Rows:
     autograd needs each state of the rows as it was.
 
     Args:
-        like: a tensor of shape ``(D, n)``.
-        capacity: how many rows there will be; D if None.
+        like: a tensor of shape ``(n, D)``.
+        capacity: how many rows there will be.
     """
 
-    def __init__(self, like: Tensor, capacity: int | None = None) -> None:
-        capacity = len(like) if capacity is None else capacity
+    def __init__(self, like: Tensor, capacity: int) -> None:
         self.count = 0
-        self._buffer = like.new_empty(0 if torch.is_grad_enabled() else capacity, like.shape[1])
+        self._buffer = like.new_empty(0 if torch.is_grad_enabled() else capacity, len(like))
 
     def append(self, rows: Tensor) -> None:
         stop = self.count + len(rows)
@@ -247,5 +269,33 @@ class Autoregressive(Transform):
         return z, x.new_zeros(()) if log_derivative is None else log_derivative.sum(1)
 
     def inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        x, log_derivative = self.made.invert(z, context, self.elementwise)
-        return x, log_derivative.sum(1)
+        targets = z.T.contiguous()
+        log_derivatives = []
+
+        def step(feature: int, parameters: Tensor) -> Tensor:
+            x, log_derivative = self.elementwise.decode(targets[feature], parameters)
+            if log_derivative is not None:
+                log_derivatives.append(log_derivative)
+            return x
+
+        x = self.made.sweep(z, context, step)
+        return x, torch.stack(log_derivatives).sum(0) if log_derivatives else z.new_zeros(())
+
+
+class Inverse(Transform):
+    """A layer the other way round; what was one pass takes D, and the reverse.
+
+    Args:
+        transform: the layer.
+    """
+
+    def __init__(self, transform: Transform) -> None:
+        super().__init__()
+        self.transform = transform
+
+    def forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        return self.transform.inverse(x, context)
+
+    def inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        result: tuple[Tensor, Tensor] = self.transform(z, context)
+        return result

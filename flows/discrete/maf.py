@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from flows.base import Flow, Traits
 from flows.config import FlowConfig, Widths
+from flows.discrete.bases import MixtureMADE
 from flows.discrete.elementwise import Affine
 from flows.discrete.made import MADE, Autoregressive
 from flows.discrete.transforms import BatchNorm, ChainFlow, Transform, dimension_of
@@ -36,6 +37,8 @@ class MAFConfig(FlowConfig):
         activation: of the conditioners.
         log_scale_bound: largest absolute log-scale of a layer.
         batch_norm: whether batch normalisation follows each layer, as in the paper's experiments.
+        components: number of Gaussians in each conditional of an autoregressive mixture that
+            takes the standard normal's place as base (MAF MoG, section 4.1); 0 for none.
 
     Example:
         >>> import torch
@@ -49,6 +52,7 @@ class MAFConfig(FlowConfig):
     activation: Activation = "relu"
     log_scale_bound: PositiveFloat = 5.0
     batch_norm: bool = False
+    components: NonNegativeInt = 0
 
     def build(self, event_shape: Sequence[int], context_features: int = 0) -> Flow:
         dimension = dimension_of(event_shape)
@@ -65,4 +69,15 @@ class MAFConfig(FlowConfig):
             transforms.append(Autoregressive(made, Affine(self.log_scale_bound, shift_first=True)))
             if self.batch_norm:
                 transforms.append(BatchNorm(dimension))
-        return ChainFlow(event_shape, context_features, transforms, MAF_TRAITS)
+        base = None
+        if self.components:
+            made = MADE(
+                dimension,
+                context_features,
+                self.hidden,
+                MixtureMADE.parameter_count(self.components),
+                self.activation,
+                reverse=self.layers % 2 == 1,
+            )
+            base = MixtureMADE(made, event_shape, self.components, self.log_scale_bound)
+        return ChainFlow(event_shape, context_features, transforms, MAF_TRAITS, base)

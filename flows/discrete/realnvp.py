@@ -9,8 +9,9 @@ from torch import nn
 
 from flows.base import Flow
 from flows.config import FlowConfig, Widths
-from flows.discrete.coupling import CouplingFlow
+from flows.discrete.coupling import COUPLING_TRAITS, Couplings
 from flows.discrete.elementwise import Affine
+from flows.discrete.transforms import ChainFlow, dimension_of
 from flows.networks import MLP, Activation
 
 __all__ = ["RealNVPConfig"]
@@ -48,11 +49,12 @@ class RealNVPConfig(FlowConfig):
         def network(inputs: int, outputs: int) -> nn.Module:
             return MLP(inputs, self.hidden, outputs, self.activation)
 
-        return CouplingFlow(
-            event_shape,
+        couplings = Couplings(
+            dimension_of(event_shape),
             context_features,
             self.layers,
             network,
             Affine(self.log_scale_bound, shift_first=False),
             self.batch_norm,
         )
+        return ChainFlow(event_shape, context_features, [couplings], COUPLING_TRAITS)

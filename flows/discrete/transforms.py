@@ -16,6 +16,7 @@ __all__ = [
     "ActNorm",
     "BatchNorm",
     "ChainFlow",
+    "DiagonalScale",
     "LULinear",
     "Transform",
     "dimension_of",
@@ -147,6 +148,24 @@ class ActNorm(Transform):
         constant = deviation <= 1e-6 * mean.abs().clamp(min=1.0)
         self.shift.copy_(-mean)
         self.log_scale.copy_(-torch.where(constant, 1.0, deviation).log())
+
+
+class DiagonalScale(Transform):
+    """A scale a feature, ``z = x exp(log_scale)`` (NICE, arXiv:1410.8516, section 3.3).
+
+    Args:
+        dimension: D.
+    """
+
+    def __init__(self, dimension: int) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.zeros(dimension))
+
+    def forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        return x * self.log_scale.exp(), self.log_scale.sum()
+
+    def inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        return z * (-self.log_scale).exp(), -self.log_scale.sum()
 
 
 class BatchNorm(Transform):

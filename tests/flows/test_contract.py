@@ -193,8 +193,12 @@ def test_decode_gives_the_same_with_and_without_gradients(name: str, context_fea
         torch.testing.assert_close(one, other, atol=tolerance(flow), rtol=tolerance(flow))
 
 
-def grid(flow: Flow, points: int = 241, reach: float = 8.0) -> tuple[Tensor, Tensor]:
+def grid(flow: Flow, points: int = 241) -> tuple[Tensor, Tensor]:
     """Points of a square grid and the probability that the flow gives each cell."""
+    reach = 8.0
+    if flow.traits.sample_passes != "none":
+        # Some bases have longer tails than the normal.
+        reach = max(reach, 1.5 * flow.sample(1000, generator=generator()).abs().max().item())
     axis = torch.linspace(-reach, reach, points, dtype=torch.float64)
     x = torch.cartesian_prod(axis, axis)
     with torch.no_grad():
@@ -582,7 +586,7 @@ def test_learns_a_narrow_gaussian(name: str) -> None:
         pytest.skip(str(refusal))
     entropy = 2 * (0.5 * math.log(2 * math.pi * math.e) + math.log(NARROW))
     noise = generator(7)
-    steps = 300
+    steps = 300 if integrates(flow) else 600
     optimizer = torch.optim.Adam(flow.parameters(), lr=2e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     flow.initialize(NARROW * torch.randn(256, 2, generator=noise))
