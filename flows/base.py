@@ -243,6 +243,27 @@ class Flow(nn.Module, abc.ABC):
         """
         self._check(batch, context, "batch")
 
+    def refresh_statistics(self, data: Tensor, context: Tensor | None = None) -> None:
+        """Set the statistics that evaluation uses to those of a whole training set.
+
+        For batch normalisation between layers, whose running averages are only an approximation
+        (MAF, arXiv:1705.07057, appendix B, evaluates with the statistics of the training set); to
+        be called before validating and testing. Most systems keep none and do nothing.
+
+        Args:
+            data: the training set, shape ``(n, *event_shape)``.
+            context: shape ``(n, context_features)``, or None.
+
+        Raises:
+            InputError: if a tensor has the wrong shape, dtype or device.
+        """
+        self._check(data, context, "data")
+
+    @property
+    def keeps_statistics(self) -> bool:
+        """Whether :meth:`refresh_statistics` does anything."""
+        return False
+
     def trace_estimates(
         self,
         x: Tensor,

@@ -106,6 +106,24 @@ _ALL = [
         "autoregressive rational-quadratic splines",
         "Durkan, Bekasov, Murray and Papamakarios 2019, arXiv:1906.04032",
     ),
+    Entry(
+        "planar",
+        "flows.discrete.planar:PlanarConfig",
+        "each layer moves the latent along one direction; samples only",
+        "Rezende and Mohamed 2015, arXiv:1505.05770",
+    ),
+    Entry(
+        "radial",
+        "flows.discrete.radial:RadialConfig",
+        "each layer contracts or expands around a point; samples only",
+        "Rezende and Mohamed 2015, arXiv:1505.05770",
+    ),
+    Entry(
+        "sylvester",
+        "flows.discrete.sylvester:SylvesterConfig",
+        "planar layers of several directions at once; samples only",
+        "van den Berg, Hasenclever, Tomczak and Welling 2018, arXiv:1803.05649",
+    ),
 ]
 
 ENTRIES: dict[str, Entry] = {item.name: item for item in _ALL}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from flows.base import InputError, Traits
 from flows.discrete.elementwise import Elementwise
-from flows.discrete.transforms import BatchNorm, Transform
+from flows.discrete.transforms import BatchNorm, Transform, apply_in_chunks
 from flows.meter import tick
 
 __all__ = ["COUPLING_TRAITS", "Coupling", "Couplings", "HalfCoupling", "Halves"]
@@ -216,4 +216,23 @@ class Couplings(Transform):
             halves[target], _ = coupling(halves[target], halves[given], context)
             for half, norm in enumerate(self._norms_of(layer)):
                 norm.initialize(halves[half], None)
+                halves[half], _ = norm(halves[half], None)
+
+    def refresh_statistics(self, x: Tensor, context: Tensor | None) -> None:
+        halves = list(Halves.of(x))
+        for layer, coupling in enumerate(self.couplings):
+            given, target = layer % 2, 1 - layer % 2
+            seen = halves[given] if context is None else torch.cat((halves[given], context), 1)
+
+            def transformed(
+                half: Tensor,
+                seen: Tensor | None,
+                coupling: nn.Module = coupling,
+            ) -> Tensor:
+                result: Tensor = coupling(half, seen, None)[0]
+                return result
+
+            halves[target] = apply_in_chunks(transformed, halves[target], seen)
+            for half, norm in enumerate(self._norms_of(layer)):
+                norm.refresh_statistics(halves[half], None)
                 halves[half], _ = norm(halves[half], None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ __all__ = [
     "DiagonalScale",
     "LULinear",
     "Transform",
+    "apply_in_chunks",
     "dimension_of",
 ]
 
@@ -56,6 +57,9 @@ class Transform(nn.Module, abc.ABC):
 
     def initialize(self, x: Tensor, context: Tensor | None) -> None:
         """Set what depends on data from a batch; most layers have nothing to set."""
+
+    def refresh_statistics(self, x: Tensor, context: Tensor | None) -> None:
+        """Set the statistics that evaluation uses to those of ``x``; most layers keep none."""
 
 
 class ChainFlow(VectorFlow):
@@ -118,6 +122,37 @@ class ChainFlow(VectorFlow):
             assert isinstance(transform, Transform)
             transform.initialize(x, context)
             x, _ = transform(x, context)
+
+    @property
+    def keeps_statistics(self) -> bool:
+        return any(isinstance(module, BatchNorm) for module in self.modules())
+
+    @torch.no_grad()
+    def refresh_statistics(self, data: Tensor, context: Tensor | None = None) -> None:
+        super().refresh_statistics(data, context)
+        if not self.keeps_statistics:
+            return
+        training = self.training
+        self.eval()
+        x = data.flatten(1)
+        for transform in self.transforms:
+            assert isinstance(transform, Transform)
+            transform.refresh_statistics(x, context)
+            x = apply_in_chunks(lambda *parts, of=transform: of(*parts)[0], x, context)
+        self.train(training)
+
+
+def apply_in_chunks(
+    function: Callable[[Tensor, Tensor | None], Tensor],
+    x: Tensor,
+    context: Tensor | None,
+    rows: int = 10_000,
+) -> Tensor:
+    """A function of rows, applied to so many at a time: a training set need not fit at once."""
+    contexts = [None] * -(-len(x) // rows) if context is None else context.split(rows)
+    return torch.cat(
+        [function(part, given) for part, given in zip(x.split(rows), contexts, strict=True)]
+    )
 
 
 class ActNorm(Transform):
@@ -216,6 +251,9 @@ class BatchNorm(Transform):
             variance, mean = torch.var_mean(x, 0, correction=0)
             self.mean.copy_(mean)
             self.variance.copy_(variance)
+
+    def refresh_statistics(self, x: Tensor, context: Tensor | None) -> None:
+        self.initialize(x, context)
 
 
 class LULinear(Transform):

@@ -23,12 +23,14 @@ from flows import Flow, InputError, Meter, NotInvertible
 from flows.base import draw_normal
 from flows.catalog import ENTRIES
 
-# Smaller values for options that exist under these names and have the same type.
+# Smaller values for options that exist under these names and have the same type. Of widths
+# there stay as many as there are.
+WIDTH = 16
 SMALLER: dict[str, Any] = {
-    "hidden": (16, 16),
     "layers": 3,
     "steps": 3,
     "blocks": 1,
+    "rank": 3,
     "atol": 1e-8,
     "rtol": 1e-8,
 }
@@ -43,11 +45,14 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def smaller(name: str) -> dict[str, Any]:
     config = flows.configure(name)
-    return {
+    options = {
         option: value
         for option, value in SMALLER.items()
         if type(getattr(config, option, None)) is type(value)
     }
+    if isinstance(widths := getattr(config, "hidden", None), tuple):
+        options["hidden"] = (WIDTH,) * len(widths)
+    return options
 
 
 def fresh(name: str, event_shape: tuple[int, ...], context_features: int = 0) -> Flow:
@@ -584,6 +589,9 @@ def test_learns_a_narrow_gaussian(name: str) -> None:
         flow = flows.build(name, (2,), **options)
     except InputError as refusal:
         pytest.skip(str(refusal))
+    if not flow.traits.trains_on_data:
+        # A layer of low rank contracts by little: as many layers as the catalog has.
+        flow = flows.build(name, (2,))
     entropy = 2 * (0.5 * math.log(2 * math.pi * math.e) + math.log(NARROW))
     noise = generator(7)
     steps = 300 if integrates(flow) else 600
@@ -604,6 +612,7 @@ def test_learns_a_narrow_gaussian(name: str) -> None:
     for _ in range(steps):
         optimizer.zero_grad()
         divergence(256).backward()
+        torch.nn.utils.clip_grad_norm_(flow.parameters(), 5.0)
         optimizer.step()
         schedule.step()
     flow.eval()

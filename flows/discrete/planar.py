@@ -1,0 +1,67 @@
+"""Planar flows: each layer moves the latent along one direction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor
+
+from flows.base import Flow
+from flows.config import FlowConfig
+from flows.discrete.lowrank import LowRankFlow, LowRankLayer, positive
+from flows.discrete.transforms import dimension_of
+
+__all__ = ["PlanarConfig"]
+
+
+class _Planar(LowRankLayer):
+    """``x = z + u tanh(w z + b)``, with ``w u > -1`` so that it is one-to-one."""
+
+    def __init__(self, dimension: int, context_features: int) -> None:
+        # u = 0: the fresh layer is the identity.
+        direction = torch.randn(dimension) / dimension**0.5
+        super().__init__(
+            torch.cat((torch.zeros(dimension), direction, torch.zeros(1))), context_features
+        )
+        self.dimension = dimension
+
+    def _transform(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        u, w, b = parameters.split((self.dimension, self.dimension, 1), 1)
+        # Appendix A.1 of the paper: u is moved along w until w u > -1; the function that does it
+        # has 0 for 0 here, so that u = 0 stays.
+        product = (w * u).sum(1, keepdim=True)
+        square = w.square().sum(1, keepdim=True).clamp(min=torch.finfo(w.dtype).tiny)
+        u = u + (positive(product) - 1 - product) * w / square
+        bent = torch.tanh((w * z).sum(1, keepdim=True) + b)
+        slope = (w * u).sum(1, keepdim=True) * (1 - bent.square())
+        return z + u * bent, slope.log1p().squeeze(1)
+
+
+class PlanarConfig(FlowConfig):
+    """Planar flow.
+
+    Variational Inference with Normalizing Flows (Rezende and Mohamed 2015, arXiv:1505.05770),
+    section 4.1, equations 10 to 12, and appendix A.1.
+
+    Attributes:
+        layers: number of layers.
+
+    Example:
+        >>> flow = PlanarConfig(layers=2).build(event_shape=(3,))
+        >>> flow.sample(5).shape
+        torch.Size([5, 3])
+    """
+
+    layers: PositiveInt = 16
+
+    def build(self, event_shape: Sequence[int], context_features: int = 0) -> Flow:
+        dimension = dimension_of(event_shape)
+        return LowRankFlow(
+            event_shape,
+            context_features,
+            self.layers,
+            lambda: _Planar(dimension, context_features),
+            "planar",
+        )
