@@ -26,7 +26,7 @@ import abc
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -73,10 +73,11 @@ class TimeAffine(nn.Module, abc.ABC):
         """The layer at time ``t``.
 
         Args:
-            t: time, shape ``()``.
+            t: one time, shape ``()``, or several, shape ``(s,)``.
 
         Returns:
-            Weight, shape ``(outputs, inputs)``, and shift, shape ``(outputs,)``.
+            Weight, shape ``(outputs, inputs)``, and shift, shape ``(outputs,)``; for several times
+            both with ``s`` in front.
         """
 
     def forward(self, t: Tensor, x: Tensor) -> Tensor:
@@ -93,7 +94,8 @@ class Ignore(TimeAffine):
         self.linear = nn.Linear(inputs, outputs)
 
     def affine(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        return self.linear.weight, self.linear.bias
+        weight, bias = self.linear.weight, self.linear.bias
+        return weight.expand(*t.shape, *weight.shape), bias.expand(*t.shape, *bias.shape)
 
 
 class Concat(TimeAffine):
@@ -104,8 +106,9 @@ class Concat(TimeAffine):
         self.linear = nn.Linear(inputs + 1, outputs)
 
     def affine(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        weight = self.linear.weight
-        return weight[:, 1:], self.linear.bias + weight[:, 0] * t
+        weight = self.linear.weight[:, 1:]
+        shift = self.linear.bias + self.linear.weight[:, 0] * t[..., None]
+        return weight.expand(*t.shape, *weight.shape), shift
 
 
 class ConcatV2(TimeAffine):
@@ -117,7 +120,8 @@ class ConcatV2(TimeAffine):
         self.shift = nn.Linear(1, outputs)
 
     def affine(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        return self.linear.weight, self.linear.bias + self.shift(t.reshape(1))
+        weight = self.linear.weight
+        return weight.expand(*t.shape, *weight.shape), self.linear.bias + self.shift(t[..., None])
 
 
 class Squash(TimeAffine):
@@ -129,8 +133,8 @@ class Squash(TimeAffine):
         self.gate = nn.Linear(1, outputs)
 
     def affine(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        gate = torch.sigmoid(self.gate(t.reshape(1)))
-        return self.linear.weight * gate[:, None], self.linear.bias * gate
+        gate = torch.sigmoid(self.gate(t[..., None]))
+        return self.linear.weight * gate[..., None], self.linear.bias * gate
 
 
 class ConcatSquash(TimeAffine):
@@ -143,9 +147,9 @@ class ConcatSquash(TimeAffine):
         self.shift = nn.Linear(1, outputs, bias=False)
 
     def affine(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        t = t.reshape(1)
+        t = t[..., None]
         gate = torch.sigmoid(self.gate(t))
-        return self.linear.weight * gate[:, None], self.linear.bias * gate + self.shift(t)
+        return self.linear.weight * gate[..., None], self.linear.bias * gate + self.shift(t)
 
 
 class Blend(TimeAffine):
@@ -157,8 +161,9 @@ class Blend(TimeAffine):
         self.end = nn.Linear(inputs, outputs)
 
     def affine(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        t = t[..., None]
         return (
-            torch.lerp(self.start.weight, self.end.weight, t),
+            torch.lerp(self.start.weight, self.end.weight, t[..., None]),
             torch.lerp(self.start.bias, self.end.bias, t),
         )
 
@@ -182,11 +187,9 @@ class Hyper(TimeAffine):
                 parameter.div_(math.sqrt(inputs))
 
     def affine(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        made = self.made(torch.tanh(self.hidden(t.reshape(1))))
-        return (
-            made[self.outputs :].reshape(self.outputs, self.inputs),
-            made[: self.outputs],
-        )
+        made = self.made(torch.tanh(self.hidden(t[..., None])))
+        weight = made[..., self.outputs :].reshape(*t.shape, self.outputs, self.inputs)
+        return weight, made[..., : self.outputs]
 
 
 LAYERS: dict[str, type[TimeAffine]] = {
@@ -251,6 +254,10 @@ class DenseDynamics(nn.Module):
         self.stack = nn.ModuleList(
             LAYERS[layers](inputs, outputs) for inputs, outputs in itertools.pairwise(sizes)
         )
+
+    def affine(self, t: Tensor) -> list[Tensor]:
+        """Weight and shift of each layer at one or several times, see :meth:`TimeAffine.affine`."""
+        return [tensor for layer in self.stack for tensor in cast(TimeAffine, layer).affine(t)]
 
     def narrow(self, t: Tensor, z: Tensor, context: Tensor | None = None) -> Tensor:
         """``h(z)`` of f = g(h(z)): up to the bottleneck, ``(n, D)`` to ``(n, k)``."""

@@ -14,17 +14,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, cast
+from typing import Literal, Self, cast
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from flows.base import InputError, Traits, VectorFlow
 from flows.config import FlowConfig, Widths
+from flows.continuous.dense_products import DenseEvaluator
 from flows.continuous.dynamics import Activation, DenseDynamics, LayerKind
 from flows.continuous.integrate import Gradient, SolverOptions, solve
+from flows.continuous.runge_kutta import TABLEAUS, StepGuess, integrate
 from flows.continuous.trace import (
     Noise,
     bottleneck_products,
@@ -48,6 +50,13 @@ Solver = Literal[
     "rk4",
 ]
 
+Backend = Literal["native", "torchdiffeq"]
+
+_GRADIENTS: dict[Backend, tuple[Gradient, ...]] = {
+    "native": ("checkpoint",),
+    "torchdiffeq": ("adjoint", "backprop"),
+}
+
 
 class FFJORDConfig(FlowConfig):
     """Options of :class:`FFJORD`.
@@ -70,7 +79,12 @@ class FFJORDConfig(FlowConfig):
         atol: absolute tolerance of an adaptive solver.
         rtol: relative tolerance of an adaptive solver.
         steps: number of equal steps of a fixed-step solver.
-        gradient: the adjoint method, or backpropagation through the solver.
+        backend: ``"native"``: the solver of :mod:`flows.continuous.runge_kutta`;
+            ``"torchdiffeq"``: as in the paper, with that library; None: the first where it has the
+            solver and the gradient.
+        gradient: ``"checkpoint"``: that of the discrete solution, by evaluating accepted steps
+            once more (native); ``"adjoint"``: the paper's (torchdiffeq); ``"backprop"``: through
+            torchdiffeq's solver, with all its graph in memory; None: the backend's first.
         max_evaluations: cap on evaluations of the dynamics in one solve.
     """
 
@@ -86,8 +100,36 @@ class FFJORDConfig(FlowConfig):
     atol: PositiveFloat = 1e-5
     rtol: PositiveFloat = 1e-5
     steps: PositiveInt = 20
-    gradient: Gradient = "adjoint"
-    max_evaluations: PositiveInt = Field(default=10_000)
+    backend: Backend | None = None
+    gradient: Gradient | None = None
+    max_evaluations: PositiveInt = 10_000
+
+    @property
+    def resolved_backend(self) -> Backend:
+        """The backend that runs."""
+        if self.backend is not None:
+            return self.backend
+        native = self.solver in TABLEAUS and self.gradient in (None, *_GRADIENTS["native"])
+        return "native" if native else "torchdiffeq"
+
+    @property
+    def resolved_gradient(self) -> Gradient:
+        """The gradient that is computed."""
+        return _GRADIENTS[self.resolved_backend][0] if self.gradient is None else self.gradient
+
+    @model_validator(mode="after")
+    def _backend_has_it(self) -> Self:
+        if self.resolved_gradient not in _GRADIENTS[self.resolved_backend]:
+            raise ValueError(
+                f"backend {self.resolved_backend!r} computes gradients by "
+                f"{' or '.join(_GRADIENTS[self.resolved_backend])}, not by {self.gradient}"
+            )
+        if self.resolved_backend == "native" and self.solver not in TABLEAUS:
+            raise ValueError(
+                f"backend 'native' has the solvers {', '.join(TABLEAUS)}; for {self.solver} take "
+                'backend = "torchdiffeq"'
+            )
+        return self
 
     def build(self, event_shape: Sequence[int], context_features: int = 0) -> FFJORD:
         return FFJORD(event_shape, context_features, self)
@@ -226,6 +268,7 @@ class FFJORD(VectorFlow):
             )
             for _ in range(config.blocks)
         )
+        self._guesses = [StepGuess() for _ in range(config.blocks)]
 
     def _encode_vector(
         self,
@@ -262,6 +305,18 @@ class FFJORD(VectorFlow):
         for block in blocks:
             exact = exact or self.config.trace == "exact"
             probes = self._probes(block, z, exact, generator)
+            if self.config.resolved_backend == "native":
+                evaluator = DenseEvaluator(
+                    block,
+                    dict(block.named_parameters()),
+                    context,
+                    probes.vectors,
+                    narrow=probes.narrow,
+                    weight=1.0 if exact else 1 / len(probes.vectors),
+                )
+                z, integrals = self._integrate(block, evaluator, z, backward=backward)
+                change = change + integrals[0]
+                continue
             field = _Field(block, context, probes, sum_products=exact)
             z, change = solve(
                 field.with_trace,
@@ -272,9 +327,31 @@ class FFJORD(VectorFlow):
             )
         return z, change
 
+    def _integrate(
+        self, block: DenseDynamics, evaluator: DenseEvaluator, z: Tensor, *, backward: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Solve one block with the native solver."""
+        config = self.config
+        end = config.end_time
+        return integrate(
+            evaluator,
+            z,
+            *((end, 0.0) if backward else (0.0, end)),
+            solver=config.solver,
+            atol=config.atol,
+            rtol=config.rtol,
+            steps=config.steps,
+            max_evaluations=config.max_evaluations,
+            guess=None if backward else self._guesses[self._dynamics.index(block)],
+        )
+
     def _sample_from(self, z: Tensor, context: Tensor | None) -> Tensor:
         x = z.flatten(1)
         for block in reversed(self._dynamics):
+            if self.config.resolved_backend == "native":
+                evaluator = DenseEvaluator(block, dict(block.named_parameters()), context, None)
+                x, _ = self._integrate(block, evaluator, x, backward=True)
+                continue
             field = _Field(block, context, None)
             (x,) = solve(
                 field.velocity,
@@ -333,7 +410,7 @@ class FFJORD(VectorFlow):
             atol=config.atol,
             rtol=config.rtol,
             steps=config.steps,
-            gradient=config.gradient,
+            gradient=config.resolved_gradient,
             max_evaluations=config.max_evaluations,
         )
 

@@ -15,21 +15,18 @@ import torch
 import torchdiffeq
 from torch import Tensor
 
-from flows.base import FlowError
+from flows.continuous.errors import StepUnderflow, TooManyEvaluations
 from flows.meter import tick
 
 __all__ = [
     "ADAPTIVE",
     "FIXED",
     "Gradient",
-    "SolverError",
     "SolverOptions",
-    "StepUnderflow",
-    "TooManyEvaluations",
     "solve",
 ]
 
-Gradient = Literal["adjoint", "backprop"]
+Gradient = Literal["checkpoint", "adjoint", "seminorm", "backprop"]
 
 ADAPTIVE = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
 """Solvers that choose their steps from the tolerances."""
@@ -37,18 +34,6 @@ FIXED = ("euler", "midpoint", "heun2", "heun3", "rk4")
 """Solvers with a given number of equal steps."""
 
 RightHandSide = Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]
-
-
-class SolverError(FlowError, ArithmeticError):
-    """The initial value problem could not be solved; the base of the reasons."""
-
-
-class StepUnderflow(SolverError):
-    """The step size fell below what the time can resolve: stiff or non-finite dynamics."""
-
-
-class TooManyEvaluations(SolverError):
-    """The cap on evaluations of the dynamics was reached."""
 
 
 @dataclass(frozen=True)
@@ -103,11 +88,7 @@ def solve(
         nonlocal evaluations
         evaluations += 1
         if evaluations > options.max_evaluations:
-            raise TooManyEvaluations(
-                f"the solver reached its cap of {options.max_evaluations} evaluations of the "
-                f"dynamics: loosen atol = {options.atol:g} and rtol = {options.rtol:g}, "
-                "regularise the dynamics, or raise max_evaluations"
-            )
+            raise TooManyEvaluations.at(options.max_evaluations, options.atol, options.rtol)
         tick()
         return field(t, y)
 
@@ -143,10 +124,7 @@ def solve(
     except AssertionError as error:
         # torchdiffeq checks what the user did with assertions.
         if "underflow" in str(error) or "non-finite" in str(error):
-            raise StepUnderflow(
-                f"{options.solver} could not go on ({str(error).splitlines()[0][:80]}): the "
-                "dynamics are stiff or not finite. Use a smoother activation, weight decay or a "
-                "smaller learning rate, loosen the tolerances, or take a fixed-step solver"
-            ) from error
+            reason = str(error).splitlines()[0][:80]
+            raise StepUnderflow.at(options.solver, reason) from error
         raise
     return tuple(part[-1] for part in path)
