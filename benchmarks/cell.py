@@ -173,7 +173,7 @@ def _prepare(cell: Cell) -> tuple[flows.Flow, datasets.Dataset]:
     dataset = cell.dataset_config().load(cell.dataset)
     torch.manual_seed(named_seed("weights", cell.seed))
     try:
-        flow = cell.flow_config().build(dataset.event_shape)
+        flow = cell.contestant.config().build(dataset.event_shape)
     except flows.FlowError as error:
         raise _NotApplicable(str(error)) from error
     if not flow.traits.trains_on_data:
@@ -197,7 +197,8 @@ def _quality(cell: Cell, store: Store) -> Pending:
         raise Diverged(f"the test log-density is {-nll}, although the best validation was finite")
     if subject.arrays:
         store.write_arrays(cell, subject.arrays)
-    pending = Pending(dimension=dataset.dimension, measures=found, data_hashes=dict(dataset.hashes))
+    hashes = {str(split): digest for split, digest in dataset.hashes.items()}
+    pending = Pending(dimension=dataset.dimension, measures=found, data_hashes=hashes)
     if "cost" in stages(cell):
         weights = io.BytesIO()
         torch.save({name: value.cpu() for name, value in flow.state_dict().items()}, weights)

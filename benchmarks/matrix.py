@@ -71,7 +71,7 @@ class Budget(Strict):
     at equal steps, equal time or equal work.
     """
 
-    steps: PositiveInt | None = Field(1000, description="optimiser steps; 0 bound if absent")
+    steps: NonNegativeInt | None = Field(1000, description="optimiser steps; 0 for none at all")
     seconds: PositiveFloat | None = Field(None, description="training seconds, evaluation apart")
     nfe: PositiveInt | None = Field(None, description="network evaluations, both passes")
     batch_size: PositiveInt = Field(256, description="rows a step")
@@ -88,12 +88,33 @@ class Budget(Strict):
     patience: PositiveInt | None = Field(
         None, description="validations without gain before training ends"
     )
+    compile: bool = Field(
+        False, description="torch.compile the log-density of a flow whose density is exact"
+    )
 
     @model_validator(mode="after")
     def _bounded(self) -> Budget:
         if self.steps is None and self.seconds is None and self.nfe is None:
             raise ValueError("a budget needs a bound: give steps, seconds or nfe")
+        if self.compile and self.nfe is not None:
+            raise ValueError("a compiled step counts no network evaluations: bound it otherwise")
         return self
+
+
+class Contestant(Strict):
+    """A flow by its catalog name, with all its options, defaults filled in."""
+
+    flow: str
+    flow_options: Mapping[str, Any]
+
+    @cached_property
+    def label(self) -> str:
+        """Name with the options that differ from the catalog's, as ``ffjord[bottleneck=8]``."""
+        return _label(self.flow, self.flow_options, flows.configure(self.flow))
+
+    def config(self) -> flows.FlowConfig:
+        """The typed options."""
+        return flows.configure(self.flow, self.flow_options)
 
 
 class Cell(Strict):
@@ -110,6 +131,7 @@ class Cell(Strict):
         device: ``cpu`` or ``cuda``.
         threads: of the process, for operations on the CPU.
         dtype: of the flow and the data.
+        reference: a contestant against which this one is timed in interleaved pairs.
     """
 
     flow: str
@@ -124,6 +146,7 @@ class Cell(Strict):
     device: Literal["cpu", "cuda"]
     threads: PositiveInt
     dtype: DType = "float32"
+    reference: Contestant | None = None
 
     @cached_property
     def key(self) -> str:
@@ -135,8 +158,13 @@ class Cell(Strict):
 
     @cached_property
     def flow_label(self) -> str:
-        """Name with the options that differ from the catalog's, as ``ffjord[bottleneck=8]``."""
-        return _label(self.flow, self.flow_options, flows.configure(self.flow))
+        """As :attr:`Contestant.label`."""
+        return self.contestant.label
+
+    @cached_property
+    def contestant(self) -> Contestant:
+        """The flow with its options."""
+        return Contestant(flow=self.flow, flow_options=self.flow_options)
 
     @cached_property
     def dataset_label(self) -> str:
@@ -145,10 +173,6 @@ class Cell(Strict):
 
     def __str__(self) -> str:
         return f"{self.flow_label} on {self.dataset_label}, seed {self.seed}"
-
-    def flow_config(self) -> flows.FlowConfig:
-        """The typed options of the flow."""
-        return flows.configure(self.flow, self.flow_options)
 
     def dataset_config(self) -> datasets.DatasetConfig:
         """The typed options of the data set."""
@@ -177,6 +201,7 @@ class Study(Strict):
     seeds: list[NonNegativeInt] | None = Field(None, min_length=1)
     budget: dict[str, Any] = Field(default_factory=dict)
     measures: list[str] | None = Field(None, min_length=1)
+    reference: str | dict[str, Any] | None = None
 
 
 class MatrixFile(Strict):
@@ -295,6 +320,15 @@ def _resolve(
             for index, item in enumerate(study.datasets, start=1)
             for resolved in _configure(item, datasets, shown, (*place, "datasets", index))
         ]
+        reference = None
+        if study.reference is not None:
+            found = _configure(study.reference, flows, shown, (*place, "reference"))
+            if len(found) != 1:
+                raise MatrixError(
+                    f"{shown}: {_place((*place, 'reference'))}: one flow was expected, and "
+                    "a list among its options makes several"
+                )
+            reference = Contestant(flow=found[0][0], flow_options=found[0][1])
         name = study.name or f"study-{number}"
         if name in studies:
             raise MatrixError(f"{shown}: {_place(place)}: another study is called {name!r} too")
@@ -314,6 +348,7 @@ def _resolve(
                 device=device,
                 threads=file.threads,
                 dtype=file.dtype,
+                reference=reference,
             )
             cells.setdefault(cell.key, cell)
             studies[name].append(cell.key)

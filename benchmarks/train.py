@@ -128,6 +128,8 @@ class Trainer:
             **({"fused": True} if self.fused else {}),
         )
         self.skipped = torch.zeros((), device=flow.device)
+        self.compiled = budget.compile and flow.traits.density == "exact"
+        self.log_prob = torch.compile(flow, fullgraph=True) if self.compiled else None
 
     def step(self, x: Tensor) -> Tensor:
         """One step of the optimiser.
@@ -141,7 +143,10 @@ class Trainer:
             The loss before the step, detached, in nats; a scalar on the device.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.flow.loss(x, generator=self.generator)
+        if self.log_prob is None:
+            loss = self.flow.loss(x, generator=self.generator)
+        else:
+            loss = -self.log_prob(x).mean()
         loss.backward()
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
@@ -239,9 +244,13 @@ def train(
     generator = torch.Generator(flow.device).manual_seed(named_seed("training", seed))
     batches = iter(Batches(dataset, budget.batch_size, flow.device, flow.dtype, generator))
     trainer = Trainer(flow, budget, generator)
-    best_state, best_step, best_nll = copy.deepcopy(flow.state_dict()), 0, math.inf
+    best_state, best_step = copy.deepcopy(flow.state_dict()), 0
+    # An untrained flow is a contestant too: its speed can be compared before it has learned.
+    untrained = budget.steps == 0
+    best_nll = _validate(flow, dataset, budget) if untrained else math.inf
     step, refused, without_gain, seconds, work = 0, 0, 0, 0.0, 0
-    reason = last_refusal = ""
+    skipped, last_refusal = 0, ""
+    reason = "budget" if untrained else ""
     flow.train()
     while not reason:
         losses = torch.zeros((), dtype=torch.float64, device=flow.device)
@@ -282,8 +291,8 @@ def train(
             seconds=seconds,
             train_nll_nats=float(losses) / good,
             validation_nll_nats=validation,
-            nfe_forward=meter.forward / steps,
-            nfe_backward=meter.backward / steps,
+            nfe_forward=math.nan if trainer.compiled else meter.forward / steps,
+            nfe_backward=math.nan if trainer.compiled else meter.backward / steps,
             skipped_steps=skipped,
         )
         on_row(row)

@@ -64,11 +64,14 @@ class Meter:
 def tick(evaluations: int = 1) -> None:
     """Report to every open meter that a network has just been evaluated.
 
+    A function that torch.compile has compiled reports nothing.
+
     Args:
         evaluations: how many evaluations the call stands for; D for a sequential inverse that
             computes in one sweep what D passes through the network would.
     """
-    if not _open:
+    # In a compiled graph counting would be traced once and never run again.
+    if not _open or torch.compiler.is_compiling():
         return
     # The one question that autograd answers only in private: is a backward pass under way?
     # torch.utils.checkpoint asks it in the same way.

@@ -27,6 +27,8 @@ FAMILIES: dict[str, str] = {
     "pictures": "densities and samples of 2-D sets, for the report's panels",
     "time": "seconds of a training step, a density, a sample",
     "memory": "peak memory of a training step",
+    "ratio": "times over those of a reference, in interleaved pairs, and over those of the "
+    "matrix products alone",
 }
 """Every family with what it is for, in the order in which they run."""
 

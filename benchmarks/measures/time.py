@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
 from benchmarks.environment import OthersWork
 from benchmarks.measures.subject import Subject
-from benchmarks.train import Trainer, evaluation_mode
+from benchmarks.train import Trainer
 
 STAGE = "cost"
 COLUMNS = {
@@ -37,8 +37,15 @@ LEAST_SECONDS = 0.3
 MOST_REPEATS = 50
 
 
-def measure(subject: Subject) -> dict[str, float | bool]:
-    """Times of a training step, a density and a sample of the trained flow."""
+def actions(subject: Subject) -> dict[str, Callable[[], None]]:
+    """What is timed: a training step, a density and a sample, at the cell's batch size.
+
+    Args:
+        subject: its weights stay where they are, but for rounding.
+
+    Returns:
+        Name of the column's stem to what is to be run; each sets the flow's mode itself.
+    """
     flow, size = subject.flow, subject.cell.budget.batch_size
     batches = iter(subject.batches("time"))
     generator = subject.generator("time: estimator")
@@ -48,44 +55,50 @@ def measure(subject: Subject) -> dict[str, float | bool]:
     trainer.set_learning_rate(1e-12)
 
     def train_step() -> None:
+        flow.train()
         trainer.step(next(batches)[0])
 
     def log_prob() -> None:
+        flow.eval()
         with torch.no_grad():
             flow.log_prob(points, generator=generator)
 
     def sample() -> None:
+        flow.eval()
         with torch.no_grad():
             flow.sample(size, generator=generator)
 
+    return {"train_step": train_step, "log_prob": log_prob, "sample": sample}
+
+
+def measure(subject: Subject) -> dict[str, float | bool]:
+    """Times of a training step, a density and a sample of the trained flow."""
+    device = subject.device
     found: dict[str, float | bool] = {}
-    with OthersWork(flow.device) as others:
-        flow.train()
-        found["first_step_seconds"] = _clock(train_step, flow.device)
-        _record(found, "train_step_seconds", train_step, flow.device)
-        with evaluation_mode(flow):
-            _record(found, "log_prob_seconds", log_prob, flow.device)
-            _record(found, "sample_seconds", sample, flow.device)
+    with OthersWork(device) as others:
+        for name, action in actions(subject).items():
+            first = clock(action, device)
+            if name == "train_step":
+                found["first_step_seconds"] = first
+            clock(action, device)
+            seconds: list[float] = []
+            while len(seconds) < LEAST_REPEATS or (
+                sum(seconds) < LEAST_SECONDS and len(seconds) < MOST_REPEATS
+            ):
+                seconds.append(clock(action, device))
+            found |= with_quartiles(f"{name}_seconds", seconds)
     found["cost_shared"] = others.shared
     return found
 
 
-def _record(
-    found: dict[str, float | bool], name: str, action: Callable[[], None], device: torch.device
-) -> None:
-    _clock(action, device)
-    seconds: list[float] = []
-    while len(seconds) < LEAST_REPEATS or (
-        sum(seconds) < LEAST_SECONDS and len(seconds) < MOST_REPEATS
-    ):
-        seconds.append(_clock(action, device))
-    found[name] = statistics.median(seconds)
-    found[f"{name}_q25"], _, found[f"{name}_q75"] = statistics.quantiles(
-        seconds, n=4, method="inclusive"
-    )
+def with_quartiles(name: str, values: Sequence[float]) -> dict[str, float]:
+    """Median and quartiles of repeats, as columns."""
+    lower, _, upper = statistics.quantiles(values, n=4, method="inclusive")
+    return {name: statistics.median(values), f"{name}_q25": lower, f"{name}_q75": upper}
 
 
-def _clock(action: Callable[[], None], device: torch.device) -> float:
+def clock(action: Callable[[], None], device: torch.device) -> float:
+    """Seconds that an action takes, its work on the device included."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     start = time.perf_counter()

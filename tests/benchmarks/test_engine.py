@@ -152,20 +152,16 @@ def test_a_trained_cell_goes_on_with_its_cost(tmp_path: Path, cell: Cell) -> Non
     assert cell_module.pending_stage(store, cell) == "quality"
 
 
-def test_a_flow_that_does_not_apply_is_skipped_with_a_reason(tmp_path: Path, cell: Cell) -> None:
+def test_a_flow_that_does_not_apply_is_skipped_with_a_reason(
+    tmp_path: Path, cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = Store(tmp_path)
 
-    class Refusing(Cell):
-        def flow_config(self) -> flows.FlowConfig:
-            class Config(flows.FlowConfig):
-                def build(self, event_shape: Any, context_features: int = 0) -> flows.Flow:
-                    raise flows.InputError("models images, not vectors")
+    def refuse(self: object, event_shape: Any, context_features: int = 0) -> flows.Flow:
+        raise flows.InputError("models images, not vectors")
 
-            return Config()
-
-    cell_module._run_logged(
-        Task(Refusing.model_validate(cell.model_dump()), "quality", tmp_path), store
-    )
+    monkeypatch.setattr(type(cell.contestant.config()), "build", refuse)
+    cell_module._run_logged(Task(cell, "quality", tmp_path), store)
     found = store.read(cell)
     assert isinstance(found, Record)
     assert (found.status, found.reason) == ("skipped", "models images, not vectors")

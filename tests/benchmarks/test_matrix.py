@@ -57,7 +57,7 @@ def test_key_depends_on_what_determines_the_result_and_on_nothing_else(tmp_path:
         tmp_path,
         """
         datasets = [{ name = "8gaussians", rows = 100000 }]
-        measures = ["memory", "time", "quality", "work", "variance", "faithfulness", "pictures"]
+        measures = ["ratio", "memory", "time", "quality", "work", "variance", "faithfulness", "pictures"]
         flows = ["maf"]
         name = "another name"
         """,

@@ -170,6 +170,23 @@ def test_timing_leaves_the_weights_where_they_were() -> None:
         torch.testing.assert_close(old, new.detach(), rtol=0, atol=1e-8)
 
 
+def test_a_flow_is_as_fast_as_itself_and_a_smaller_one_is_faster() -> None:
+    options = {"layers": 4, "hidden": (256, 256)}
+    of = subject("maf", "gaussian", options, dimension=8)
+    document = of.cell.model_dump(mode="json")
+    reference = {"flow": "maf", "flow_options": document["flow_options"]}
+    of.cell = Cell.model_validate({**document, "reference": reference})
+    same = measured("ratio", of)
+    assert 0.6 < same["log_prob_ratio"] < 1.6
+    assert same["reference"] == of.cell.flow_label
+    # Each masked layer of n rows costs 2 n inputs outputs; nothing else multiplies matrices.
+    layer = 8 * 256 + 256 * 256 + 256 * 16
+    assert same["log_prob_flops"] == 4 * 2 * 32 * layer
+    small = {**document["flow_options"], "layers": 1, "hidden": [8]}
+    of.cell = Cell.model_validate({**document, "reference": {"flow": "maf", "flow_options": small}})
+    assert measured("ratio", of)["log_prob_ratio"] > 1.5
+
+
 def test_environment_names_versions_and_machine() -> None:
     found = describe_environment(torch.device("cpu"))
     assert str(found["torch"]).startswith(torch.__version__.split("+")[0])

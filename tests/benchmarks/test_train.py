@@ -84,6 +84,27 @@ def test_it_ends_where_the_budget_says(
     assert result.steps == expected
 
 
+def test_an_untrained_flow_is_a_contestant(gaussian: datasets.Dataset) -> None:
+    flow = Scale((4,))
+    result = train(flow, gaussian, budget(steps=0), seed=0, on_row=lambda row: None)
+    assert result.steps == 0
+    assert float(flow.log_scale.detach()) == 0
+    assert math.isfinite(result.validation_nll_nats)
+
+
+@pytest.mark.slow
+def test_a_compiled_step_gives_the_same_weights(gaussian: datasets.Dataset) -> None:
+    found = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        flow = flows.build("realnvp", (4,), layers=2, hidden=(8,))
+        rows: list[CurveRow] = []
+        train(flow, gaussian, budget(compile=compiled), seed=0, on_row=rows.append)
+        assert math.isnan(rows[-1].nfe_forward) is compiled
+        found.append(torch.cat([p.detach().flatten() for p in flow.parameters()]))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-4)
+
+
 def test_a_budget_of_seconds_ends(gaussian: datasets.Dataset) -> None:
     options = budget(steps=None, seconds=0.2)
     result = train(Scale((4,)), gaussian, options, seed=0, on_row=lambda row: None)
