@@ -124,6 +124,27 @@ _ALL = [
         "planar layers of several directions at once; samples only",
         "van den Berg, Hasenclever, Tomczak and Welling 2018, arXiv:1803.05649",
     ),
+    *(
+        Entry(
+            f"{library}/{system}",
+            f"flows.peers.{library}:{library.capitalize()}Config",
+            f"{summary} of the library {library}, as it is",
+            source,
+            {"system": system},
+        )
+        for library, source in {
+            "nflows": "Durkan, Bekasov, Murray and Papamakarios 2020, doi:10.5281/zenodo.4296287",
+            "zuko": "Rozet et al. 2022, doi:10.5281/zenodo.7625672",
+            "normflows": "Stimper et al. 2023, doi:10.21105/joss.05361",
+            "torchflows": "Nabergoj, github.com/davidnabergoj/torchflows",
+        }.items()
+        for system, summary in {
+            "realnvp": "affine couplings",
+            "maf": "masked affine autoregressive layers",
+            "rqnsf-c": "spline couplings",
+            "rqnsf-ar": "autoregressive splines",
+        }.items()
+    ),
 ]
 
 ENTRIES: dict[str, Entry] = {item.name: item for item in _ALL}

@@ -1,0 +1,185 @@
+"""What the wrappers of other libraries' flows share.
+
+A peer is a library's stock layers, put together as the library's own flow would be, with the
+architecture of ours: the same number of layers, conditioners of the same widths, orders and
+halves that alternate. The weights' initial values, the bounds of the scales and the handling of
+numbers are the library's own; the base density is ours, the standard normal, since some
+libraries' bases cannot change dtype. Peers take vectors (images are flattened) and no context.
+"""
+
+from __future__ import annotations
+
+import abc
+import importlib
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from flows.base import Flow, FlowError, InputError, Traits, VectorFlow
+from flows.config import FlowConfig, Widths
+from flows.discrete.coupling import COUPLING_TRAITS
+from flows.discrete.maf import MAF_TRAITS
+from flows.discrete.transforms import dimension_of
+from flows.meter import tick
+
+__all__ = ["IgnoreContext", "MissingLibrary", "PeerConfig", "PeerFlow", "System", "load"]
+
+System = Literal["realnvp", "maf", "rqnsf-c", "rqnsf-ar"]
+"""The systems that the libraries have in common with this one."""
+
+_TRAITS: dict[System, Traits] = {
+    "realnvp": COUPLING_TRAITS,
+    "rqnsf-c": COUPLING_TRAITS,
+    "maf": MAF_TRAITS,
+    "rqnsf-ar": MAF_TRAITS,
+}
+
+
+class MissingLibrary(FlowError, ImportError):
+    """A peer's library is not installed; the message says how to install it."""
+
+
+def load(module: str) -> Any:
+    """Import a module of a peer's library.
+
+    Args:
+        module: its full name.
+
+    Raises:
+        MissingLibrary: if the library is not installed.
+
+    Example:
+        >>> load("math").pi
+        3.141592653589793
+    """
+    library = module.partition(".")[0]
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != library:
+            raise
+        raise MissingLibrary(
+            f"this flow is one of the library {library}, which is not installed: "
+            f"pip install {library}, or install ffjord-bench[peers]"
+        ) from error
+
+
+class IgnoreContext(nn.Module):
+    """A network for a library that hands its conditioners a context, which there is none of.
+
+    Args:
+        network: from ``(n, inputs)`` to ``(n, outputs)``.
+        hidden_features: the width of its last hidden layer, by whose root the libraries' splines
+            scale their logits.
+    """
+
+    def __init__(self, network: nn.Module, hidden_features: int) -> None:
+        super().__init__()
+        self.network = network
+        self.hidden_features = hidden_features
+
+    def forward(self, value: Tensor, context: None = None) -> Tensor:
+        """The network's result."""
+        result: Tensor = self.network(value)
+        return result
+
+
+class PeerFlow(VectorFlow):
+    """A flow of another library behind the contract.
+
+    Passes are counted as the architecture has them: a density or a sample takes one a layer,
+    a sequential direction D a layer.
+
+    Args:
+        event_shape: shape of one datum.
+        system: which one it is.
+        layers: number of layers.
+        peer: the library's module.
+    """
+
+    def __init__(
+        self, event_shape: Sequence[int], system: System, layers: int, peer: nn.Module
+    ) -> None:
+        super().__init__(event_shape)
+        self.traits = _TRAITS[system]
+        self.layers = layers
+        self.peer = peer
+
+    @abc.abstractmethod
+    def _forth(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Data ``(n, D)`` to latent and ``log |det dz/dx|`` by the library."""
+
+    @abc.abstractmethod
+    def _back(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Latent ``(n, D)`` to data and ``log |det dx/dz|`` by the library."""
+
+    def _encode_vector(
+        self,
+        x: Tensor,
+        context: Tensor | None,
+        *,
+        exact: bool,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor]:
+        tick(self.layers)
+        return self._forth(x)
+
+    def _decode_vector(
+        self,
+        z: Tensor,
+        context: Tensor | None,
+        *,
+        exact: bool,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor]:
+        self._tick_back()
+        return self._back(z)
+
+    def _tick_back(self) -> None:
+        tick(self.layers * (self.dimension if self.traits.sample_passes == "D" else 1))
+
+
+class PeerConfig(FlowConfig):
+    """Options of a peer: those that have the same meaning in every library.
+
+    Attributes:
+        system: which of the library's flows.
+        layers: number of couplings or autoregressive layers.
+        hidden: widths of each conditioner's hidden layers, with ReLU (all the same width, where
+            a library knows only one).
+        bins: number of bins of a spline.
+        tail_bound: half width of the interval on which a spline acts.
+    """
+
+    system: System
+    layers: PositiveInt = 8
+    hidden: Widths = (64, 64)
+    bins: PositiveInt = 8
+    tail_bound: PositiveFloat = 3.0
+
+    def build(self, event_shape: Sequence[int], context_features: int = 0) -> Flow:
+        if context_features:
+            raise InputError("a peer is built without context: give context_features = 0")
+        dimension = dimension_of(event_shape)
+        if dimension < 2:
+            raise InputError("a peer needs an event of at least two numbers")
+        return self._build(event_shape, dimension)
+
+    @abc.abstractmethod
+    def _build(self, event_shape: Sequence[int], dimension: int) -> Flow:
+        """The flow, on an event of ``dimension`` numbers, at least two."""
+
+    def _one_width(self, library: str) -> int:
+        """The width of all hidden layers.
+
+        Raises:
+            InputError: if they differ.
+        """
+        if len(set(self.hidden)) != 1:
+            raise InputError(
+                f"{library} knows one width for all hidden layers, got {list(self.hidden)}"
+            )
+        return self.hidden[0]

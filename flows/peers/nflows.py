@@ -1,0 +1,80 @@
+"""Flows of the library nflows (Durkan, Bekasov, Murray and Papamakarios), as they are.
+
+Its known faults come along: affine scales within (0.001, 1.001) from data to latent for
+couplings, fresh autoregressive flows whose samples explode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flows.base import Flow
+from flows.peers.base import IgnoreContext, PeerConfig, PeerFlow, load
+
+__all__ = ["NflowsConfig"]
+
+
+class _Nflows(PeerFlow):
+    def _forth(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        result: tuple[Tensor, Tensor] = self.peer(x)
+        return result
+
+    def _back(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        inverse: Any = self.peer.inverse
+        result: tuple[Tensor, Tensor] = inverse(z)
+        return result
+
+
+class NflowsConfig(PeerConfig):
+    """A flow of nflows; see :class:`flows.peers.base.PeerConfig`.
+
+    Couplings have masks that alternate (as its SimpleRealNVP has), autoregressive layers a
+    reversal between them (as its MaskedAutoregressiveFlow has), both with plain conditioners.
+    """
+
+    def _build(self, event_shape: Sequence[int], dimension: int) -> Flow:
+        transforms = load("nflows.transforms")
+        nets = load("nflows.nn.nets")
+
+        def network(inputs: int, outputs: int) -> nn.Module:
+            return IgnoreContext(nets.MLP([inputs], [outputs], list(self.hidden)), self.hidden[-1])
+
+        layers: list[nn.Module] = []
+        for layer in range(self.layers):
+            mask = torch.where((torch.arange(dimension) + layer) % 2 == 0, -1.0, 1.0)
+            if self.system == "realnvp":
+                layers.append(transforms.AffineCouplingTransform(mask, network))
+            elif self.system == "rqnsf-c":
+                layers.append(
+                    transforms.PiecewiseRationalQuadraticCouplingTransform(
+                        mask,
+                        network,
+                        num_bins=self.bins,
+                        tails="linear",
+                        tail_bound=self.tail_bound,
+                    )
+                )
+            else:
+                shared = {
+                    "features": dimension,
+                    "hidden_features": self._one_width("nflows"),
+                    "num_blocks": len(self.hidden) - 1,
+                    "use_residual_blocks": False,
+                }
+                if self.system == "maf":
+                    layers.append(transforms.MaskedAffineAutoregressiveTransform(**shared))
+                else:
+                    layers.append(
+                        transforms.MaskedPiecewiseRationalQuadraticAutoregressiveTransform(
+                            num_bins=self.bins,
+                            tails="linear",
+                            tail_bound=self.tail_bound,
+                            **shared,
+                        )
+                    )
+                layers.append(transforms.ReversePermutation(dimension))
+        return _Nflows(event_shape, self.system, self.layers, transforms.CompositeTransform(layers))

@@ -1,0 +1,131 @@
+"""Flows of the library normflows (Stimper et al.), as they are.
+
+Its layers run from latent to data. Couplings and splines are used so; its masked affine layer is
+fast in the direction that the library samples in, and is turned round here, so that its density
+takes one pass as MAF's does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flows.base import Flow
+from flows.peers.base import IgnoreContext, PeerConfig, PeerFlow, System, load
+
+__all__ = ["NormflowsConfig"]
+
+
+class _Normflows(PeerFlow):
+    def __init__(
+        self, event_shape: Sequence[int], system: System, layers: int, peer: nn.ModuleList
+    ) -> None:
+        super().__init__(event_shape, system, layers, peer)
+        self.turned = system == "maf"
+
+    def _run(self, value: Tensor, *, forward: bool) -> tuple[Tensor, Tensor]:
+        """The library's layers in their own order, or their inverses from the last to the first."""
+        assert isinstance(self.peer, nn.ModuleList)
+        layers: Iterable[Any] = self.peer if forward else reversed(self.peer)
+        log_abs_det = value.new_zeros(len(value))
+        for layer in layers:
+            value, change = layer(value) if forward else layer.inverse(value)
+            log_abs_det = log_abs_det + change
+        return value, log_abs_det
+
+    def _forth(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self._run(x, forward=self.turned)
+
+    def _back(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return self._run(z, forward=not self.turned)
+
+
+class NormflowsConfig(PeerConfig):
+    """A flow of normflows; see :class:`flows.peers.base.PeerConfig`.
+
+    Halves are swapped (as its RealNVP example does) or, for splines, masks alternate.
+    """
+
+    def _build(self, event_shape: Sequence[int], dimension: int) -> Flow:
+        normflows = load("normflows")
+        splines = load("normflows.flows.neural_spline.coupling")
+
+        def network(inputs: int, outputs: int) -> nn.Module:
+            peer: nn.Module = normflows.nets.MLP([inputs, *self.hidden, outputs])
+            return peer
+
+        flows = normflows.flows
+        layers: list[nn.Module] = []
+        for layer in range(self.layers):
+            if self.system == "realnvp":
+                given = dimension - dimension // 2
+                layers.append(flows.AffineCouplingBlock(network(given, 2 * (dimension // 2))))
+                layers.append(flows.Permute(dimension, mode="swap"))
+            elif self.system == "rqnsf-c":
+                mask = torch.where((torch.arange(dimension) + layer) % 2 == 0, -1.0, 1.0)
+                layers.append(
+                    splines.PiecewiseRationalQuadraticCoupling(
+                        mask,
+                        lambda inputs, outputs: IgnoreContext(
+                            network(inputs, outputs), self.hidden[-1]
+                        ),
+                        num_bins=self.bins,
+                        tails="linear",
+                        tail_bound=self.tail_bound,
+                    )
+                )
+            else:
+                shared = {"use_residual_blocks": False, "num_blocks": len(self.hidden) - 1}
+                width = self._one_width("normflows")
+                if self.system == "maf":
+                    layers.append(flows.MaskedAffineAutoregressive(dimension, width, **shared))
+                else:
+                    autoregressive = load("normflows.flows.neural_spline.autoregressive")
+                    layers.append(
+                        _Turned(
+                            autoregressive.MaskedPiecewiseRationalQuadraticAutoregressive(
+                                dimension,
+                                width,
+                                num_bins=self.bins,
+                                tails="linear",
+                                tail_bound=self.tail_bound,
+                                **shared,
+                            )
+                        )
+                    )
+                layers.append(_Reverse())
+        return _Normflows(event_shape, self.system, self.layers, nn.ModuleList(layers))
+
+
+class _Turned(nn.Module):
+    """A layer the other way round, as the library's own spline wrappers have it."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The layer's inverse."""
+        result: tuple[Tensor, Tensor] = self.layer.inverse(value)
+        return result
+
+    def inverse(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The layer."""
+        result: tuple[Tensor, Tensor] = self.layer(value)
+        return result
+
+
+class _Reverse(nn.Module):
+    """The features in reversed order, which normflows lacks."""
+
+    def forward(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """``(n, D)`` to the same, and zeros."""
+        return value.flip(1), value.new_zeros(())
+
+    def inverse(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The same as :meth:`forward`."""
+        result: tuple[Tensor, Tensor] = self(value)
+        return result
