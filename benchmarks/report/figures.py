@@ -18,9 +18,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-from benchmarks.report.records import Records, summarise
+from benchmarks.report.records import Records, grouped, summarise
 from benchmarks.report.style import Look, looks, new_figure, rc, save
 from benchmarks.report.tables import bottleneck_cells, contestant, dimension_cells
 
@@ -90,11 +90,10 @@ def draw_all(records: Records, folder: Path) -> tuple[list[Picture], list[str]]:
 
 
 def _grid(panels: int, *, height: float = _PANEL[1]) -> tuple[Figure, list[Axes]]:
-    """Panels in rows of at most three, the unused ones removed."""
-    columns = min(panels, _COLUMNS)
+    """Panels in rows of at most three."""
+    columns = 2 if panels == 4 else min(panels, _COLUMNS)
     rows = math.ceil(panels / columns)
-    # A single panel may be wider, and leaves room for a legend at its side.
-    width = 4.2 if columns == 1 else _PANEL[0] * columns
+    width = {1: 4.2, 2: 6.4}.get(columns, _PANEL[0] * columns)
     figure = new_figure(width, height * rows + 0.35)
     axes = [figure.add_subplot(rows, columns, 1 + i) for i in range(panels)]
     return figure, axes
@@ -148,7 +147,7 @@ def _short(value: float) -> str:
 
 
 def _log(axis: Any, values: Iterable[float]) -> None:
-    """A logarithmic axis with at least two labelled ticks, written as plain numbers."""
+    """A logarithmic axis around some values, its ticks written as plain numbers."""
     finite = [value for value in values if math.isfinite(value) and value > 0]
     if not finite:
         return
@@ -159,15 +158,30 @@ def _log(axis: Any, values: Iterable[float]) -> None:
     room = max(0.06 * decades, 0.12)
     limits = (low * 10**-room, high * 10**room)
     axis.axes.set_xlim(limits) if axis.axis_name == "x" else axis.axes.set_ylim(limits)
-    width = decades + 2 * room
-    subs = (1, 2, 5) if width < 1.6 else (1, 3) if width < 2.6 else (1,)
-    if width < 0.7:
-        subs = (1, 1.5, 2, 3, 4, 5, 6, 7, 8)
-    axis.set_major_locator(LogLocator(subs=subs, numticks=9))
+    axis.set_major_locator(FixedLocator(_log_ticks(*limits)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
     axis.set_minor_formatter(NullFormatter())
-    if width < 1:
+    if decades + 2 * room < 1:
         axis.set_minor_locator(NullLocator())
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Round numbers between two bounds: three or more of them, and no more than are needed."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    decades = range(first, last + 1)
+    for every in (4, 3, 2):
+        ticks = [10.0**power for power in decades if power % every == 0]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) >= 4:
+            return ticks
+    ticks = []
+    for parts in ("1", "1 3", "1 2 5", "1 1.5 2 3 5 7", "1 1.2 1.4 1.6 1.8 2 2.5 3 3.5 4 5 6 7 8"):
+        # From text, so that 0.3 is 0.3 and not 0.30000000000000004.
+        ticks = [float(f"{part}e{power}") for power in decades for part in parts.split()]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) >= 3:
+            break
+    return ticks
 
 
 def _dimensions(ax: Axes, values: Iterable[float], label: str) -> None:
@@ -178,7 +192,7 @@ def _dimensions(ax: Axes, values: Iterable[float], label: str) -> None:
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     if len(ticks) > 1:
-        ax.set_xlim(ticks[0] / 1.25, ticks[-1] * 1.25)
+        ax.set_xlim(ticks[0] / 1.3, ticks[-1] * 1.3)
     ax.set_xlabel(label)
 
 
@@ -192,15 +206,20 @@ def _bars(
     factor: float = 1.0,
     line: Any = "-",
     filled: bool = True,
+    shift: float = 1.0,
 ) -> None:
-    """A line through means with the error bars of their intervals, on a log axis cut at zero."""
+    """A line through means with the error bars of their intervals, on a log axis cut at zero.
+
+    ``shift`` moves the points along a logarithmic x axis, so that equal values of several flows
+    lie beside each other and not one under the other.
+    """
     colour, marker = look
     means = data[measure].to_numpy() * factor
     half = np.nan_to_num(data[f"{measure}_half_width"].to_numpy() * factor)
     # A t interval of three seeds may reach below zero, which a logarithmic axis cannot show.
     lower = np.minimum(half, means * (1 - 1e-2)) if ax.get_yscale() == "log" else half
     ax.errorbar(
-        data[x],
+        data[x] * shift,
         means,
         yerr=np.vstack([np.maximum(lower, 0), half]),
         color=colour,
@@ -249,12 +268,14 @@ def _learning(records: Records, style: dict[str, Look]) -> Iterable[_Drawn]:
     if cells.empty:
         cells = ok
     by_dataset: dict[str, list[tuple[str, str, pd.DataFrame]]] = {}
-    for (dataset, name, flow, label, _), group in cells.groupby(
-        ["dataset", "flow_name", "flow", "setting_label", "setting"], sort=False
+    for (dataset, name, flow, label, _), group in grouped(
+        cells, ["dataset", "flow_name", "flow", "setting_label", "setting"]
     ):
         curve = _mean_curve(records, group)
         if not curve.empty and curve["validation_nll_nats"].notna().any():
-            by_dataset.setdefault(dataset, []).append((name, _variant(records.short[flow], name, label), curve))
+            by_dataset.setdefault(dataset, []).append(
+                (name, _variant(records.short[flow], name, label), curve)
+            )
     if not by_dataset:
         return
     variants = list(dict.fromkeys(v for lines in by_dataset.values() for _, v, _ in lines))
@@ -280,7 +301,14 @@ def _learning(records: Records, style: dict[str, Look]) -> Iterable[_Drawn]:
             float(group[column].mean()) for column in ("truth_entropy_nats", "gaussian_nll_nats")
         )
         _frame_nll(ax, [curve for _, _, curve in lines], entropy, gaussian)
-        _log(ax.xaxis, [s for _, _, c in lines for s in c["seconds"]])
+        # From where the first curve enters the panel.
+        top = ax.get_ylim()[1]
+        inside = [
+            second
+            for _, _, curve in lines
+            for second in curve.loc[curve["validation_nll_nats"] <= top, "seconds"]
+        ]
+        _log(ax.xaxis, inside)
         ax.set_title(dataset)
         ax.set_xlabel("training time [s]")
         ax.set_ylabel("validation NLL [nats]")
@@ -290,7 +318,7 @@ def _learning(records: Records, style: dict[str, Look]) -> Iterable[_Drawn]:
     if cells["gaussian_nll_nats"].notna().any():
         references.append(Line2D([], [], color="#777777", ls=":", lw=1.2, label="full Gaussian"))
     names = list(dict.fromkeys(name for lines in by_dataset.values() for name, _, _ in lines))
-    handles = [*_flow_handles(sorted(names, key=list(style).index), style, True)]
+    handles = _flow_handles([name for name in style if name in names], style, True)
     _legend(figure, [*handles, *_variant_handles(variants), *references])
     yield _Drawn(
         figure,
@@ -309,9 +337,7 @@ def _variant(flow: str, name: str, setting_label: str) -> str:
     return ", ".join(part for part in (options, setting_label) if part)
 
 
-def _frame_nll(
-    ax: Axes, curves: Sequence[pd.DataFrame], entropy: float, gaussian: float
-) -> None:
+def _frame_nll(ax: Axes, curves: Sequence[pd.DataFrame], entropy: float, gaussian: float) -> None:
     """Limits that show where curves end up: untrained flows start hundreds of nats above."""
     ends = [float(curve["validation_nll_nats"].min()) for curve in curves]
     starts = [float(curve["validation_nll_nats"].iloc[0]) for curve in curves]
@@ -336,9 +362,9 @@ _ACROSS = 5
 
 def _densities(records: Records, style: dict[str, Look]) -> Iterable[_Drawn]:
     cells = records.ok[records.ok["dimension"] == 2]
-    for dataset, group in cells.groupby("dataset", sort=False):
+    for (dataset,), group in grouped(cells, ["dataset"]):
         panels, reference = [], None
-        for (flow, label), alike in group.groupby(["flow", "setting_label"], sort=False):
+        for (flow, label), alike in grouped(group, ["flow", "setting_label"]):
             # One seed is shown, the lowest that has pictures: a mean of densities is no density.
             for _, cell in alike.sort_values("seed").iterrows():
                 arrays = records.store_of[cell["key"]].arrays(cell["key"])
@@ -382,7 +408,13 @@ def _density_figure(
 
     def points(ax: Axes, values: np.ndarray[Any, Any], colour: str) -> None:
         ax.scatter(
-            values[:, 0], values[:, 1], s=0.9, color=colour, linewidths=0, alpha=0.55, rasterized=True
+            values[:, 0],
+            values[:, 1],
+            s=0.9,
+            color=colour,
+            linewidths=0,
+            alpha=0.55,
+            rasterized=True,
         )
 
     def finish(ax: Axes) -> None:
@@ -410,6 +442,9 @@ def _density_figure(
     if "data" in reference:
         points(first[1], reference["data"], "#333333")
     first[0].set_title("truth" if truth is not None else "data")
+    first[1].text(
+        0.03, 0.97, "test data", transform=first[1].transAxes, va="top", fontsize=8, color="#333333"
+    )
     for position, (label, cell, arrays) in enumerate(panels, start=1):
         block, column = divmod(position, across)
         upper, lower = grid[2 * block][column], grid[2 * block + 1][column]
@@ -419,15 +454,12 @@ def _density_figure(
         title = _folded(label) + (f"\n{nll:.3f} nats" if math.isfinite(nll) else "")
         upper.set_title(title.replace("-", "\u2212") if nll < 0 else title)
     for row in range(2 * blocks):
-        kind = "density" if row % 2 == 0 else "samples"
-        grid[row][0].set_ylabel("data" if row == 1 else kind)
+        grid[row][0].set_ylabel("density" if row % 2 == 0 else "samples")
         for column in range(across):
             if row // 2 * across + column > len(panels):
                 grid[row][column].set_axis_off()
             else:
                 finish(grid[row][column])
-    if across > 1:
-        grid[1][1].set_ylabel("samples")
     square = f"{extent[0]:.1f} to {extent[1]:.1f} by {extent[2]:.1f} to {extent[3]:.1f}"
     return _Drawn(
         figure,
@@ -541,7 +573,9 @@ def _trade_off(
     names = [flow for flow in style if flow in set(data["flow_name"])]
     handles = _flow_handles(names, style, False)
     handles += [
-        Line2D([], [], linestyle="none", marker=f"${i}$", color="#444444", label=label or "defaults")
+        Line2D(
+            [], [], linestyle="none", marker=f"${i}$", color="#444444", label=label or "defaults"
+        )
         for i, label in enumerate(variants)
         if i
     ]
@@ -563,8 +597,8 @@ def _lines_by(
 ) -> list[tuple[str, str, pd.DataFrame, Look]]:
     """Each flow's own line: its name, its variant, its points and its look."""
     lines = []
-    for (name, flow, label, _), group in data.groupby(
-        ["flow_name", "flow", "setting_label", "setting"], sort=False
+    for (name, flow, label, _), group in grouped(
+        data, ["flow_name", "flow", "setting_label", "setting"]
     ):
         lines.append((name, _variant(records.short[flow], name, label), group, style[name]))
     return lines
@@ -585,7 +619,7 @@ def _dimension(records: Records, style: dict[str, Look]) -> Iterable[_Drawn]:
     cells = cells[cells["status"] == "ok"]
     measures = [measure for measure, _, _ in _PANELS]
     by = ["family", "flow_name", "flow", "setting_label", "setting", "dimension"]
-    for family, part in cells.groupby("family", sort=False):
+    for (family,), part in grouped(cells, ["family"]):
         data = summarise(part, by, measures).sort_values("dimension", kind="stable")
         panels = [
             (measure, label, factor)
@@ -600,14 +634,21 @@ def _dimension(records: Records, style: dict[str, Look]) -> Iterable[_Drawn]:
         figure, axes = _grid(len(panels))
         for ax, (measure, label, factor) in zip(axes, panels, strict=True):
             shown = []
-            for _, variant, points, look in lines:
+            for place, (_, variant, points, look) in enumerate(lines):
                 points = points[points[measure] > 0]
                 if points.empty:
                     continue
                 ax.set_yscale("log")
                 _bars(
-                    ax, points, "dimension", measure, look, factor=factor,
-                    line=_line(variants.index(variant)), filled=variants.index(variant) == 0,
+                    ax,
+                    points,
+                    "dimension",
+                    measure,
+                    look,
+                    factor=factor,
+                    line=_line(variants.index(variant)),
+                    filled=variants.index(variant) == 0,
+                    shift=1.045 ** (place - (len(lines) - 1) / 2),
                 )
                 shown += list(points[measure] * factor)
             _log(ax.yaxis, shown)
@@ -621,7 +662,8 @@ def _dimension(records: Records, style: dict[str, Look]) -> Iterable[_Drawn]:
             f"NFE, time and memory against dimension: {family}",
             "Of a training step, a density and a sample of one batch on the trained flow. NFE of "
             "a discrete flow counts its conditioners. Only continuous flows evaluate networks in "
-            f"the backward pass. Logarithmic axes. {_INTERVAL}",
+            "the backward pass. Logarithmic axes; markers of one dimension lie side by side. "
+            f"{_INTERVAL} A bar that would leave a panel is cut.",
         )
 
 
@@ -635,7 +677,7 @@ def _deviation_by_dimension(records: Records, style: dict[str, Look]) -> Iterabl
     cells = dimension_cells(records)
     cells = cells[cells["status"] == "ok"]
     by = ["family", "flow_name", "flow", "setting_label", "setting", "dimension"]
-    for family, part in cells.groupby("family", sort=False):
+    for (family,), part in grouped(cells, ["family"]):
         data = summarise(part, by, [measure for measure, _ in _DEVIATIONS])
         data = data[(data["trace_std"] > 0) | (data["log_prob_std"] > 0)]
         data = data.sort_values("dimension", kind="stable")
@@ -651,8 +693,13 @@ def _deviation_by_dimension(records: Records, style: dict[str, Look]) -> Iterabl
                 points = points[points[measure] > 0]
                 ax.set_yscale("log")
                 _bars(
-                    ax, points, "dimension", measure, look,
-                    line=_line(position), filled=position == 0,
+                    ax,
+                    points,
+                    "dimension",
+                    measure,
+                    look,
+                    line=_line(position),
+                    filled=position == 0,
                 )
                 shown += list(points[measure])
             _log(ax.yaxis, shown)
@@ -667,7 +714,7 @@ def _deviation_by_dimension(records: Records, style: dict[str, Look]) -> Iterabl
             f"Deviation of the estimators against dimension: {family}",
             "Standard deviation over draws of the estimator's noise at fixed test points, root "
             "of the mean variance: of the trace at the start of the flow, and of log p(x). "
-            f"Logarithmic axes. {_INTERVAL}",
+            f"Logarithmic axes. {_INTERVAL} A bar that would leave a panel is cut.",
         )
 
 
@@ -681,7 +728,7 @@ def _deviation_by_bottleneck(records: Records, style: dict[str, Look]) -> Iterab
     cells = cells[cells["status"] == "ok"]
     measures = [measure for measure, _ in _DEVIATIONS]
     several = cells["series"].nunique() > 1
-    for number, (_, part) in enumerate(cells.groupby("series", sort=False), start=1):
+    for number, (_, part) in enumerate(grouped(cells, ["series"]), start=1):
         by = ["flow_name", "noise", "bottleneck"]
         data = summarise(part, by, measures)
         narrow = data[data["bottleneck"].notna()].sort_values("bottleneck", kind="stable")
@@ -698,8 +745,13 @@ def _deviation_by_bottleneck(records: Records, style: dict[str, Look]) -> Iterab
             for position, noise in enumerate(noises):
                 points = narrow[(narrow["noise"] == noise) & (narrow[measure] > 0)]
                 _bars(
-                    ax, points, "bottleneck", measure, look,
-                    line=_line(position), filled=position == 0,
+                    ax,
+                    points,
+                    "bottleneck",
+                    measure,
+                    look,
+                    line=_line(position),
+                    filled=position == 0,
                 )
                 shown += list(points[measure])
             for _, row in full[full[measure] > 0].iterrows():
@@ -712,7 +764,11 @@ def _deviation_by_bottleneck(records: Records, style: dict[str, Look]) -> Iterab
             ax.set_ylabel(label)
         handles = [
             Line2D(
-                [], [], color=look[0], marker=look[1], linestyle=_line(i),
+                [],
+                [],
+                color=look[0],
+                marker=look[1],
+                linestyle=_line(i),
                 markerfacecolor=look[0] if i == 0 else "white",
                 label=f"{first['flow_name']}, {noise} noise",
             )
@@ -720,7 +776,10 @@ def _deviation_by_bottleneck(records: Records, style: dict[str, Look]) -> Iterab
         ]
         handles += [
             Line2D(
-                [], [], color="#555555", lw=1,
+                [],
+                [],
+                color="#555555",
+                lw=1,
                 ls=_line(noises.index(noise) if noise in noises else 0),
                 label=f"no bottleneck, {noise} noise",
             )
@@ -737,7 +796,8 @@ def _deviation_by_bottleneck(records: Records, style: dict[str, Look]) -> Iterab
             f"({dimension}){label}",
             "Standard deviation over draws of the estimator's noise at fixed test points, root "
             "of the mean variance. Horizontal: the same flow without a bottleneck, whose noise "
-            f"has the data's dimension.{missing} Logarithmic axes. {_INTERVAL}",
+            f"has the data's dimension.{missing} Logarithmic axes. {_INTERVAL} A bar that would "
+            "leave a panel is cut.",
         )
 
 
@@ -746,10 +806,12 @@ def _deviation_by_bottleneck(records: Records, style: dict[str, Look]) -> Iterab
 
 def _nfe_growth(records: Records, style: dict[str, Look]) -> Iterable[_Drawn]:
     ok = records.ok
-    cells = ok[ok["bottleneck"].isna()]
+    cells = ok[ok["bottleneck"].isna() & (ok["dataset_kind"] != "gaussian")]
+    if cells.empty:
+        cells = ok
     by_dataset: dict[str, list[tuple[str, str, pd.DataFrame]]] = {}
-    for (dataset, name, flow, label, _), group in cells.groupby(
-        ["dataset", "flow_name", "flow", "setting_label", "setting"], sort=False
+    for (dataset, name, flow, label, _), group in grouped(
+        cells, ["dataset", "flow_name", "flow", "setting_label", "setting"]
     ):
         curve = _mean_curve(records, group)
         if curve.empty:
@@ -757,7 +819,9 @@ def _nfe_growth(records: Records, style: dict[str, Look]) -> Iterable[_Drawn]:
         forward, backward = curve["nfe_forward"].dropna(), curve["nfe_backward"].dropna()
         # A discrete flow evaluates the same networks in every step: nothing to see.
         if (len(forward) and forward.max() > forward.min()) or (backward > 0).any():
-            by_dataset.setdefault(dataset, []).append((name, _variant(records.short[flow], name, label), curve))
+            by_dataset.setdefault(dataset, []).append(
+                (name, _variant(records.short[flow], name, label), curve)
+            )
     if not by_dataset:
         return
     figure, axes = _grid(len(by_dataset))
@@ -772,9 +836,15 @@ def _nfe_growth(records: Records, style: dict[str, Look]) -> Iterable[_Drawn]:
             ):
                 points = curve[["step", column]].dropna()
                 ax.plot(
-                    points["step"], points[column], color=colour, marker=marker, linestyle=line,
-                    markerfacecolor=colour if filled else "white", markersize=3.6,
-                    markevery=every, linewidth=1.5 if variant == variants[0] else 0.9,
+                    points["step"],
+                    points[column],
+                    color=colour,
+                    marker=marker,
+                    linestyle=line,
+                    markerfacecolor=colour if filled else "white",
+                    markersize=3.6,
+                    markevery=every,
+                    linewidth=1.5 if variant == variants[0] else 0.9,
                 )
         ax.set_title(dataset)
         ax.set_ylim(bottom=0)

@@ -15,9 +15,14 @@ from benchmarks import measures
 from benchmarks.errors import StoreError
 from benchmarks.report.figures import Picture
 from benchmarks.report.records import Records, plain
+from benchmarks.report.style import DPI
 from benchmarks.report.table import Table, as_html
 
 __all__ = ["write_page"]
+
+
+# On the page, where an image of 96 would have its text smaller than the page's own.
+_PIXELS_AN_INCH = 124
 
 
 @dataclass(frozen=True)
@@ -79,8 +84,13 @@ _RULES = (
 def _figure(picture: Picture) -> dict[str, Any]:
     png, svg = picture.paths
     # Inside the page, so that the page can be sent alone.
-    data = base64.b64encode(png.read_bytes()).decode("ascii")
+    image = png.read_bytes()
+    # A PNG's width in pixels stands in its header. A fixed ratio keeps the text of all figures
+    # at one size.
+    width = int.from_bytes(image[16:20], "big") * _PIXELS_AN_INCH // DPI
+    data = base64.b64encode(image).decode("ascii")
     return {
+        "width": width,
         "title": picture.title,
         "caption": picture.caption,
         "name": picture.name,

@@ -25,6 +25,7 @@ __all__ = [
     "Records",
     "describe_setting",
     "gather",
+    "grouped",
     "label_order",
     "plain",
     "summarise",
@@ -173,6 +174,7 @@ def _prepare(cells: pd.DataFrame, store_of: dict[str, Store], notes: list[str]) 
         cells[name] = pd.to_numeric(cells[name], errors="coerce").astype(float)
     for name in _TEXT:
         cells[name] = cells[name].map(lambda value: "" if plain(value) == "none" else str(value))
+    cells["noise"] = cells["noise"].map(plain)
     shared = cells["cost_shared"].map(lambda value: value is True or value is np.True_)
     cells["cost_shared"] = shared.astype(bool)
     timed = cells["cost_shared"] & cells[list(TIMES)].notna().any(axis=1)
@@ -195,12 +197,13 @@ def _prepare(cells: pd.DataFrame, store_of: dict[str, Store], notes: list[str]) 
         if "environment.git_commit" in group and group["environment.git_commit"].nunique() > 1:
             notes.append(f"the seeds of {flow} on {dataset} come from several commits")
 
+    short = _short_labels(cells)
     order = [
         (
             _KINDS.index(kind) if kind in _KINDS else len(_KINDS),
             label_order(dataset),
             flow_order(name),
-            label_order(flow),
+            label_order(short[flow]),
             setting,
             seed,
             key,
@@ -221,7 +224,7 @@ def _prepare(cells: pd.DataFrame, store_of: dict[str, Store], notes: list[str]) 
         cells=cells.iloc[ranked].reset_index(drop=True),
         setting_columns=columns,
         differing=differing,
-        short=_short_labels(cells),
+        short=short,
         store_of=store_of,
         notes=notes,
     )
@@ -260,6 +263,11 @@ def describe_setting(column: str, value: str) -> str:
     return f"{column.rpartition('.')[2].replace('_', ' ')} {value}"
 
 
+def grouped(frame: pd.DataFrame, by: Sequence[str]) -> list[tuple[tuple[Any, ...], pd.DataFrame]]:
+    """The groups of a frame in the order of their first rows, missing values a value too."""
+    return list(frame.groupby(list(by), sort=False, dropna=False))
+
+
 def values_by_seed(cells: pd.DataFrame, measure: str) -> pd.Series[float]:
     """A measure by seed, over the cells that ended well.
 
@@ -284,7 +292,7 @@ def summarise(cells: pd.DataFrame, by: Sequence[str], measures: Sequence[str]) -
         half-width of the 95 % t interval over seeds, NaN for a single seed.
     """
     rows = []
-    for names, group in cells.groupby(list(by), sort=False, dropna=False):
+    for names, group in grouped(cells, by):
         row: dict[str, Any] = dict(zip(by, names, strict=True))
         good = group[group["status"] == "ok"]
         row["seeds"] = good["seed"].nunique()

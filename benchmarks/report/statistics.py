@@ -70,7 +70,8 @@ def paired_difference(first: pd.Series[float], second: pd.Series[float]) -> Inte
     """The t interval of ``first - second``, paired by seed.
 
     Args:
-        first, second: values by seed (the index); seeds that only one of them has are left out.
+        first: values by seed, the index.
+        second: likewise; seeds that only one of the two has are left out.
 
     Example:
         >>> a = pd.Series({0: 1.0, 1: 2.0, 2: 3.0})

@@ -12,7 +12,7 @@ import seaborn as sns
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-__all__ = ["Look", "flow_order", "looks", "new_figure", "rc", "save"]
+__all__ = ["DPI", "Look", "flow_order", "looks", "new_figure", "rc", "save"]
 
 # Okabe and Ito's palette (Color Universal Design, 2008), without its yellow, which a white page
 # swallows, and with a grey.
@@ -20,6 +20,9 @@ _VERMILLION, _BLUE, _GREEN, _PURPLE = "#D55E00", "#0072B2", "#009E73", "#CC79A7"
 _ORANGE, _SKY, _BLACK, _GREY = "#E69F00", "#56B4E9", "#000000", "#7F7F7F"
 _COLOURS = (_VERMILLION, _BLUE, _GREEN, _PURPLE, _ORANGE, _SKY, _BLACK, _GREY)
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h")
+
+DPI = 170
+"""Resolution of the PNG files."""
 
 Look = tuple[str, str]
 """A flow's colour and marker."""
@@ -46,7 +49,7 @@ def flow_order(name: str) -> tuple[int, str]:
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:
-    """Colour and marker of each flow, no two alike.
+    """Colour and marker of each flow, no two alike, the flows in the order of every legend.
 
     A name outside the suite gets its look from a hash of the name, so that it keeps it from
     report to report unless another one in the same report already has it.
@@ -66,10 +69,10 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
         rotated = [*free[start:], *free[:start]]
         # More flows than looks is more than a figure can show; they then share.
         found[name] = next((look for look in rotated if look not in found.values()), rotated[0])
-    return found
+    return {name: found[name] for name in sorted(found, key=flow_order)}
 
 
-def rc() -> dict[str, Any]:
+def rc() -> Any:
     """Settings of matplotlib for every figure, for ``matplotlib.rc_context``."""
     return {
         **sns.axes_style("ticks"),
@@ -124,7 +127,7 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     png, svg = folder / f"{name}.png", folder / f"{name}.svg"
-    figure.savefig(png, dpi=170, metadata={"Software": None})
+    figure.savefig(png, dpi=DPI, metadata={"Software": None})
     figure.savefig(svg, metadata={"Date": None, "Creator": None})
     return [png, svg]
 

@@ -17,7 +17,8 @@ import pandas as pd
 
 __all__ = ["Entry", "Section", "Table", "as_html", "as_latex", "as_markdown", "number", "write"]
 
-DASH = "–"
+DASH = "\u2013"
+"""Stands where there is no number."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,9 @@ def _titles(table: Table) -> bool:
 
 def _markdown_text(text: str) -> str:
     """Text in which nothing is taken for markup; a table's row is one line."""
-    return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", " ".join(text.split()))
+    text = re.sub(r"([\\`*_<>|~])", r"\\\1", " ".join(text.split()))
+    # Brackets stand for units and options; only before another one do they make a link.
+    return re.sub(r"\](?=[(\[])", r"\]", text)
 
 
 def _markdown_entry(entry: Entry) -> str:
@@ -141,6 +144,8 @@ def as_markdown(table: Table) -> str:
     """The table as GitHub's Markdown, with its caption above and its notes below."""
     widths = len(table.columns)
     lines = [f"**{_markdown_text(table.title)}**", ""]
+    if not any(section.rows for section in table.sections):
+        return "\n".join([*lines, *(f"- {_markdown_text(note)}" for note in table.notes)]) + "\n"
     lines.append("| " + " | ".join(_markdown_text(c) for c in table.columns) + " |")
     aligned = ["--:" if right else ":--" for right in _right(table)]
     lines.append("| " + " | ".join(aligned) + " |")
@@ -183,11 +188,11 @@ _LATEX = {
     "[": "{[}",
     "]": "{]}",
     "±": r"$\pm$",
-    "×": r"$\times$",
+    "\u00d7": r"$\times$",
     "≤": r"$\leq$",
     "†": r"$\dagger$",
-    "–": "--",
-    "−": "$-$",
+    DASH: "--",
+    "\u2212": "$-$",
     "·": r"$\cdot$",
     "\u00b2": r"$^2$",
 }

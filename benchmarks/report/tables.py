@@ -12,7 +12,9 @@ from benchmarks.report.literature import Published, literature
 from benchmarks.report.records import (
     Records,
     describe_setting,
+    grouped,
     label_order,
+    plain,
     summarise,
     values_by_seed,
 )
@@ -36,7 +38,10 @@ CLOSE = "†"
 MILLI, MEBI = 1e3, 2.0**-20
 
 _INTERVAL = "± is the half-width of a 95 % Student t interval over seeds."
-_ONE_SEED = "Where only one seed ended well there is no interval."
+_ONE_SEED = (
+    "Where only one seed ended well there is no interval, and nothing tells a difference from "
+    "chance."
+)
 
 
 @dataclass(frozen=True)
@@ -139,13 +144,13 @@ def _comparison(
 ) -> Table:
     choices = {
         (dataset, setting): choose_best(
-            {flow: values_by_seed(group, measure) for flow, group in within.groupby("flow")}
+            {flow: values_by_seed(group, measure) for (flow,), group in grouped(within, ["flow"])}
         )
-        for (dataset, setting), within in cells.groupby(["dataset", "setting"], sort=False)
+        for (dataset, setting), within in grouped(cells, ["dataset", "setting"])
     }
     by_cell = {
         (dataset, flow, setting): group
-        for (dataset, flow, setting), group in cells.groupby(["dataset", "flow", "setting"])
+        for (dataset, flow, setting), group in grouped(cells, ["dataset", "flow", "setting"])
     }
     # What names a row leaves out what does not differ, so that one row spans data sets whose
     # budgets differ from each other but not within themselves.
@@ -159,7 +164,7 @@ def _comparison(
                 strict=True,
             )
         ),
-        key=lambda row: (flow_order(row[0]), label_order(row[1]), row[2]),
+        key=lambda row: (flow_order(row[0]), label_order(records.short[row[1]]), row[2]),
     )
     for _, flow, label in ranked:
         rows_of[flow, label] = {}
@@ -208,7 +213,7 @@ def _comparison(
         sections.append(Section("References, computed on the same data", references))
     published, said = _published_rows(cells, datasets, measure)
     if published:
-        sections.append(Section("Published, trained on other terms", published))
+        sections.append(Section("Published (other budgets: see the notes)", published))
         notes += said
     return Table(
         name=name,
@@ -347,7 +352,9 @@ def published_table(records: Records) -> Table | None:
                         error,
                         Entry(unit),
                         Entry(item.error_over),
-                        Entry(item.source.text),
+                        Entry(
+                            f"{item.source.short}, {item.source.address.removeprefix('https://')}"
+                        ),
                         Entry(item.source.read),
                     ]
                 )
@@ -387,11 +394,15 @@ def _entries(row: pd.Series[float], columns: Sequence[_Column]) -> list[Entry]:
     entries = []
     for column in columns:
         half_width = row[f"{column.measure}_half_width"] if column.interval else math.nan
+        decimals = column.decimals
+        if column.measure.startswith("nfe"):
+            # Counts: whole for a discrete flow, a mean over batches for an adaptive solver.
+            decimals = 0 if float(row[column.measure]).is_integer() else 1
         entries.append(
             number(
                 row[column.measure] * column.factor,
                 half_width * column.factor,
-                decimals=column.decimals,
+                decimals=decimals,
             )
         )
     return entries
@@ -443,11 +454,14 @@ def cost_table(records: Records) -> Table | None:
         Section(
             dataset,
             [
-                [Entry(contestant(records.short[row["flow"]], row["setting_label"])), *_entries(row, columns)]
+                [
+                    Entry(contestant(records.short[row["flow"]], row["setting_label"])),
+                    *_entries(row, columns),
+                ]
                 for _, row in group.iterrows()
             ],
         )
-        for dataset, group in data.groupby("dataset", sort=False)
+        for (dataset,), group in grouped(data, ["dataset"])
     ]
     dropped = [f"{measure}_half_width" for measure in more]
     return Table(
@@ -476,7 +490,7 @@ def dimension_cells(records: Records) -> pd.DataFrame:
         if name.startswith("dataset.") and name != "dataset.dimension" and cells[name].notna().any()
     ]
     family = [
-        ", ".join([name, *(f"{o.removeprefix('dataset.')} {v}" for o, v in zip(options, row))])
+        ", ".join([name, *map(describe_setting, options, map(plain, row))])
         for name, row in zip(
             cells["dataset_name"], cells[options].itertuples(index=False), strict=True
         )
@@ -508,11 +522,14 @@ def dimension_table(records: Records) -> Table | None:
         Section(
             f"D = {dimension:g}" + (f" ({family})" if families > 1 else ""),
             [
-                [Entry(contestant(records.short[row["flow"]], row["setting_label"])), *_entries(row, columns)]
+                [
+                    Entry(contestant(records.short[row["flow"]], row["setting_label"])),
+                    *_entries(row, columns),
+                ]
                 for _, row in group.iterrows()
             ],
         )
-        for (family, dimension), group in data.groupby(["family", "dimension"], sort=False)
+        for (family, dimension), group in grouped(data, ["family", "dimension"])
     ]
     return Table(
         name="dimension",
@@ -588,7 +605,7 @@ def bottleneck_table(records: Records) -> Table | None:
             f"{dataset} (D = {group['dimension'].iloc[0]:g})",
             [[*head(row), *_entries(row, columns)] for _, row in group.iterrows()],
         )
-        for dataset, group in data.groupby("dataset", sort=False)
+        for (dataset,), group in grouped(data, ["dataset"])
     ]
     return Table(
         name="bottleneck",

@@ -49,7 +49,7 @@ def make_record(
     """One record; what is not given is as in ``quick``."""
     cell = Cell(
         flow=flow,
-        flow_options=flow_options or {},
+        flow_options=flow_options or ({"noise": "gaussian"} if flow == "ffjord" else {}),
         dataset=dataset,
         dataset_options=dataset_options or {},
         seed=seed,

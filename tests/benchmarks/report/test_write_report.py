@@ -1,0 +1,386 @@
+"""A report from records: its numbers, what it never hides, and that it repeats byte for byte."""
+
+from __future__ import annotations
+
+import html.parser
+import math
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic_records import make_record, write_quick
+
+from benchmarks.errors import StoreError
+from benchmarks.report import ReportSummary, write_report
+from benchmarks.report.records import gather, summarise
+from benchmarks.report.style import looks
+from benchmarks.report.tables import (
+    bottleneck_table,
+    comparison_tables,
+    cost_table,
+    dimension_table,
+    every_table,
+    failures_table,
+)
+from benchmarks.store import Record, Store
+
+T_2 = 4.302652729911275  # Student's t, two-sided 95 %, 2 degrees of freedom.
+
+
+def store_of(directory: Path, *records: Record) -> Store:
+    store = Store(directory)
+    for record in records:
+        store.write(record)
+    return store
+
+
+def scores(flow: str, *nll: float, dataset: str = "8gaussians", **more: object) -> list[Record]:
+    return [
+        make_record(
+            flow,
+            dataset,
+            seed,
+            measures={"nll_nats": value, "nll_nats_stderr": 0.5, "gaussian_nll_nats": 4.0},
+            **more,  # type: ignore[arg-type]
+        )
+        for seed, value in enumerate(nll)
+    ]
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return write_quick(tmp_path_factory.mktemp("quick") / "run", seeds=2)
+
+
+@pytest.fixture(scope="module")
+def written(
+    quick: Store, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Store, Path, ReportSummary]:
+    out = tmp_path_factory.mktemp("report")
+    return quick, out, write_report([quick], out)
+
+
+# -- numbers ------------------------------------------------------------------------------------
+
+
+def test_comparison_by_hand(tmp_path: Path) -> None:
+    records = [
+        *scores("ffjord", 2.9, 3.0, 3.4),
+        *scores("maf", 3.0, 3.05, 3.2),
+        *scores("glow", 4.0, 4.1, 4.5),
+    ]
+    (table,) = comparison_tables(gather([store_of(tmp_path, *records)]))
+    data = table.data.set_index("flow")
+    assert data.loc["ffjord", "nll_nats"] == pytest.approx(3.1)
+    deviation = np.std([2.9, 3.0, 3.4], ddof=1)
+    assert data.loc["ffjord", "nll_nats_half_width"] == pytest.approx(
+        T_2 * deviation / math.sqrt(3)
+    )
+    # maf has the lowest mean, 3.0833; ffjord's paired differences (-0.1, -0.05, 0.2) hold zero;
+    # glow's (1, 1.05, 1.3) do not.
+    assert data["best"].to_dict() == {"ffjord": False, "glow": False, "maf": True}
+    assert data["close_to_best"].to_dict() == {"ffjord": True, "glow": False, "maf": False}
+    rows = {row[0].text: row[1] for row in table.sections[0].rows}
+    assert rows["maf"].bold
+    assert (rows["ffjord"].text, rows["ffjord"].mark) == ("3.100", "†")
+    assert rows["ffjord"].plus_minus == f"{T_2 * deviation / math.sqrt(3):.3f}"
+    assert not rows["glow"].mark
+
+
+def test_errors_over_test_points_never_enter_an_interval(tmp_path: Path) -> None:
+    store = store_of(tmp_path, *scores("maf", 3.0), *scores("glow", 3.1))
+    (table,) = comparison_tables(gather([store]))
+    assert all(row[1].plus_minus == "" for row in table.sections[0].rows)
+    assert table.data["nll_nats_half_width"].isna().all()
+    assert (table.data["nll_nats_stderr_over_test_points_mean"] == 0.5).all()
+    assert any("one seed" in note for note in table.notes)
+
+
+def test_published_numbers_say_what_their_errors_are_over(tmp_path: Path) -> None:
+    label = {"dataset_label": "power[rows=20000]", "dataset_options": {"rows": 20000}}
+    records = [
+        *scores("ffjord", 0.1, 0.2, dataset="power", **label),
+        *scores("maf", 0.3, 0.4, dataset="power", **label),
+    ]
+    (table,) = comparison_tables(gather([store_of(tmp_path, *records)]))
+    published = {row[0].text: row[1] for row in table.sections[-1].rows}
+    ours = published["FFJORD (Grathwohl et al. 2018)"]
+    assert (ours.text, ours.plus_minus, ours.remark) == ("-0.46", "0.01", "runs")
+    assert published["MAF (10) (Papamakarios et al. 2017)"].remark == "test points"
+    assert not any(entry.bold for entry in published.values())
+    # A flow that did not run has no published row beside ours.
+    assert not any("Glow" in name for name in published)
+    said = " ".join(table.notes)
+    assert "whole training set" in said
+    assert "power[rows=20000], steps 200, batch size 256" in said
+
+
+def test_gaussian_baseline_of_images_is_in_bits(tmp_path: Path) -> None:
+    measures = {"nll_nats": 90.0, "bits_per_dim": 90 / 64 / math.log(2), "gaussian_nll_nats": 118.0}
+    store = store_of(tmp_path, make_record("maf", "optdigits", measures=measures))
+    (table,) = comparison_tables(gather([store]))
+    (reference,) = table.sections[1].rows
+    assert float(reference[1].text) == pytest.approx(118 / 64 / math.log(2), abs=6e-4)
+
+
+def test_seeds_of_two_measure_lists_count_once(tmp_path: Path) -> None:
+    cells = gather([store_of(tmp_path, *scores("maf", 1.0, 2.0, 3.0))]).cells
+    twice = pd.concat([cells, cells[cells["seed"] == 0]])
+    row = summarise(twice, ["flow"], ["nll_nats"]).iloc[0]
+    assert (row["nll_nats"], row["seeds"]) == (2.0, 3)
+
+
+# -- what may not be averaged -----------------------------------------------------------------
+
+
+def test_budgets_and_devices_are_never_averaged_together(tmp_path: Path) -> None:
+    records = [
+        *scores("maf", 1.0, 1.2),
+        *scores("maf", 3.0, 3.2, steps=500),
+        *scores("glow", 2.0, 2.2),
+        *scores("glow", 5.0, 5.2, steps=500, device="cuda"),
+    ]
+    (table,) = comparison_tables(gather([store_of(tmp_path, *records)]))
+    rows = {row[0].text: row[1] for row in table.sections[0].rows}
+    assert {name: entry.text for name, entry in rows.items()} == {
+        "maf · steps 200, device cpu": "1.100",
+        "maf · steps 500, device cpu": "3.100",
+        "glow · steps 200, device cpu": "2.100",
+        "glow · steps 500, device cuda": "5.100",
+    }
+    # The best is chosen among rows of one setting, where there is more than one.
+    assert [name for name, entry in rows.items() if entry.bold] == ["maf · steps 200, device cpu"]
+
+
+def test_a_budget_that_differs_between_data_sets_alone_needs_no_label(tmp_path: Path) -> None:
+    records = [*scores("maf", 1.0), *scores("maf", 2.0, dataset="checkerboard", steps=500)]
+    (table,) = comparison_tables(gather([store_of(tmp_path, *records)]))
+    (row,) = table.sections[0].rows
+    assert [entry.text for entry in row] == ["maf", "1.000", "2.000"]
+
+
+def test_shared_times_are_left_out_and_said(tmp_path: Path) -> None:
+    def timed(flow: str, seed: int, seconds: float, shared: bool) -> Record:
+        measures = {
+            "train_step_seconds": seconds,
+            "nfe_train_forward": 8,
+            "cost_shared": shared,
+        }
+        return make_record(flow, seed=seed, measures=measures)
+
+    store = store_of(
+        tmp_path,
+        timed("maf", 0, 0.010, False),
+        timed("maf", 1, 9.0, True),
+        timed("glow", 0, 9.0, True),
+    )
+    records = gather([store])
+    table = cost_table(records)
+    assert table is not None
+    data = table.data.set_index("flow")
+    assert data.loc["maf", "train_step_seconds"] == pytest.approx(0.010)
+    assert math.isnan(data.loc["glow", "train_step_seconds"])
+    assert data.loc["glow", "nfe_train_forward"] == 8  # Counts do not depend on the company.
+    assert any("2 of 3 cells" in note for note in table.notes)
+    assert any("2 cells" in note for note in records.notes)
+
+
+# -- sweeps -------------------------------------------------------------------------------------
+
+
+def test_sweeps(quick: Store) -> None:
+    records = gather([quick])
+    dimension = dimension_table(records)
+    assert dimension is not None
+    assert [s.title for s in dimension.sections] == ["D = 2", "D = 8", "D = 32"]
+    # Variants that ran in one dimension only are no sweep over it.
+    assert set(dimension.data["flow"]) == {"ffjord", "realnvp", "glow", "maf"}
+    bottleneck = bottleneck_table(records)
+    assert bottleneck is not None
+    widths = [(row[0].text, row[1].text) for row in bottleneck.sections[0].rows]
+    assert widths == [
+        ("gaussian", "2"),
+        ("gaussian", "8"),
+        ("gaussian", "32"),
+        ("gaussian", "full"),
+        ("rademacher", "2"),
+        ("rademacher", "8"),
+        ("rademacher", "32"),
+    ]
+
+
+# -- failures -----------------------------------------------------------------------------------
+
+
+def test_failures_are_shown_everywhere(tmp_path: Path) -> None:
+    reason = "loss_is NaN <after> 50% & [more]"
+    store = store_of(
+        tmp_path / "run",
+        *scores("maf", 1.0, 1.1),
+        make_record("maf", seed=2, status="diverged", reason=reason),
+        make_record("glow", seed=0, status="oom", reason="needs 80 GiB"),
+        make_record("realnvp", "checkerboard", status="timeout", reason="after 60 s"),
+    )
+    records = gather([store])
+    (table,) = comparison_tables(records)
+    rows = {row[0].text: row[1:] for row in table.sections[0].rows}
+    assert rows["maf"][0].remark == "2/3 seeds"
+    assert rows["glow"][0].text == "oom"
+    assert rows["realnvp"][1].text == "timeout"
+    failures = failures_table(records)
+    assert set(failures.data["reason"]) == {reason, "needs 80 GiB", "after 60 s"}
+    summary = write_report([store], tmp_path / "out")
+    assert (summary.cells, summary.without_result) == (5, 3)
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "loss_is NaN &lt;after&gt; 50% &amp; [more]" in page
+
+
+def test_all_cells_failed(tmp_path: Path) -> None:
+    records = [make_record(flow, status="crashed", reason="killed") for flow in ("maf", "glow")]
+    summary = write_report([store_of(tmp_path / "run", *records)], tmp_path / "out")
+    assert summary.without_result == summary.cells == 2
+    assert not any(path.suffix == ".png" for path in summary.paths)
+    assert any("no figure of NLL against wall time" in note for note in summary.notes)
+
+
+def test_no_failures_is_said(quick: Store) -> None:
+    table = failures_table(gather([quick]))
+    assert "none" in table.title
+
+
+def test_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"no records to report on in .*nothing"):
+        write_report([Store(tmp_path / "nothing")], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_foreign_files_are_named(tmp_path: Path) -> None:
+    store = store_of(tmp_path / "run", *scores("maf", 1.0))
+    (tmp_path / "run/cells/maf/8gaussians/broken.json").write_text("{")
+    summary = write_report([store], tmp_path / "out")
+    assert any("cells/maf/8gaussians/broken.json" in note for note in summary.notes)
+    assert summary.cells == 1
+
+
+def test_missing_measures_and_one_seed(tmp_path: Path) -> None:
+    store = store_of(tmp_path / "run", make_record("someone/else", measures={"parameters": 7}))
+    summary = write_report([store], tmp_path / "out")
+    assert summary.without_result == 0
+    assert "single seed" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_a_cell_in_two_folders_counts_once_and_the_good_one_wins(tmp_path: Path) -> None:
+    bad = store_of(tmp_path / "a", make_record("maf", status="crashed", reason="killed"))
+    good = store_of(tmp_path / "b", *scores("maf", 1.5))
+    for stores in ([bad, good], [good, bad]):
+        records = gather(stores)
+        assert records.cells["status"].to_list() == ["ok"]
+        assert records.cells["nll_nats"].to_list() == [1.5]
+        assert set(map(id, records.store_of.values())) == {id(good)}
+
+
+# -- names and looks ----------------------------------------------------------------------------
+
+
+def test_options_that_all_cells_share_are_left_out_and_explained(tmp_path: Path) -> None:
+    store = store_of(
+        tmp_path,
+        *scores("ffjord", 1.0, flow_label="ffjord[atol=0.0001]"),
+        *scores(
+            "ffjord",
+            2.0,
+            flow_options={"bottleneck": 2},
+            flow_label="ffjord[atol=0.0001,bottleneck=2]",
+        ),
+    )
+    (table,) = comparison_tables(gather([store]))
+    assert [row[0].text for row in table.sections[0].rows] == ["ffjord", "ffjord[bottleneck=2]"]
+    assert any("ffjord stands for ffjord[atol=0.0001]" in note for note in table.notes)
+    assert "ffjord[atol=0.0001,bottleneck=2]" in set(table.data["flow"])
+
+
+def test_one_look_a_flow_whatever_else_is_shown() -> None:
+    names = ["ffjord", "maf", "zuko/nsf", "nflows/maf", "nice", "planar"]
+    every = looks(names)
+    assert len(set(every.values())) == len(names)
+    for name in names:
+        assert looks([name])[name] == every[name]
+    many = looks([f"peer-{i}" for i in range(40)])
+    assert len(set(many.values())) == 40
+
+
+# -- the whole ----------------------------------------------------------------------------------
+
+
+class _Links(html.parser.HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [value for name, value in attrs if name in ("src", "href") and value]
+        if tag not in ("meta", "img", "br", "link"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.mark.slow
+def test_the_page_is_whole_and_needs_no_network(
+    written: tuple[Store, Path, ReportSummary],
+) -> None:
+    _, out, summary = written
+    page = (out / "index.html").read_text()
+    parser = _Links()
+    parser.feed(page)
+    assert parser.open == []
+    assert not re.search(r"https?://", " ".join(parser.found))
+    assert "<script" not in page
+    for address in parser.found:
+        if address.startswith("#"):
+            assert f'id="{address[1:]}"' in page
+        elif not address.startswith("data:image/png;base64,"):
+            assert (out / address).is_file()
+    files = {path for path in out.rglob("*") if path.is_file()}
+    assert files == set(summary.paths)
+    names = {path.stem for path in files if path.suffix == ".svg"}
+    assert {
+        "nll-against-time",
+        "density-8gaussians",
+        "density-checkerboard",
+        "dimension",
+        "deviation-against-dimension",
+        "deviation-against-bottleneck",
+        "quality-against-training-cost",
+        "nfe-over-training",
+    } <= names
+
+
+@pytest.mark.slow
+def test_a_copy_elsewhere_gives_the_same_bytes(
+    written: tuple[Store, Path, ReportSummary], tmp_path: Path
+) -> None:
+    store, out, summary = written
+    copy = tmp_path / "elsewhere" / "copy"
+    shutil.copytree(store.directory, copy)
+    again = write_report([Store(copy)], tmp_path / "again")
+    assert [p.relative_to(tmp_path / "again") for p in again.paths] == [
+        p.relative_to(out) for p in summary.paths
+    ]
+    for first, second in zip(summary.paths, again.paths, strict=True):
+        assert first.read_bytes() == second.read_bytes(), first.name
+        if first.suffix in (".md", ".csv", ".tex", ".html", ".svg"):
+            assert str(store.directory) not in first.read_text()
+
+
+def test_tables_do_not_depend_on_the_order_of_the_folders(quick: Store, tmp_path: Path) -> None:
+    more = store_of(tmp_path, *scores("nice", 3.0, 3.1))
+    first, second = every_table(gather([quick, more])), every_table(gather([more, quick]))
+    for one, other in zip(first, second, strict=True):
+        assert one.sections == other.sections
+        assert one.data.to_csv() == other.data.to_csv()
