@@ -7,6 +7,7 @@ flow share them, and differ in the line and in whether the marker is filled.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from benchmarks.report.records import Records, grouped, summarise
 from benchmarks.report.style import Look, looks, new_figure, rc, save
@@ -106,6 +107,8 @@ def _legend(figure: Figure, handles: Sequence[Line2D]) -> None:
     longest = max(len(str(handle.get_label())) for handle in handles)
     inches = 0.065 * longest + 0.55
     columns = max(1, min(len(handles), int(figure.get_figwidth() / inches)))
+    # Each row after the first one makes the figure taller, so that no panel pays for it.
+    figure.set_figheight(figure.get_figheight() + 0.19 * (math.ceil(len(handles) / columns) - 1))
     figure.legend(
         handles=list(handles), loc="outside lower center", ncols=columns, columnspacing=1.4
     )
@@ -443,7 +446,14 @@ def _density_figure(
         points(first[1], reference["data"], "#333333")
     first[0].set_title("truth" if truth is not None else "data")
     first[1].text(
-        0.03, 0.97, "test data", transform=first[1].transAxes, va="top", fontsize=8, color="#333333"
+        0.02,
+        0.98,
+        "test data",
+        transform=first[1].transAxes,
+        va="top",
+        fontsize=8,
+        color="#333333",
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5},
     )
     for position, (label, cell, arrays) in enumerate(panels, start=1):
         block, column = divmod(position, across)
@@ -474,13 +484,9 @@ def _density_figure(
 
 
 def _folded(label: str, width: int = 20) -> str:
-    """A long label over several lines, cut at commas and spaces."""
-    lines = [""]
-    for part in label.replace("[", " [").replace(",", ", ").split(" "):
-        if lines[-1] and len(lines[-1]) + len(part) + 1 > width:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {part}".strip()
-    return "\n".join(lines)
+    """A long label over several lines, cut at spaces, commas, brackets and hyphens."""
+    words = label.replace("[", " [").replace(",", ", ").replace("/", "/ ")
+    return "\n".join(line.replace("/ ", "/") for line in textwrap.wrap(words, width))
 
 
 def _brightest(fields: Sequence[np.ndarray[Any, Any]]) -> float:
@@ -631,6 +637,8 @@ def _dimension(records: Records, style: dict[str, Look]) -> Iterable[_Drawn]:
         lines = _lines_by(records, data, style)
         lines.sort(key=lambda line: list(style).index(line[0]))
         variants = list(dict.fromkeys(variant for _, variant, _, _ in lines))
+        # Side by side, and all within a tenth of their dimension.
+        apart = min(1.045, 1.2 ** (1 / max(1, len(lines) - 1)))
         figure, axes = _grid(len(panels))
         for ax, (measure, label, factor) in zip(axes, panels, strict=True):
             shown = []
@@ -648,7 +656,7 @@ def _dimension(records: Records, style: dict[str, Look]) -> Iterable[_Drawn]:
                     factor=factor,
                     line=_line(variants.index(variant)),
                     filled=variants.index(variant) == 0,
-                    shift=1.045 ** (place - (len(lines) - 1) / 2),
+                    shift=apart ** (place - (len(lines) - 1) / 2),
                 )
                 shown += list(points[measure] * factor)
             _log(ax.yaxis, shown)
@@ -847,8 +855,11 @@ def _nfe_growth(records: Records, style: dict[str, Look]) -> Iterable[_Drawn]:
                     linewidth=1.5 if variant == variants[0] else 0.9,
                 )
         ax.set_title(dataset)
-        ax.set_ylim(bottom=0)
-        ax.margins(y=0.12)
+        counts = [
+            float(curve[["nfe_forward", "nfe_backward"]].max().max()) for _, _, curve in lines
+        ]
+        ax.set_ylim(0, 1.12 * max(counts))
+        ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         ax.set_xlabel("training step")
         ax.set_ylabel("NFE of a step")
     names = list(dict.fromkeys(name for lines in by_dataset.values() for name, _, _ in lines))

@@ -138,7 +138,7 @@ def _word(column: str, value: Any) -> str:
 
 
 def _label(column: str) -> str:
-    return column.partition(".")[2].replace("_", " ") or column
+    return (column.partition(".")[2] or column).removesuffix("_bytes").replace("_", " ")
 
 
 def _listing(records: Records, columns: Sequence[str]) -> list[dict[str, Any]]:

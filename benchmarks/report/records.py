@@ -117,7 +117,7 @@ def label_order(label: str) -> tuple[tuple[int, float, str], ...]:
     """
     parts = re.findall(r"\d+(?:\.\d+)?|[^\d]+", label)
     return tuple(
-        (0, float(part), "") if part[0].isdigit() else (1, 0.0, part.rstrip("[")) for part in parts
+        (0, float(part), "") if part[0].isdigit() else (1, 0.0, part.strip("[],")) for part in parts
     )
 
 
@@ -247,7 +247,12 @@ def _short_labels(cells: pd.DataFrame) -> dict[str, str]:
 
 def _join(words: pd.DataFrame, columns: Sequence[str]) -> pd.Series[str]:
     joined = [
-        ", ".join(describe_setting(name, value) for name, value in zip(columns, row, strict=True))
+        ", ".join(
+            describe_setting(name, value)
+            for name, value in zip(columns, row, strict=True)
+            # The device says it already.
+            if (name, value) != ("environment.gpu", "none")
+        )
         for row in words[list(columns)].itertuples(index=False)
     ]
     return pd.Series(joined, index=words.index, dtype=object)

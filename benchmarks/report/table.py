@@ -276,6 +276,9 @@ def _latex_float(table: Table) -> str:
 # -- HTML ---------------------------------------------------------------------------------------
 
 
+_LONG = 48
+
+
 def _html_entry(entry: Entry) -> str:
     text = html.escape(entry.text)
     if entry.numeric:
@@ -309,8 +312,11 @@ def as_html(table: Table) -> str:
                 f'<tr class="section"><th colspan="{len(right)}" scope="rowgroup">{title}</th></tr>'
             )
         for row in section.rows:
-            cells = zip(row, names, strict=True)
-            body = "".join(f'<td class="{name}">{_html_entry(e)}</td>' for e, name in cells)
+            body = ""
+            for entry, name in zip(row, names, strict=True):
+                # What is long may break over lines; nothing else does.
+                kind = f"{name} long" if len(entry.text) > _LONG else name
+                body += f'<td class="{kind}">{_html_entry(entry)}</td>'
             lines.append(f"<tr>{body}</tr>")
         lines.append("</tbody>")
     return "\n".join([*lines, "</table>"])

@@ -90,13 +90,15 @@ def contestant(flow: str, setting_label: str) -> str:
 
 
 def _names_note(records: Records, cells: pd.DataFrame) -> list[str]:
-    """What the short names stand for, where options are left out that all cells share."""
-    meant = [
-        f"{records.short[flow]} stands for {flow}"
-        for flow in dict.fromkeys(cells["flow"])
-        if records.short[flow] != flow
-    ]
-    return [f"{'; '.join(meant)}."] if meant else []
+    """Which options the names leave out, where all cells of a system share them."""
+    left_out = {}
+    for name, flow in zip(cells["flow_name"], cells["flow"], strict=True):
+        shown = records.short[flow].removeprefix(name).strip("[]").split(",")
+        whole = flow.removeprefix(name).strip("[]").split(",")
+        hidden = [option for option in whole if option not in shown]
+        if hidden:
+            left_out[name] = ", ".join(hidden)
+    return [f"Every {name} here has {options}." for name, options in left_out.items()]
 
 
 # -- comparison ---------------------------------------------------------------------------------
@@ -204,6 +206,8 @@ def _comparison(
     ]
     if single:
         notes.append(_ONE_SEED)
+    if cells["truth_entropy_nats"].notna().any():
+        notes.append("The entropy is that of the true density; a finite test set may score below.")
     if failed:
         notes.append("In brackets: the seeds that ended well, of those tried; see the failures.")
     notes += _names_note(records, cells)
@@ -300,7 +304,8 @@ def _published_rows(
     if rows:
         notes.append(
             "Published errors are another thing than ours, and say in brackets what they are "
-            "over: test points (twice the standard error of one trained model) or runs."
+            "over: test points (twice the standard error of one trained model) or runs. How each "
+            "number was read, and all others, stand in the table of published numbers."
         )
         for dataset in datasets:
             if any(item.dataset == name_of[dataset] for item in found):
@@ -415,9 +420,14 @@ def _kept(data: pd.DataFrame, columns: Sequence[_Column]) -> list[_Column]:
 
 def _time_notes(cells: pd.DataFrame) -> list[str]:
     """How the times of a table were taken, and how many are missing for being shared."""
-    notes = [
-        "Times: medians of repeated calls on the trained flow that had the device to itself, "
-        f"then the mean over seeds; {_batches(cells)}. {_INTERVAL}",
+    notes = []
+    if cells[[column.measure for column in _TIME]].notna().any(axis=None):
+        notes.append(
+            "Times: medians of repeated calls on the trained flow that had the device to itself, "
+            f"then the mean over seeds; {_batches(cells)}."
+        )
+    notes += [
+        _INTERVAL,
         "NFE: network evaluations, of the dynamics for a continuous flow, of the conditioners for "
         "a discrete one. Peak memory: of the tensors alive in a training step.",
     ]
@@ -480,14 +490,15 @@ def cost_table(records: Records) -> Table | None:
 def dimension_cells(records: Records) -> pd.DataFrame:
     """The cells of a sweep over dimension: one flow, one family of data, several dimensions.
 
-    Adds the column ``family``: the data set's label without its dimension.
+    Adds the column ``family``: the data set's name with those options that differ, its dimension
+    apart.
     """
     cells = records.cells
     cells = cells[cells["dimension"].notna() & (cells["dataset_kind"] == "gaussian")]
     options = [
         name
         for name in cells.columns
-        if name.startswith("dataset.") and name != "dataset.dimension" and cells[name].notna().any()
+        if name.startswith("dataset.") and name != "dataset.dimension" and cells[name].nunique() > 1
     ]
     family = [
         ", ".join([name, *map(describe_setting, options, map(plain, row))])
@@ -587,6 +598,9 @@ def bottleneck_table(records: Records) -> Table | None:
     by += ["setting_label"]
     data = summarise(cells, by, [column.measure for column in columns])
     columns = _kept(data, columns)
+    if data["kl_to_truth_nats"].notna().all():
+        # The NLL says no more than the distance to the truth; the CSV has both.
+        columns = [column for column in columns if column.measure != "nll_nats"]
     if data.empty or not columns:
         return None
     several = (

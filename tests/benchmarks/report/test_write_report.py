@@ -298,7 +298,7 @@ def test_options_that_all_cells_share_are_left_out_and_explained(tmp_path: Path)
     )
     (table,) = comparison_tables(gather([store]))
     assert [row[0].text for row in table.sections[0].rows] == ["ffjord", "ffjord[bottleneck=2]"]
-    assert any("ffjord stands for ffjord[atol=0.0001]" in note for note in table.notes)
+    assert "Every ffjord here has atol=0.0001." in table.notes
     assert "ffjord[atol=0.0001,bottleneck=2]" in set(table.data["flow"])
 
 
