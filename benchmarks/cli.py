@@ -411,13 +411,16 @@ def _traits(entry: flows.Entry) -> flows.Traits:
     import flows
 
     shapes: list[tuple[int, ...]] = [(2,), (1, 8, 8), (1, 28, 28), (3, 32, 32)]
-    # On the meta device weights have a shape and no memory, so that large presets cost nothing.
-    with torch.device("meta"):
-        for shape in shapes:
-            try:
+    for shape in shapes:
+        try:
+            # On the meta device weights have a shape and no memory: large presets cost nothing.
+            with torch.device("meta"):
                 return flows.build(entry.name, shape).traits
-            except flows.InputError as error:
-                refusal = error
+        except NotImplementedError:
+            # Some libraries look at values while they build.
+            return flows.build(entry.name, shape).traits
+        except flows.InputError as error:
+            refusal = error
     raise refusal
 
 

@@ -342,7 +342,10 @@ class FFJORD(VectorFlow):
             rtol=config.rtol,
             steps=config.steps,
             max_evaluations=config.max_evaluations,
-            guess=None if backward else self._guesses[self._dynamics.index(block)],
+            # In training alone: elsewhere a result must not depend on what was computed before.
+            guess=self._guesses[self._dynamics.index(block)]
+            if self.training and not backward
+            else None,
         )
 
     def _sample_from(self, z: Tensor, context: Tensor | None) -> Tensor:

@@ -207,7 +207,9 @@ class _March:
         self.q_size = evaluator.integrals * self.n
         self.controlled = self.z_size + evaluator.controlled * self.n
         size = len(self.tableau.times)
-        self.rate = z.new_empty(size, self.z_size + self.q_size)
+        # Zeros: what a stage leaves out is still multiplied by its weight of zero, and garbage that
+        # happens to be NaN would come through.
+        self.rate = z.new_zeros(size, self.z_size + self.q_size)
         self.y = z.new_zeros(self.z_size + self.q_size)
         self.y[: self.z_size] = z.reshape(-1)
         self.stages, self.solution, self.error = _weights(solver, z.dtype, z.device)
