@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 __all__ = [
+    "Array",
     "DataCorrupt",
     "DataError",
     "DataMissing",
@@ -208,10 +209,21 @@ def make_dataset(
     name: str,
     kind: Kind,
     splits: Sequence[Array],
+    *,
+    hashes: Mapping[str, str] | None = None,
     **more: Any,
 ) -> Dataset:
-    """A data set from its train, validation and test arrays, with their hashes."""
+    """A data set from its train, validation and test arrays.
+
+    Args:
+        name: the catalog's name.
+        kind: of data set.
+        splits: train, validation, test.
+        hashes: :func:`array_hash` of each split, where already known; else they are computed.
+        **more: other attributes of :class:`Dataset`.
+    """
     train, validation, test = splits
+    known = dict(hashes or {})
     return Dataset(
         name=name,
         kind=kind,
@@ -220,9 +232,35 @@ def make_dataset(
         validation=validation,
         test=test,
         hashes={
-            "train": array_hash(train),
-            "validation": array_hash(validation),
-            "test": array_hash(test),
+            "train": known.get("train") or array_hash(train),
+            "validation": known.get("validation") or array_hash(validation),
+            "test": known.get("test") or array_hash(test),
         },
         **more,
     )
+
+
+def part_of(splits: Sequence[Array], rows: int | None) -> list[Array]:
+    """The first rows of each split, the same proportion of each; None for all.
+
+    Args:
+        splits: train, validation, test.
+        rows: how many of train.
+
+    Raises:
+        DataError: if there are not so many, or so few are asked for that a split is empty.
+
+    Example:
+        >>> splits = [np.zeros(80), np.zeros(8), np.zeros(12)]
+        >>> [len(split) for split in part_of(splits, 20)]
+        [20, 2, 3]
+    """
+    if rows is None:
+        return list(splits)
+    total = len(splits[0])
+    if rows > total:
+        raise DataError(f"rows = {rows} of a training split of {total}")
+    part = [split[: round(len(split) * rows / total)] for split in splits]
+    if not all(map(len, part)):
+        raise DataError(f"rows = {rows} of {total} leaves a split without any")
+    return part

@@ -8,17 +8,17 @@ flow has no bound.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydantic import Field
 
-from datasets.base import DataCorrupt, Dataset, DatasetConfig, make_dataset, named_seed
+from datasets.base import Array, DataCorrupt, Dataset, DatasetConfig, named_seed
+from datasets.cache import cached_dataset
+from datasets.tables import check_sizes
 
 __all__ = ["PowerConfig", "prepare_power"]
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 EMBEDDED = Path(__file__).parent / "embedded" / "power.npz"
 COLUMNS = ("gap", "volt", "sm1", "sm2", "sm3", "minute")
@@ -85,15 +85,17 @@ class PowerConfig(DatasetConfig):
         Raises:
             DataCorrupt: if the embedded file is damaged.
         """
-        try:
-            with np.load(EMBEDDED) as stored:
-                columns = {column: stored[column] for column in COLUMNS}
-        except (OSError, ValueError, KeyError) as error:
-            raise DataCorrupt(f"{EMBEDDED} is damaged: install the project again") from error
-        splits = prepare_power(columns)
-        if self.rows is not None:
-            part = self.rows / SIZES[0]
-            return make_dataset(
-                name, "tabular", [split[: round(part * len(split))] for split in splits]
-            )
-        return make_dataset(name, "tabular", splits)
+        return cached_dataset(
+            name, "tabular", {"set": "power", "version": 1}, _prepare_embedded, self.rows
+        )
+
+
+def _prepare_embedded() -> Sequence[Array]:
+    try:
+        with np.load(EMBEDDED) as stored:
+            columns = {column: stored[column] for column in COLUMNS}
+    except (OSError, ValueError, KeyError) as error:
+        raise DataCorrupt(f"{EMBEDDED} is damaged: install the project again") from error
+    splits = prepare_power(columns)
+    check_sizes("power", splits, SIZES, len(COLUMNS))
+    return splits

@@ -1,0 +1,85 @@
+"""BSDS300: patches of natural images, as the MAF paper publishes them.
+
+Papamakarios et al. 2017 (arXiv:1705.07057, appendix D.1), after Uria et al. 2013
+(arXiv:1306.0186): 8 x 8 grey patches with noise, less their mean, without the last pixel. The
+sample of patches is that of the published file, in HDF5; reading it needs the package h5py.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field
+
+from datasets.archive import extracted
+from datasets.base import Array, DataCorrupt, DataError, Dataset, DatasetConfig
+from datasets.cache import cached_dataset
+from datasets.sources import locate
+from datasets.tables import check_finite, check_sizes
+
+__all__ = ["Bsds300Config", "read_patches"]
+
+SIZES = (1_000_000, 50_000, 250_000)
+DIMENSION = 63
+
+
+def read_patches(path: Path) -> list[Array]:
+    """Train, validation and test of the published file, float32.
+
+    Raises:
+        DataError: if h5py is not installed.
+        DataCorrupt: if a split is not there, or the file is damaged.
+    """
+    try:
+        h5py = importlib.import_module("h5py")
+    except ImportError as error:
+        raise DataError(f"reading {path} needs h5py: pip install h5py") from error
+    try:
+        with h5py.File(path, "r") as stored:
+            splits = [
+                np.asarray(stored[split], dtype=np.float32)
+                for split in ("train", "validation", "test")
+            ]
+    except (OSError, KeyError, ValueError) as error:
+        raise DataCorrupt(f"{path} is no complete HDF5 file of three splits ({error})") from error
+    for split in splits:
+        check_finite(split, path)
+    return splits
+
+
+def _prepare() -> Sequence[Array]:
+    found = locate("bsds300")
+    if found.form == "archive":
+        with extracted(found.paths[0], "BSDS300.hdf5") as (path,):
+            splits = read_patches(path)
+    else:
+        splits = read_patches(found.paths[0])
+    check_sizes("bsds300", splits, SIZES, DIMENSION)
+    return splits
+
+
+class Bsds300Config(DatasetConfig):
+    """BSDS300, whole or a fixed part: 1,000,000 / 50,000 / 250,000 patches of 63 columns.
+
+    Attributes:
+        rows: how many training rows; None for all. Of validation and test the same proportion.
+    """
+
+    rows: int | None = Field(default=None, ge=10, le=SIZES[0])
+
+    def load(self, name: str) -> Dataset:
+        """Prepare the splits, or open them from the cache.
+
+        Args:
+            name: the catalog's name.
+
+        Raises:
+            DataMissing: if neither the published archive nor its HDF5 file is there.
+            DataCorrupt: if a file is not what it should be.
+            DataError: if h5py is not installed.
+        """
+        recipe = {"set": "bsds300", "version": 1}
+        return cached_dataset(name, "tabular", recipe, _prepare, self.rows)

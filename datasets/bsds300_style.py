@@ -1,0 +1,136 @@
+"""BSDS300-style: patches made from the images of BSDS300, as those of the literature were.
+
+The sample of patches that the literature uses is one file (:mod:`datasets.bsds300`). This is
+another sample, by the same steps, from the images themselves: figures are close to those of the
+literature and must not be mixed with them, so the name says "style". Patches of one image never
+fall into two splits: 180 of the 200 training images give the training split, the other 20 the
+validation split, the 100 test images the test split.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+from pydantic import Field
+
+from datasets.base import Array, DataCorrupt, Dataset, DatasetConfig, named_seed
+from datasets.cache import cached_dataset
+from datasets.recognise import DAMAGE
+from datasets.sources import locate
+from datasets.tables import check_sizes
+
+__all__ = ["Bsds300StyleConfig", "patches_of", "read_images"]
+
+SIZES = (1_000_000, 50_000, 250_000)
+DIMENSION = 63
+SIDE = 8
+_TRAINING_IMAGES = 180
+
+
+def read_images(path: Path) -> tuple[list[Array], list[Array]]:
+    """The grey images of an archive, those for training and those for testing.
+
+    Args:
+        path: of a tar archive with the images in a folder ``train`` and another.
+
+    Returns:
+        Images in the order of their names, uint8, shape ``(height, width)`` each; grey is the
+        luma of ITU-R 601.
+
+    Raises:
+        DataCorrupt: if the archive or an image is damaged.
+    """
+    train: dict[str, Array] = {}
+    test: dict[str, Array] = {}
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                name = PurePosixPath(member.name)
+                source = archive.extractfile(member) if name.suffix == ".jpg" else None
+                if source is not None:
+                    image = Image.open(io.BytesIO(source.read())).convert("L")
+                    (train if name.parent.name == "train" else test)[name.name] = np.asarray(image)
+    except DAMAGE as error:
+        raise DataCorrupt(f"{path} is no complete archive of images ({error})") from error
+    return [train[name] for name in sorted(train)], [test[name] for name in sorted(test)]
+
+
+def patches_of(images: Sequence[Array], count: int, random: np.random.Generator) -> Array:
+    """Patches from random places, prepared as the literature does.
+
+    Uniform noise is added to the grey levels, which are then divided by 256; the patch's mean is
+    subtracted and its last pixel, now determined by the others, dropped.
+
+    Args:
+        images: uint8, shape ``(height, width)`` each.
+        count: how many patches; the images take turns.
+        random: source of places and noise.
+
+    Returns:
+        Float32, shape ``(count, 63)``, in random order.
+    """
+    parts = []
+    for i, image in enumerate(images):
+        share = count // len(images) + (i < count % len(images))
+        top = random.integers(image.shape[0] - SIDE + 1, size=share)
+        left = random.integers(image.shape[1] - SIDE + 1, size=share)
+        windows = np.lib.stride_tricks.sliding_window_view(image, (SIDE, SIDE))
+        levels = windows[top, left].reshape(share, SIDE * SIDE)
+        values = (levels + random.random(levels.shape)) / 256
+        values -= values.mean(axis=1, keepdims=True)
+        parts.append(values[:, :-1].astype(np.float32))
+    together: Array = np.concatenate(parts)
+    return together[random.permutation(count)]
+
+
+def _prepare() -> Sequence[Array]:
+    train, test = read_images(locate("bsds300-style").paths[0])
+    if (len(train), len(test)) != (200, 100):
+        raise DataCorrupt(
+            f"bsds300-style: 200 training and 100 test images are due, not {len(train)} and "
+            f"{len(test)}"
+        )
+
+    def random(purpose: str) -> np.random.Generator:
+        return np.random.Generator(np.random.PCG64(named_seed("bsds300-style", purpose)))
+
+    order = random("images").permutation(len(train))
+    groups = (
+        [train[i] for i in order[:_TRAINING_IMAGES]],
+        [train[i] for i in order[_TRAINING_IMAGES:]],
+        test,
+    )
+    splits = [
+        patches_of(images, size, random(name))
+        for images, size, name in zip(groups, SIZES, ("train", "validation", "test"), strict=True)
+    ]
+    check_sizes("bsds300-style", splits, SIZES, DIMENSION)
+    return splits
+
+
+class Bsds300StyleConfig(DatasetConfig):
+    """Patches in the style of BSDS300: 1,000,000 / 50,000 / 250,000 of 63 columns.
+
+    Attributes:
+        rows: how many training rows; None for all. Of validation and test the same proportion.
+    """
+
+    rows: int | None = Field(default=None, ge=10, le=SIZES[0])
+
+    def load(self, name: str) -> Dataset:
+        """Prepare the splits, or open them from the cache.
+
+        Args:
+            name: the catalog's name.
+
+        Raises:
+            DataMissing: if no archive of the images is there.
+            DataCorrupt: if it is damaged.
+        """
+        recipe = {"set": "bsds300-style", "version": 1}
+        return cached_dataset(name, "tabular", recipe, _prepare, self.rows)

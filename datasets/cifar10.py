@@ -1,0 +1,137 @@
+"""CIFAR-10, from its own archive or from a lossless copy in PNG."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+from pydantic import Field
+
+from datasets.base import Array, DataCorrupt, Dataset, DatasetConfig, array_hash
+from datasets.cache import cached_dataset
+from datasets.preprocessing import Dequantize
+from datasets.recognise import DAMAGE
+from datasets.sources import locate
+from datasets.unpickle import load_plain
+
+__all__ = ["Cifar10Config", "read_pickles", "read_pngs"]
+
+LEVELS = 256
+SIZES = (45_000, 5_000, 10_000)
+BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
+# Of all training images in their order, and of the test images: (n, 3, 32, 32), uint8.
+HASHES = (
+    "0761308ba291f4ab15371632f9df5b1eedf29fb3fc5de1bfd4d7b5744936aee3",
+    "1722e5e14754b5efb4327e348c55e39c8227153c1a95b7b2130f1521b8097235",
+)
+
+
+def _members(path: Path, suffix: str) -> dict[str, bytes]:
+    """The six batches in an archive, by name."""
+    batches = {}
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                name = PurePosixPath(member.name)
+                if name.stem in BATCHES and name.suffix == suffix:
+                    source = archive.extractfile(member)
+                    batches[name.stem] = source.read() if source is not None else b""
+    except DAMAGE as error:
+        raise DataCorrupt(f"{path} is no complete archive ({error})") from error
+    if missing := [batch for batch in BATCHES if batch not in batches]:
+        raise DataCorrupt(f"{path} holds no {' and no '.join(missing)}")
+    return batches
+
+
+def read_pickles(path: Path) -> list[Array]:
+    """The six batches of the archive ``cifar-10-python.tar.gz``.
+
+    Returns:
+        uint8, shape ``(n, 3, 32, 32)`` each.
+
+    Raises:
+        DataCorrupt: if the archive or a batch is damaged.
+    """
+    batches = []
+    for name, pickled in _members(path, "").items():
+        batch = load_plain(io.BytesIO(pickled))
+        values = batch.get(b"data") if isinstance(batch, dict) else None
+        if not isinstance(values, np.ndarray) or values.dtype != np.uint8 or values.ndim != 2:
+            raise DataCorrupt(f"{path}: {name} holds no table of bytes under 'data'")
+        batches.append((name, values.reshape(-1, 3, 32, 32)))
+    return [values for _, values in sorted(batches)]
+
+
+def read_pngs(path: Path) -> list[Array]:
+    """The six batches of an archive of PNG images, in which a row of pixels is one image.
+
+    Returns:
+        uint8, shape ``(n, 3, 32, 32)`` each.
+
+    Raises:
+        DataCorrupt: if the archive or an image is damaged.
+    """
+    batches = []
+    for name, encoded in sorted(_members(path, ".png").items()):
+        try:
+            with Image.open(io.BytesIO(encoded)) as image:
+                pixels = np.asarray(image.convert("RGB"))
+        except (*DAMAGE, Image.DecompressionBombError) as error:
+            raise DataCorrupt(f"{path}: {name} is no complete image ({error})") from error
+        if pixels.shape[1] != 32 * 32:
+            raise DataCorrupt(f"{path}: {name} is {pixels.shape[1]} pixels wide, not 1024")
+        batches.append(pixels.reshape(-1, 32, 32, 3).transpose(0, 3, 1, 2))
+    return batches
+
+
+def _prepare() -> Sequence[Array]:
+    found = locate("cifar10")
+    *training, test = (read_pngs if found.form == "png" else read_pickles)(found.paths[0])
+    train = np.concatenate(training)
+    if (array_hash(train), array_hash(test)) != HASHES:
+        raise DataCorrupt(f"{found.paths[0]} holds other images than those of CIFAR-10")
+    return [train[: SIZES[0]], train[SIZES[0] :], test]
+
+
+class Cifar10Config(DatasetConfig):
+    """32 x 32 colour images with 256 levels: 45,000 / 5,000 / 10,000.
+
+    The test split is the published one; the last tenth of the training images is the validation
+    split, as in Papamakarios et al. 2017 (arXiv:1705.07057, appendix D.2).
+
+    Attributes:
+        alpha: of the logit; None for none. The default is that of the same paper, and of Dinh et
+            al. 2016 (arXiv:1605.08803, section 4.1).
+        rows: how many training images; None for all. Of validation and test the same proportion.
+    """
+
+    alpha: float | None = 0.05
+    rows: int | None = Field(default=None, ge=10, le=SIZES[0])
+
+    def load(self, name: str) -> Dataset:
+        """Read the images, or open them from the cache.
+
+        Args:
+            name: the catalog's name.
+
+        Returns:
+            Splits of shape ``(n, 3, 32, 32)``, uint8.
+
+        Raises:
+            DataMissing: if no archive is there.
+            DataCorrupt: if it is not what it should be.
+            DataError: if ``alpha`` is not in (0, 0.5).
+        """
+        return cached_dataset(
+            name,
+            "image",
+            {"set": "cifar10", "version": 1},
+            _prepare,
+            self.rows,
+            preprocessing=Dequantize(LEVELS, self.alpha),
+            levels=LEVELS,
+        )

@@ -1,0 +1,91 @@
+"""HEPMASS: simulated particle collisions, as the MAF paper prepares them.
+
+Papamakarios et al. 2017 (arXiv:1705.07057, appendix D.1), in the form of their published code:
+collisions that produce the new particle (class 1), mass 1000; standardised with the training file;
+features in which a value recurs are dropped; the last tenth of training is validation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import Field
+
+from datasets.archive import extracted
+from datasets.base import Array, DataCorrupt, Dataset, DatasetConfig
+from datasets.cache import cached_dataset
+from datasets.sources import locate
+from datasets.tables import check_sizes, read_csv, standardise
+
+__all__ = ["HepmassConfig", "prepare_hepmass"]
+
+SIZES = (315_123, 35_013, 174_987)
+DIMENSION = 21
+FEATURES = 27
+
+
+def prepare_hepmass(train: Array, test: Array) -> list[Array]:
+    """Choose class and features, standardise, split.
+
+    Args:
+        train: rows of label and features, shape ``(n, 28)``.
+        test: the same, shape ``(n, 28)``, or 29 with a stray last column, as published.
+
+    Returns:
+        Train, validation and test, float32.
+
+    Raises:
+        DataCorrupt: if no row is of class 1.
+    """
+    signal = train[train[:, 0] == 1, 1 : 1 + FEATURES]
+    unseen = test[test[:, 0] == 1, 1 : 1 + FEATURES]
+    if not (len(signal) > 1 and len(unseen)):
+        raise DataCorrupt("hepmass: no row has the label 1 in its first column")
+    # Discrete features are told by their smallest value occurring more than five times.
+    kept = (signal == signal.min(axis=0)).sum(axis=0) <= 5
+    start = len(signal) - int(0.1 * len(signal))
+    return standardise(
+        [signal[:start, kept], signal[start:, kept], unseen[:, kept]], signal[:, kept], ddof=1
+    )
+
+
+def _read(train: Path, test: Path) -> list[Array]:
+    return prepare_hepmass(
+        read_csv(train, columns=FEATURES + 1, header=True),
+        read_csv(test, columns=(FEATURES + 1, FEATURES + 2), header=True),
+    )
+
+
+def _prepare() -> Sequence[Array]:
+    found = locate("hepmass")
+    if found.form == "archive":
+        with extracted(found.paths[0], "1000_train.csv", "1000_test.csv") as (train, test):
+            splits = _read(train, test)
+    else:
+        splits = _read(*found.paths)
+    check_sizes("hepmass", splits, SIZES, DIMENSION)
+    return splits
+
+
+class HepmassConfig(DatasetConfig):
+    """HEPMASS, whole or a fixed part of it: 315,123 / 35,013 / 174,987 rows of 21 columns.
+
+    Attributes:
+        rows: how many training rows; None for all. Of validation and test the same proportion.
+    """
+
+    rows: int | None = Field(default=None, ge=10, le=SIZES[0])
+
+    def load(self, name: str) -> Dataset:
+        """Prepare the splits, or open them from the cache.
+
+        Args:
+            name: the catalog's name.
+
+        Raises:
+            DataMissing: if neither the published archive nor UCI's two files are there.
+            DataCorrupt: if a file is not what it should be.
+        """
+        recipe = {"set": "hepmass", "version": 1}
+        return cached_dataset(name, "tabular", recipe, _prepare, self.rows)

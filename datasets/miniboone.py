@@ -1,0 +1,113 @@
+"""MINIBOONE: a neutrino experiment, as the MAF paper prepares it.
+
+Papamakarios et al. 2017 (arXiv:1705.07057, appendix D.1) publish the prepared array; from UCI's
+text it comes by keeping the signal (the first rows, as many as the first line says), dropping
+eleven outliers and seven columns with values that recur.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from datasets.archive import extracted
+from datasets.base import Array, DataCorrupt, Dataset, DatasetConfig
+from datasets.cache import cached_dataset
+from datasets.recognise import DAMAGE
+from datasets.sources import locate
+from datasets.tables import check_finite, check_sizes, split_off, standardise
+
+__all__ = ["MinibooneConfig", "prepare_miniboone", "read_particle_text"]
+
+SIZES = (29_556, 3_284, 3_648)
+DIMENSION = 43
+_RECURRING = (5, 13, 22, 26, 34, 44, 45)
+
+
+def prepare_miniboone(rows: Array) -> list[Array]:
+    """Split and standardise.
+
+    Args:
+        rows: the published array, shape ``(n, 43)``.
+
+    Returns:
+        Train, validation and test, float32, standardised with train and validation.
+    """
+    train, validation, test = split_off(rows)
+    return standardise([train, validation, test], rows[: len(train) + len(validation)])
+
+
+def read_particle_text(path: Path) -> Array:
+    """UCI's text: counts of signal and background, then a line of 50 numbers for each event.
+
+    Args:
+        path: of ``MiniBooNE_PID.txt``.
+
+    Returns:
+        The signal, without outliers and recurring columns, float64, shape ``(n, 43)``.
+
+    Raises:
+        DataCorrupt: if it is no such text.
+    """
+    try:
+        with path.open() as stream:
+            signal, _ = map(int, stream.readline().split())
+        rows = pd.read_csv(path, sep=r"\s+", header=None, skiprows=1, nrows=signal)
+        values = rows.to_numpy(dtype=np.float64)
+    except (*DAMAGE, UnicodeDecodeError) as error:
+        raise DataCorrupt(f"{path} is no text of counts and numbers ({error})") from error
+    if values.shape != (signal, DIMENSION + len(_RECURRING)):
+        raise DataCorrupt(
+            f"{path} should hold {signal} rows of {DIMENSION + len(_RECURRING)} numbers for the "
+            f"signal; it holds {values.shape[0]} of {values.shape[1]}: truncated?"
+        )
+    check_finite(values, path, first_line=2)
+    return np.delete(values[values[:, 0] >= -100], _RECURRING, axis=1)
+
+
+def _read_array(path: Path) -> Array:
+    try:
+        return check_finite(np.load(path, allow_pickle=False).astype(np.float64), path)
+    except (OSError, EOFError) as error:
+        raise DataCorrupt(f"{path} is no complete array ({error})") from error
+
+
+def _prepare() -> Sequence[Array]:
+    found = locate("miniboone")
+    if found.form == "archive":
+        with extracted(found.paths[0], "miniboone/data.npy") as (path,):
+            rows = _read_array(path)
+    elif found.form == "text":
+        rows = read_particle_text(found.paths[0])
+    else:
+        rows = _read_array(found.paths[0])
+    splits = prepare_miniboone(rows)
+    check_sizes("miniboone", splits, SIZES, DIMENSION)
+    return splits
+
+
+class MinibooneConfig(DatasetConfig):
+    """MINIBOONE, whole or a fixed part of it: 29,556 / 3,284 / 3,648 rows of 43 columns.
+
+    Attributes:
+        rows: how many training rows; None for all. Of validation and test the same proportion.
+    """
+
+    rows: int | None = Field(default=None, ge=10, le=SIZES[0])
+
+    def load(self, name: str) -> Dataset:
+        """Prepare the splits, or open them from the cache.
+
+        Args:
+            name: the catalog's name.
+
+        Raises:
+            DataMissing: if neither the published array nor UCI's text is there.
+            DataCorrupt: if a file is not what it should be.
+        """
+        recipe = {"set": "miniboone", "version": 1}
+        return cached_dataset(name, "tabular", recipe, _prepare, self.rows)

@@ -1,0 +1,101 @@
+"""MNIST and Fashion-MNIST, from the idx files that both are published in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from datasets.base import Array, DataCorrupt, Dataset, DatasetConfig
+from datasets.cache import cached_dataset
+from datasets.preprocessing import Dequantize
+from datasets.recognise import DAMAGE, open_plain
+from datasets.sources import locate
+
+__all__ = ["MnistConfig", "read_idx"]
+
+LEVELS = 256
+SIZES = (50_000, 10_000, 10_000)
+
+
+def read_idx(path: Path) -> Array:
+    """The array in an idx file of bytes, compressed by gzip or not.
+
+    The format: two zero bytes, the type (8 for unsigned bytes), the number of dimensions, their
+    sizes as big-endian 32-bit integers, the values.
+
+    Returns:
+        uint8, of the shape that the file gives.
+
+    Raises:
+        DataCorrupt: if it is no such file, or does not end where it should.
+    """
+    try:
+        with open_plain(path) as stream:
+            head = stream.read(4)
+            if head[:3] != b"\x00\x00\x08" or len(head) < 4:
+                raise DataCorrupt(f"{path} is no idx file of bytes: it starts with {head!r}")
+            shape = tuple(int(size) for size in np.frombuffer(stream.read(4 * head[3]), ">u4"))
+            values = stream.read()
+    except DAMAGE as error:
+        if isinstance(error, DataCorrupt):
+            raise
+        raise DataCorrupt(f"{path} cannot be read to its end ({error}): truncated?") from error
+    if len(values) != int(np.prod(shape)):
+        raise DataCorrupt(f"{path} has {len(values)} values where its head says {shape}")
+    return np.frombuffer(values, np.uint8).reshape(shape)
+
+
+class MnistConfig(DatasetConfig):
+    """28 x 28 images with 256 grey levels: 50,000 / 10,000 / 10,000.
+
+    The test split is the published one; the last 10,000 training images are the validation
+    split, as in Papamakarios et al. 2017 (arXiv:1705.07057, appendix D.2).
+
+    Attributes:
+        variant: digits or clothes.
+        alpha: of the logit; None for none. The default is that of the same paper, and of
+            Grathwohl et al. 2018 (arXiv:1810.01367).
+        rows: how many training images; None for all. Of validation and test the same proportion.
+    """
+
+    variant: Literal["mnist", "fashion-mnist"] = "mnist"
+    alpha: float | None = 1e-6
+    rows: int | None = Field(default=None, ge=10, le=SIZES[0])
+
+    def load(self, name: str) -> Dataset:
+        """Read the images, or open them from the cache.
+
+        Args:
+            name: the catalog's name.
+
+        Returns:
+            Splits of shape ``(n, 1, 28, 28)``, uint8.
+
+        Raises:
+            DataMissing: if the files are not there.
+            DataCorrupt: if a file is not what it should be.
+            DataError: if ``alpha`` is not in (0, 0.5).
+        """
+        return cached_dataset(
+            name,
+            "image",
+            {"set": self.variant, "version": 1},
+            self._prepare,
+            self.rows,
+            preprocessing=Dequantize(LEVELS, self.alpha),
+            levels=LEVELS,
+        )
+
+    def _prepare(self) -> Sequence[Array]:
+        found = locate(self.variant)
+        if found.form == "npz":
+            with np.load(found.paths[0]) as arrays:
+                train, test = arrays["x_train"], arrays["x_test"]
+        else:
+            train, test = (read_idx(path) for path in found.paths)
+        # What is known of the content was checked where the files were found.
+        return [train[: SIZES[0], None], train[SIZES[0] :, None], test[:, None]]
