@@ -416,7 +416,7 @@ def _traits(entry: flows.Entry) -> flows.Traits:
             # On the meta device weights have a shape and no memory: large presets cost nothing.
             with torch.device("meta"):
                 return flows.build(entry.name, shape).traits
-        except NotImplementedError:
+        except (NotImplementedError, RuntimeError):
             # Some libraries look at values while they build.
             return flows.build(entry.name, shape).traits
         except flows.InputError as error:
