@@ -19,6 +19,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import warnings
@@ -41,7 +42,7 @@ from datasets.base import (
     part_of,
 )
 
-__all__ = ["CacheWarning", "cached_dataset", "cached_splits", "verify_cached"]
+__all__ = ["CacheWarning", "cached_dataset", "cached_splits", "prepared_folders"]
 
 SPLITS = ("train", "validation", "test")
 _MANIFEST = "manifest.json"
@@ -135,24 +136,19 @@ def cached_dataset(
     return make_dataset(name, kind, part_of(splits, rows), **more)
 
 
-def verify_cached(name: str, recipe: Mapping[str, Any]) -> Path | None:
-    """Read every value in the cache again and compare it with the manifest.
+def prepared_folders(name: str) -> list[Path]:
+    """Where the splits of a data set lie prepared, of whichever options.
 
     Args:
         name: of the data set.
-        recipe: as given to :func:`cached_splits`.
-
-    Returns:
-        The folder that was checked, or None if the splits are not in the cache.
-
-    Raises:
-        DataCorrupt: naming the file that has changed.
     """
-    for root in folder.search_path():
-        path = root / folder.PREPARED / _folder_name(name, recipe)
-        if _open(path, trust_stamps=False) is not None:
-            return path
-    return None
+    pattern = re.compile(re.escape(name) + "-[0-9a-f]{12}")
+    return [
+        path.parent
+        for root in folder.search_path()
+        for path in sorted((root / folder.PREPARED).glob(f"*/{_MANIFEST}"))
+        if pattern.fullmatch(path.parent.name)
+    ]
 
 
 def _in_memory(prepare: Callable[[], Sequence[Array]], error: Exception) -> Splits:
@@ -166,7 +162,7 @@ def _in_memory(prepare: Callable[[], Sequence[Array]], error: Exception) -> Spli
     return splits, dict(zip(SPLITS, map(array_hash, splits), strict=True))
 
 
-def _open(path: Path, *, trust_stamps: bool = True) -> Splits | None:
+def _open(path: Path) -> Splits | None:
     """Map the splits of a folder; None if it is not there.
 
     Raises:
@@ -186,8 +182,7 @@ def _open(path: Path, *, trust_stamps: bool = True) -> Splits | None:
             stamp = _stamp(file)
         except (OSError, ValueError, EOFError) as error:
             raise DataCorrupt(f"{file} is damaged: {error}") from error
-        known = trust_stamps and stamp == manifest["stamps"][split]
-        if not known and array_hash(array) != manifest["hashes"][split]:
+        if stamp != manifest["stamps"][split] and array_hash(array) != manifest["hashes"][split]:
             raise DataCorrupt(
                 f"{file} has changed since it was written: delete {path}, it is made again"
             )

@@ -30,6 +30,7 @@ __all__ = [
     "open_plain",
     "starting_with",
     "tar_members",
+    "tar_named",
     "whole_file",
     "zip_members",
 ]
@@ -227,6 +228,27 @@ def tar_members(*ends: str, largest: int) -> Recogniser:
         except DAMAGE as error:
             raise DataCorrupt(f"{path} is no complete tar archive ({error})") from error
         raise DataCorrupt(f"{path} holds no {' and no '.join(sorted(missing))}")
+
+    return recognise
+
+
+def tar_named(name: str) -> Recogniser:
+    """A tar archive of a known name, of which no more is known than that it is one.
+
+    Args:
+        name: the end of the file's name.
+    """
+
+    def recognise(path: Path) -> None:
+        if not path.name.endswith(name):
+            raise DataCorrupt(f"{path} is not called {name}")
+        try:
+            with tarfile.open(path) as archive:
+                first = archive.next()
+        except DAMAGE as error:
+            raise DataCorrupt(f"{path} is no tar archive ({error})") from error
+        if first is None:
+            raise DataCorrupt(f"{path} is an empty archive")
 
     return recognise
 

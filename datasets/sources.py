@@ -25,6 +25,7 @@ from datasets.recognise import (
     npz_arrays,
     starting_with,
     tar_members,
+    tar_named,
     whole_file,
     zip_members,
 )
@@ -105,7 +106,7 @@ _UCI = "https://archive.ics.uci.edu/ml/machine-learning-databases"
 # MINIBOONE and BSDS300 come from it.
 MAF_ARCHIVE = File(
     "data.tar.gz",
-    starting_with(b"", "data.tar.gz"),
+    tar_named("data.tar.gz"),
     ("https://zenodo.org/records/1161203/files/data.tar.gz?download=1",),
     size=817_000_000,
 )
