@@ -256,3 +256,18 @@ def test_the_context_gets_its_gradient() -> None:
         up = flow.log_prob(x, context + bump, exact=True)
         down = flow.log_prob(x, context - bump, exact=True)
     torch.testing.assert_close(context.grad[:, 1], (up - down) / (2 * step), atol=1e-6, rtol=1e-5)
+
+
+def test_memory_that_was_never_written_is_never_read() -> None:
+    """A stage without weight in the trace is left out; what lies in its place must not matter."""
+    flow = FFJORD((2,), config=FFJORDConfig(hidden=(8,)))
+    x = torch.randn(4, 2)
+    # In this mode torch fills fresh memory with NaN.
+    torch.use_deterministic_algorithms(True)
+    try:
+        loss = flow.log_prob(x, generator=generator()).sum()
+        loss.backward()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert loss.isfinite()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in flow.parameters())
