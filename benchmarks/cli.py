@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from benchmarks.errors import BenchError, DataUnavailable, Interrupted, MatrixError, StoreError
+from benchmarks.performance import perf
 
 # Everything that needs torch is imported inside the commands, so that --help and a mistyped
 # option answer at once.
@@ -66,6 +67,9 @@ def main() -> NoReturn:
 @click.version_option(package_name="ffjord-bench")
 def cli() -> None:
     """FFJORD against discrete normalizing flows: which one, at what cost."""
+
+
+cli.add_command(perf)
 
 
 # -- run --------------------------------------------------------------------------------------
