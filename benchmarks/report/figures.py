@@ -252,6 +252,7 @@ def _mean_curve(records: Records, cells: pd.DataFrame) -> pd.DataFrame:
         wanted = ("seconds", "validation_nll_nats", "nfe_forward", "nfe_backward")
         missing = {name: np.nan for name in wanted if name not in curve}
         curve = curve.assign(**missing)[["step", *wanted]].astype(float)
+        curve = curve.replace([np.inf, -np.inf], np.nan)
         curves.append(curve.drop_duplicates("step", keep="last").set_index("step"))
     if not curves:
         return pd.DataFrame()
@@ -343,7 +344,7 @@ def _variant(flow: str, name: str, setting_label: str) -> str:
 def _frame_nll(ax: Axes, curves: Sequence[pd.DataFrame], entropy: float, gaussian: float) -> None:
     """Limits that show where curves end up: untrained flows start hundreds of nats above."""
     ends = [float(curve["validation_nll_nats"].min()) for curve in curves]
-    starts = [float(curve["validation_nll_nats"].iloc[0]) for curve in curves]
+    starts = [float(curve["validation_nll_nats"].dropna().iloc[0]) for curve in curves]
     low = min([*ends, *([entropy] if math.isfinite(entropy) else [])])
     high = max(ends)
     spread = max(high - low, 0.02 * max(1.0, abs(low)))
@@ -400,7 +401,7 @@ def _density_figure(
 
     def density(ax: Axes, field: np.ndarray[Any, Any]) -> None:
         ax.imshow(
-            np.exp(np.nan_to_num(field.astype(np.float64), nan=-np.inf)),
+            _density(field),
             origin="lower",
             extent=extent,
             vmin=0,
@@ -489,11 +490,19 @@ def _folded(label: str, width: int = 20) -> str:
     return "\n".join(line.replace("/ ", "/") for line in textwrap.wrap(words, width))
 
 
+def _density(log_density: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The density of a log-density; nothing where a flow has none, finite where it explodes."""
+    finite = np.nan_to_num(
+        log_density.astype(np.float64), nan=-np.inf, posinf=np.inf, neginf=-np.inf
+    )
+    density: np.ndarray[Any, Any] = np.exp(np.minimum(finite, 500.0))
+    return density
+
+
 def _brightest(fields: Sequence[np.ndarray[Any, Any]]) -> float:
     """Top of the colour scale: nearly the largest density, whatever single points do."""
-    values = np.concatenate([np.exp(field.astype(np.float64)).ravel() for field in fields])
-    values = values[np.isfinite(values)]
-    top = float(np.quantile(values, 0.998)) if len(values) else 0.0
+    values = np.concatenate([_density(field).ravel() for field in fields])
+    top = float(np.quantile(values, 0.998))
     return top if top > 0 else 1.0
 
 

@@ -35,10 +35,13 @@ _KNOWN: dict[str, Look] = {
     "glow": (_GREEN, "^"),
     "maf": (_PURPLE, "D"),
     "nice": (_SKY, "v"),
+    "maf-mog": (_PURPLE, "p"),
     "iaf": (_ORANGE, "P"),
+    "rqnsf-c": (_BLACK, "*"),
+    "rqnsf-ar": (_BLACK, "h"),
     "planar": (_GREY, "X"),
-    "nsf-coupling": (_BLACK, "*"),
-    "nsf-autoregressive": (_BLACK, "p"),
+    "radial": (_GREY, "o"),
+    "sylvester": (_GREY, "s"),
 }
 
 

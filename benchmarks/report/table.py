@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import math
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -230,7 +231,7 @@ _ROWS_A_PAGE = 45
 
 
 def as_latex(table: Table) -> str:
-    r"""The table as LaTeX, to be ``\input``; it needs the package booktabs and nothing else."""
+    r"""The table as LaTeX, to be ``\input``; it needs the packages booktabs and graphicx."""
     rows = sum(len(section.rows) for section in table.sections)
     if rows > _ROWS_A_PAGE and len(table.sections) > 1:
         parts = [
@@ -244,8 +245,16 @@ def as_latex(table: Table) -> str:
         ]
     else:
         parts = [table]
-    head = "% Needs \\usepackage{booktabs}.\n"
+    head = "% Needs \\usepackage{booktabs,graphicx}.\n"
     return head + "\n".join(_latex_float(part) for part in parts)
+
+
+def _latex_heading(text: str, side: str) -> str:
+    """A heading, over several lines if it would be wider than the numbers below it."""
+    lines = textwrap.wrap(text, 11, break_long_words=False, break_on_hyphens=False)
+    if len(lines) < 2:
+        return _latex_text(text)
+    return rf"\shortstack[{side}]{{" + r" \\ ".join(map(_latex_text, lines)) + "}"
 
 
 def _latex_float(table: Table) -> str:
@@ -255,9 +264,15 @@ def _latex_float(table: Table) -> str:
         r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
         rf"\caption{{{_latex_text(table.title)}.}}",
         rf"\label{{tab:{table.name}}}",
+        # A table that is wider than the text is made smaller, the others stay as they are.
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{@{{}}{letters}@{{}}}}",
         r"\toprule",
-        " & ".join(_latex_text(column) for column in table.columns) + r" \\",
+        " & ".join(
+            _latex_heading(column, "r" if right else "l")
+            for column, right in zip(table.columns, _right(table), strict=True)
+        )
+        + r" \\",
     ]
     for section in table.sections:
         lines.append(r"\midrule")
@@ -265,7 +280,7 @@ def _latex_float(table: Table) -> str:
             title = rf"\textit{{{_latex_text(section.title)}}}"
             lines.append(rf"\multicolumn{{{len(table.columns)}}}{{@{{}}l}}{{{title}}} \\")
         lines += [" & ".join(_latex_entry(entry) for entry in row) + r" \\" for row in section.rows]
-    lines += [r"\bottomrule", r"\end{tabular}"]
+    lines += [r"\bottomrule", r"\end{tabular}}"]
     if table.notes:
         notes = " ".join(_latex_text(note) for note in table.notes)
         lines.append(rf"\par\smallskip\parbox{{\linewidth}}{{\scriptsize {notes}}}")

@@ -282,6 +282,26 @@ def test_a_cell_in_two_folders_counts_once_and_the_good_one_wins(tmp_path: Path)
         assert set(map(id, records.store_of.values())) == {id(good)}
 
 
+def test_infinite_numbers_stop_no_figure(tmp_path: Path) -> None:
+    record = scores("maf", 3.0)[0]
+    store = store_of(tmp_path / "run", record)
+    rows = [
+        '{"step": 10, "seconds": 1.0, "validation_nll_nats": Infinity}',
+        '{"step": 20, "seconds": 2.0, "validation_nll_nats": NaN}',
+        '{"step": 30, "seconds": 3.0, "validation_nll_nats": 4.0}',
+        '{"step": 40, "seconds": 4.0, "validation_nll_nats": 3.0}',
+        '{"step": 50, "seco',
+    ]
+    store.path(record.cell, ".curve.jsonl").write_text("\n".join(rows))
+    grid = np.linspace(-1, 1, 4)
+    field = np.array([[np.nan, np.inf, -np.inf, 0.0]] * 4)
+    samples = np.array([[np.nan, 0.0], [np.inf, 1.0], [0.5, 0.5]])
+    arrays = {"grid_x": grid, "grid_y": grid, "log_density": field, "samples": samples}
+    store.write_arrays(record.cell, arrays)
+    summary = write_report([store], tmp_path / "out")
+    assert {"density-8gaussians.png", "nll-against-time.png"} <= {p.name for p in summary.paths}
+
+
 # -- names and looks ----------------------------------------------------------------------------
 
 
