@@ -144,7 +144,7 @@ def gather(stores: Sequence[Store]) -> Records:
             notes.append(f"{place} was left out: {item.why}")
         frame = store.frame()
         if frame.empty:
-            notes.append(f"{store.directory} holds no records")
+            notes.append(f"the folder {store.directory.name} holds no records")
             continue
         frames.append(frame.assign(_store=number))
     if not frames:
