@@ -62,7 +62,8 @@ class FFJORDConfig(FlowConfig):
     """Options of :class:`FFJORD`.
 
     The defaults are the official code's for two-dimensional toy data, but for the trace, which
-    is estimated.
+    is estimated, and the end time, which is that of the other experiments: on toy data it learns
+    several times faster than 0.5.
 
     Attributes:
         hidden: widths of the hidden layers of the dynamics; with a bottleneck, of those above it.
@@ -93,7 +94,7 @@ class FFJORDConfig(FlowConfig):
     activation: Activation = "tanh"
     bottleneck: PositiveInt | None = None
     blocks: PositiveInt = 1
-    end_time: PositiveFloat = 0.5
+    end_time: PositiveFloat = 1.0
     trace: Literal["hutchinson", "exact"] = "hutchinson"
     noise: Noise = "gaussian"
     solver: Solver = "dopri5"
