@@ -170,8 +170,8 @@ def _open(path: Path) -> Splits | None:
     """
     try:
         manifest = json.loads((path / _MANIFEST).read_text())
-    except FileNotFoundError:
-        return None
+    except OSError:
+        return None  # Not there, or out of reach: another folder may have it.
     except ValueError as error:
         raise DataCorrupt(f"{path / _MANIFEST} is damaged: {error}") from error
     splits = []

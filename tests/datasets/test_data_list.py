@@ -1,0 +1,130 @@
+"""What `data list` and `data verify` are told, and the catalog against the table of sources."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import datasets
+from datasets import catalog, fetch, sources, uci
+from datasets.cache import prepared_folders
+from datasets.recognise import npz_arrays
+from datasets.sources import File, Form, Source
+
+STATES = {
+    "moons": "generated",
+    "funnel": "generated",
+    "power": "embedded",
+    "optdigits": "embedded",
+    "gas": "downloadable",
+    "mnist": "downloadable",
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_states_in_an_empty_folder(name: str) -> None:
+    status = fetch.status(name)
+    assert status.state == STATES[name]
+    assert status.citation
+    if status.state != "generated":
+        assert status.licence
+
+
+def test_every_source_is_in_the_catalog_and_has_what_a_user_must_know() -> None:
+    for name, source in sources.SOURCES.items():
+        assert catalog.entry(name).kind in ("tabular", "image")
+        assert source.licence
+        assert source.citation
+        assert source.download is not None
+        for form in source.forms:
+            for file in form.files:
+                assert all(url.startswith(("https://", "http://")) for url in file.addresses)
+                assert file.sha256 is None or len(file.sha256) == 64
+
+
+@pytest.mark.parametrize("name", list(catalog.ENTRIES))
+def test_every_entry_has_a_config(name: str) -> None:
+    config = catalog.configure(name)
+    assert config.model_dump() == type(config).model_validate(config.model_dump()).model_dump()
+
+
+def test_an_unknown_name_is_answered_with_the_nearest() -> None:
+    for ask in (fetch.status, fetch.fetch, fetch.verify):
+        with pytest.raises(datasets.UnknownDataset, match="'power'"):
+            ask("powr")
+
+
+@pytest.mark.parametrize("name", ["checkerboard", "student-t", "optdigits"])
+def test_verify_of_what_is_always_there(name: str) -> None:
+    found = fetch.verify(name)
+    assert found.ok
+    assert {"splits", "values"} <= {check.what for check in found.checks}
+
+
+def test_verify_of_what_is_not_there_says_what_to_do() -> None:
+    found = fetch.verify("gas")
+    assert not found.ok
+    assert found.missing is not None
+    assert "data fetch gas" in found.missing
+
+
+@pytest.fixture
+def small_magic(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A table of 100 rows that goes under the name of a real one."""
+    rows = np.random.default_rng(0).standard_normal((100, 4))
+    path = data_folder / "small.npz"
+    np.savez(path, x=rows)
+    file = File("small.npz", npz_arrays({"x": (100, 4)}))
+    monkeypatch.setitem(sources.SOURCES, "magic", Source((Form("npz", (file,)),), "CC0", "nobody"))
+    monkeypatch.setitem(uci.SHAPES, "magic", (100, 4))
+    monkeypatch.setitem(uci.SIZES, "magic", ((81, 9, 10), 4))
+    return path
+
+
+def test_verify_of_a_file(small_magic: Path) -> None:
+    found = fetch.verify("magic")
+    assert found.ok, found
+    assert str(small_magic) in found.checks[0].detail
+    assert found.checks[-1].what == "baseline"
+
+
+def test_what_is_prepared_stays_when_the_file_goes(small_magic: Path) -> None:
+    first = datasets.load("magic")
+    small_magic.unlink()
+    assert fetch.status("magic").state == "present"
+    assert fetch.status("magic").paths == tuple(prepared_folders("magic"))
+    assert datasets.load("magic").hashes == first.hashes
+    assert fetch.verify("magic").ok
+
+
+def test_verify_sees_a_changed_bit_that_the_stamps_do_not_show(small_magic: Path) -> None:
+    """A disk that rots leaves size and time as they were."""
+    datasets.load("magic")
+    (made,) = prepared_folders("magic")
+    path = made / "test.npy"
+    status = path.stat()
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    found = fetch.verify("magic")
+    assert not found.ok
+    assert any(str(path) in check.detail for check in found.checks if not check.ok)
+
+
+def test_verify_of_a_corrupt_file(small_magic: Path) -> None:
+    small_magic.write_bytes(small_magic.read_bytes()[:-200])
+    assert fetch.status("magic").state == "corrupt"
+    found = fetch.verify("magic")
+    assert not found.ok
+    assert "small.npz" in found.checks[0].detail
+
+
+def test_verify_of_a_file_that_makes_other_splits(
+    small_magic: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(uci.SIZES, "magic", ((80, 10, 10), 4))
+    found = fetch.verify("magic")
+    assert not found.ok
+    assert "not the published" in found.checks[-1].detail
