@@ -1,7 +1,11 @@
 """Conditioner networks that several systems share.
 
 A conditioner computes the parameters of a transformation from what it may see. The last layer
-of each starts at zero (or near it), so that a fresh flow is the identity.
+of each starts at zero, so that a fresh flow is the identity.
+
+The dense networks work on columns: features are rows and the batch lies along them, ``(features,
+n)``. Slices of features are then contiguous, and matrix products whose feature dimension is
+small run up to twice as fast on a CPU as on rows.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["MLP", "Activation", "ResidualNetwork", "activation", "pure_activation"]
+__all__ = ["MLP", "Activation", "ResidualNetwork", "activation", "dense", "pure_activation"]
 
 Activation = Literal["relu", "tanh", "elu", "silu", "softplus"]
 """Names of the nonlinearities that a config may ask for."""
@@ -57,6 +61,11 @@ def pure_activation(name: Activation) -> Callable[[Tensor], Tensor]:
     return _PURE_ACTIVATIONS[name]
 
 
+def dense(layer: nn.Linear, columns: Tensor) -> Tensor:
+    """A linear layer on columns, ``(inputs, n)`` to ``(outputs, n)``."""
+    return torch.addmm(layer.bias.unsqueeze(1), layer.weight, columns)
+
+
 class MLP(nn.Module):
     """A multilayer perceptron whose last layer starts at zero.
 
@@ -67,7 +76,7 @@ class MLP(nn.Module):
         nonlinearity: after each hidden layer.
 
     Example:
-        >>> MLP(3, (16, 16), 4, "relu")(torch.ones(5, 3)).abs().max().item()
+        >>> MLP(3, (16, 16), 4, "relu")(torch.ones(3, 5)).abs().max().item()
         0.0
     """
 
@@ -85,12 +94,12 @@ class MLP(nn.Module):
         self._nonlinearity: Activation = nonlinearity
 
     def forward(self, value: Tensor) -> Tensor:
-        """``(n, inputs)`` to ``(n, outputs)``."""
+        """``(inputs, n)`` to ``(outputs, n)``."""
         nonlinearity = activation(self._nonlinearity)
         for layer in self.hidden:
-            value = nonlinearity(layer(value))
-        result: Tensor = self.last(value)
-        return result
+            assert isinstance(layer, nn.Linear)
+            value = nonlinearity(dense(layer, value))
+        return dense(self.last, value)
 
 
 class ResidualNetwork(nn.Module):
@@ -108,8 +117,8 @@ class ResidualNetwork(nn.Module):
         dropout: probability with which a unit inside a block is dropped in training.
 
     Example:
-        >>> ResidualNetwork(3, 16, 4, 2, "relu")(torch.ones(5, 3)).shape
-        torch.Size([5, 4])
+        >>> ResidualNetwork(3, 16, 4, 2, "relu")(torch.ones(3, 5)).shape
+        torch.Size([4, 5])
     """
 
     def __init__(
@@ -132,13 +141,14 @@ class ResidualNetwork(nn.Module):
         self._nonlinearity: Activation = nonlinearity
 
     def forward(self, value: Tensor) -> Tensor:
-        """``(n, inputs)`` to ``(n, outputs)``."""
+        """``(inputs, n)`` to ``(outputs, n)``."""
         pure, in_place = pure_activation(self._nonlinearity), activation(self._nonlinearity)
-        value = self.first(value)
+        value = dense(self.first, value)
         for inner, outer in zip(self.inner, self.outer, strict=True):
-            change = in_place(inner(pure(value)))
+            assert isinstance(inner, nn.Linear)
+            assert isinstance(outer, nn.Linear)
+            change = in_place(dense(inner, pure(value)))
             if self.dropout:
                 change = functional.dropout(change, self.dropout, self.training)
-            value = value + outer(change)
-        result: Tensor = self.last(value)
-        return result
+            value = value + dense(outer, change)
+        return dense(self.last, value)

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from flows.base import Base, draw_normal
 from flows.discrete.made import MADE
+from flows.discrete.transforms import columns
 
 __all__ = ["MixtureMADE", "StandardLogistic"]
 
@@ -82,18 +83,20 @@ class MixtureMADE(Base):
         return 3 * components
 
     def _mixture(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits, means and log-scales, each ``(..., components, F)``."""
-        shaped = parameters.unflatten(-2, (3, self.components)) + self.start.unsqueeze(-1)
-        logits, means, raw = shaped.unbind(-3)
+        """From ``(3 components, *S)``: logits, means and log-scales, each ``(components, *S)``."""
+        shaped = parameters.unflatten(0, (3, self.components))
+        start = self.start.reshape(3, self.components, *([1] * (parameters.ndim - 1)))
+        logits, means, raw = (shaped + start).unbind(0)
         return logits, means, self.log_scale_bound * torch.tanh(raw / self.log_scale_bound)
 
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        z = z.flatten(1)
-        logits, means, log_scales = self._mixture(self.made(z, context))
-        standard = (z.unsqueeze(1) - means) * (-log_scales).exp()
+        value = columns(z.flatten(1))
+        given = None if context is None else columns(context)
+        logits, means, log_scales = self._mixture(self.made(value, given))
+        standard = (value - means) * (-log_scales).exp()
         component = -0.5 * standard.square() - log_scales - 0.5 * math.log(2 * math.pi)
-        mixed = torch.logsumexp(torch.log_softmax(logits, 1) + component, 1)
-        return mixed.sum(1)
+        mixed = torch.logsumexp(torch.log_softmax(logits, 0) + component, 0)
+        return mixed.sum(0)
 
     def sample(
         self, n: int, context: Tensor | None = None, *, generator: torch.Generator | None = None
@@ -111,5 +114,6 @@ class MixtureMADE(Base):
             mean, log_scale = means.gather(0, chosen), log_scales.gather(0, chosen)
             return (mean + log_scale.exp() * normal[feature]).squeeze(0)
 
-        like = self.anchor.expand(n, size)
-        return self.made.sweep(like, context, step).reshape(n, *self.event_shape)
+        given = None if context is None else columns(context)
+        like = self.anchor.expand(size, n)
+        return self.made.sweep(like, given, step).T.reshape(n, *self.event_shape)

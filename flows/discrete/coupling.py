@@ -46,17 +46,17 @@ class Coupling(nn.Module):
         self.elementwise = elementwise
 
     def parameters_of(self, given: Tensor, context: Tensor | None) -> Tensor:
-        """Parameters of the elementwise function, shape ``(n, P, F)``."""
+        """Parameters of the elementwise function, shape ``(P, F, n)``."""
         tick()
-        seen = given if context is None else torch.cat((given, context), 1)
+        seen = given if context is None else torch.cat((given, context))
         parameters: Tensor = self.network(seen)
         count = self.elementwise.parameter_count
-        return parameters.view(-1, count, parameters.shape[1] // count)
+        return parameters.view(count, len(parameters) // count, -1)
 
     def forward(
         self, half: Tensor, given: Tensor, context: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """The new half and its log-derivatives, ``(n, F)`` each; None stands for zeros."""
+        """The new half and its log-derivatives, ``(F, n)`` each; None stands for zeros."""
         return self.elementwise.encode(half, self.parameters_of(given, context))
 
     def inverse(
@@ -95,36 +95,34 @@ class HalfCoupling(Transform):
         )
 
     def forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        given, half = x.split(self.sizes, 1)
+        given, half = x.split(self.sizes)
         half, log_derivative = self.coupling(half, given, context)
-        change = x.new_zeros(()) if log_derivative is None else log_derivative.sum(1)
-        return torch.cat((given, half), 1), change
+        change = x.new_zeros(()) if log_derivative is None else log_derivative.sum(0)
+        return torch.cat((given, half)), change
 
     def inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        given, half = z.split(self.sizes, 1)
+        given, half = z.split(self.sizes)
         half, log_derivative = self.coupling.inverse(half, given, context)
-        change = z.new_zeros(()) if log_derivative is None else log_derivative.sum(1)
-        return torch.cat((given, half), 1), change
+        change = z.new_zeros(()) if log_derivative is None else log_derivative.sum(0)
+        return torch.cat((given, half)), change
 
 
 class Halves(NamedTuple):
-    """The features of even and of odd index, ``(n, ceil(D / 2))`` and ``(n, D // 2)``."""
+    """The features of even and of odd index, ``(ceil(D / 2), n)`` and ``(D // 2, n)``."""
 
     even: Tensor
     odd: Tensor
 
     @classmethod
     def of(cls, x: Tensor) -> Halves:
-        """The halves of ``(n, D)``."""
-        return cls(x[:, 0::2].contiguous(), x[:, 1::2].contiguous())
+        """The halves of ``(D, n)``."""
+        return cls(x[0::2].contiguous(), x[1::2].contiguous())
 
     def joined(self) -> Tensor:
-        """The features in their order, ``(n, D)``."""
-        pairs = self.odd.shape[1]
-        paired = torch.stack((self.even[:, :pairs], self.odd), 2).flatten(1)
-        if self.even.shape[1] == pairs:
-            return paired
-        return torch.cat((paired, self.even[:, pairs:]), 1)
+        """The features in their order, ``(D, n)``."""
+        pairs = len(self.odd)
+        paired = torch.stack((self.even[:pairs], self.odd), 1).flatten(0, 1)
+        return paired if len(self.even) == pairs else torch.cat((paired, self.even[pairs:]))
 
 
 class Couplings(Transform):
@@ -174,12 +172,12 @@ class Couplings(Transform):
 
     def forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         halves = list(Halves.of(x))
-        log_abs_det = x.new_zeros(len(x))
+        log_abs_det = x.new_zeros(x.shape[1])
         for layer, coupling in enumerate(self.couplings):
             given, target = layer % 2, 1 - layer % 2
             halves[target], log_derivative = coupling(halves[target], halves[given], context)
             if log_derivative is not None:
-                log_abs_det = log_abs_det + log_derivative.sum(1)
+                log_abs_det = log_abs_det + log_derivative.sum(0)
             for half, norm in enumerate(self._norms_of(layer)):
                 halves[half], change = norm(halves[half], None)
                 log_abs_det = log_abs_det + change
@@ -187,7 +185,7 @@ class Couplings(Transform):
 
     def inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         halves = list(Halves.of(z))
-        log_abs_det = z.new_zeros(len(z))
+        log_abs_det = z.new_zeros(z.shape[1])
         for layer in reversed(range(len(self.couplings))):
             for half, norm in enumerate(self._norms_of(layer)):
                 halves[half], change = norm.inverse(halves[half], None)
@@ -199,7 +197,7 @@ class Couplings(Transform):
                 halves[target], halves[given], context
             )
             if log_derivative is not None:
-                log_abs_det = log_abs_det + log_derivative.sum(1)
+                log_abs_det = log_abs_det + log_derivative.sum(0)
         return Halves(*halves).joined(), log_abs_det
 
     def _norms_of(self, layer: int) -> list[BatchNorm]:
@@ -222,7 +220,7 @@ class Couplings(Transform):
         halves = list(Halves.of(x))
         for layer, coupling in enumerate(self.couplings):
             given, target = layer % 2, 1 - layer % 2
-            seen = halves[given] if context is None else torch.cat((halves[given], context), 1)
+            seen = halves[given] if context is None else torch.cat((halves[given], context))
 
             def transformed(
                 half: Tensor,

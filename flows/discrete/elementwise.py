@@ -1,8 +1,8 @@
 """Invertible functions of one number, whose parameters a conditioner computes.
 
 Couplings and autoregressive layers differ in what their conditioners may see; what is done with
-the parameters is the same, and is here. Shapes: values ``(..., F)``, parameters ``(..., P, F)``.
-The parameters lie ahead of the features in memory, so that each is a contiguous row or plane.
+the parameters is the same, and is here. Values have any shape S, parameters ``(P, *S)``: each
+parameter is one contiguous block, and every step runs along whole blocks.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Elementwise(abc.ABC):
         """Data to latent.
 
         Args:
-            x: values, shape ``(..., F)``.
-            parameters: shape ``(..., P, F)``.
+            x: values, of any shape S.
+            parameters: shape ``(P, *S)``.
 
         Returns:
-            ``z`` and ``log |dz/dx|``, both ``(..., F)``; None stands for zeros.
+            ``z`` and ``log |dz/dx|``, both of shape S; None stands for zeros.
         """
 
     @abc.abstractmethod
@@ -47,10 +47,10 @@ class Additive(Elementwise):
     parameter_count = 1
 
     def encode(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor | None]:
-        return x + parameters.squeeze(-2), None
+        return x + parameters.squeeze(0), None
 
     def decode(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor | None]:
-        return z - parameters.squeeze(-2), None
+        return z - parameters.squeeze(0), None
 
 
 class Affine(Elementwise):
@@ -73,8 +73,10 @@ class Affine(Elementwise):
         self.shift_first = shift_first
 
     def _shift_and_log_scale(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        shift, raw = parameters.unbind(-2)
-        return shift, self.bound * torch.tanh(raw / self.bound)
+        shift, raw = parameters.unbind(0)
+        # tanh(raw / bound) by the sigmoid, which takes the CPU a quarter of the time.
+        double = 2 * self.bound
+        return shift, torch.sigmoid(raw * (4 / double)) * double - self.bound
 
     def encode(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor | None]:
         shift, log_scale = self._shift_and_log_scale(parameters)

@@ -28,7 +28,7 @@ __all__ = ["MADE", "Autoregressive", "Inverse"]
 
 
 class MaskedLinear(nn.Linear):
-    """A linear layer in which some weights are held at zero.
+    """A linear layer on columns, ``(inputs, n)``, in which some weights are held at zero.
 
     Args:
         mask: True where a weight is free, shape ``(outputs, inputs)``.
@@ -41,7 +41,7 @@ class MaskedLinear(nn.Linear):
         self.register_buffer("mask", mask.to(self.weight), persistent=False)
 
     def forward(self, input: Tensor) -> Tensor:
-        return functional.linear(input, self.weight * self.mask, self.bias)
+        return torch.addmm(self.bias.unsqueeze(1), self.weight * self.mask, input)
 
 
 class MADE(nn.Module):
@@ -116,16 +116,16 @@ class MADE(nn.Module):
         )
 
     def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
-        """``(n, D)`` to parameters ``(n, P, D)``."""
+        """``(D, n)`` to parameters ``(P, D, n)``; the context is ``(context_features, n)``."""
         tick()
         value, trunk = x, None
         for index, layer in enumerate(self.hidden):
             value = layer(value)
             if index == 0 and self.context is not None:
-                value = value + self.context(context)
+                value = torch.addmm(value, self.context.weight, _given(context))
             value, trunk = self._activate(index, value, trunk)
         parameters: Tensor = self.last(value)
-        return parameters.view(-1, self.parameter_count, self.dimension)
+        return parameters.view(self.parameter_count, self.dimension, -1)
 
     def _activate(
         self, index: int, value: Tensor, trunk: Tensor | None
@@ -159,19 +159,18 @@ class MADE(nn.Module):
         """Make a vector feature by feature, each from the parameters that those before it give.
 
         Args:
-            like: a tensor of shape ``(n, D)``, whose dtype and device the result gets.
-            context: shape ``(n, context_features)``, or None.
+            like: a tensor of shape ``(D, n)``, whose dtype and device the result gets.
+            context: shape ``(context_features, n)``, or None.
             step: from the index of a feature and its parameters, ``(P, n)``, to its values,
                 ``(n,)``; called in the layer's order.
 
         Returns:
-            The vector, shape ``(n, D)``.
+            The vector, shape ``(D, n)``.
         """
         tick(self.dimension)
-        # Features and units are rows here, (units, n), so that those known lie side by side.
         first, *deeper = (self._weights(layer) for layer in self.hidden)
         first_weight, first_bias = first
-        offset = None if self.context is None else self.context.weight @ _given(context).T
+        offset = None if self.context is None else self.context.weight @ _given(context)
         last_weight, last_bias = self._weights(self.last)
         # (P D, units) to (D, P, units): the rows of a feature side by side.
         last_weight = last_weight.unflatten(0, (self.parameter_count, -1)).transpose(0, 1)
@@ -202,9 +201,7 @@ class MADE(nn.Module):
             feature = self.dimension - 1 - turn if self.reverse else turn
             known.append(step(feature, parameters).unsqueeze(0))
         result = known.rows()
-        if self.reverse:
-            result = result.flip(0)
-        return result.T
+        return result.flip(0) if self.reverse else result
 
     @staticmethod
     def _weights(layer: nn.Module) -> tuple[Tensor, Tensor]:
@@ -231,13 +228,13 @@ class _Rows:
     autograd needs each state of the rows as it was.
 
     Args:
-        like: a tensor of shape ``(n, D)``.
+        like: a tensor of shape ``(D, n)``.
         capacity: how many rows there will be.
     """
 
     def __init__(self, like: Tensor, capacity: int) -> None:
         self.count = 0
-        self._buffer = like.new_empty(0 if torch.is_grad_enabled() else capacity, len(like))
+        self._buffer = like.new_empty(0 if torch.is_grad_enabled() else capacity, like.shape[1])
 
     def append(self, rows: Tensor) -> None:
         stop = self.count + len(rows)
@@ -266,14 +263,13 @@ class Autoregressive(Transform):
 
     def forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         z, log_derivative = self.elementwise.encode(x, self.made(x, context))
-        return z, x.new_zeros(()) if log_derivative is None else log_derivative.sum(1)
+        return z, x.new_zeros(()) if log_derivative is None else log_derivative.sum(0)
 
     def inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        targets = z.T.contiguous()
         log_derivatives = []
 
         def step(feature: int, parameters: Tensor) -> Tensor:
-            x, log_derivative = self.elementwise.decode(targets[feature], parameters)
+            x, log_derivative = self.elementwise.decode(z[feature], parameters)
             if log_derivative is not None:
                 log_derivatives.append(log_derivative)
             return x

@@ -40,9 +40,9 @@ class RationalQuadratic(Elementwise):
 
     Example:
         >>> spline = RationalQuadratic(bins=4, tail_bound=3.0)
-        >>> z, log_derivative = spline.encode(torch.tensor([[0.5, 9.0]]), torch.zeros(1, 11, 2))
+        >>> z, log_derivative = spline.encode(torch.tensor([0.5, 9.0]), torch.zeros(11, 2))
         >>> z
-        tensor([[0.5000, 9.0000]])
+        tensor([0.5000, 9.0000])
     """
 
     def __init__(self, bins: int, tail_bound: float, smallest: float = 1e-3) -> None:
@@ -58,28 +58,33 @@ class RationalQuadratic(Elementwise):
     def _bins(self, value: Tensor, parameters: Tensor, searched: int) -> tuple[Tensor, ...]:
         """The bin of each value, by widths (``searched`` 0) or by heights (1).
 
+        Only what belongs to the bin is computed in full: the rest is looked at once, to find it.
+
         Returns:
-            Left knot, lower knot, width, height, left and right derivative, each ``(..., F)``.
+            Left knot, lower knot, width, height, left and right derivative, each of shape S.
         """
         bins, bound = self.bins, self.tail_bound
-        logits = parameters[..., : 2 * bins, :].unflatten(-2, (2, bins))
-        shares = torch.softmax(logits, -2)
-        sizes = torch.add(
-            2 * bound * self.smallest, shares, alpha=2 * bound * (1 - bins * self.smallest)
-        )
-        ends = sizes.cumsum(-2)
-        inner = parameters[..., 2 * bins :, :]
-        derivatives = functional.softplus(inner + self._offset) + self.smallest
-        derivatives = functional.pad(derivatives, (0, 0, 1, 1), value=1.0)
+        whole, least = 2 * bound, 2 * bound * self.smallest
+        free = whole * (1 - bins * self.smallest)
+        shares = torch.softmax(parameters[: 2 * bins].unflatten(0, (2, bins)), 1)
+        # Sums of the first k shares, as a product with a triangular matrix: cumsum takes longer.
+        ones = torch.ones(bins, bins, dtype=value.dtype, device=value.device).tril()
+        ends = (ones @ shares.flatten(2)).view(shares.shape)
         with torch.no_grad():
             # Only the inner knots are asked, so that the index is a bin's whatever the rounding.
-            knots = ends.select(-3, searched)[..., :-1, :]
-            index = (value.unsqueeze(-2) + bound >= knots).sum(-2, keepdim=True)
-        both = index.unsqueeze(-3).expand(*index.shape[:-2], 2, 1, index.shape[-1])
-        size = sizes.gather(-2, both).squeeze(-2)
-        start = ends.gather(-2, both).squeeze(-2) - size - bound
-        slopes = derivatives.gather(-2, torch.cat((index, index + 1), -2))
-        return (*start.unbind(-2), *size.unbind(-2), *slopes.unbind(-2))
+            before = torch.arange(1, bins, dtype=value.dtype, device=value.device) * least
+            knots = ends[searched, :-1] * free + before.reshape(-1, *([1] * value.ndim))
+            index = (knots <= value + bound).sum(0, keepdim=True)
+        both = index.expand(2, *index.shape)
+        share = shares.gather(1, both).squeeze(1)
+        end = ends.gather(1, both).squeeze(1)
+        size = share * free + least
+        start = (end - share) * free + (index * least - bound)
+        # Zeros at both ends stand for the derivatives of the tails.
+        inner = functional.pad(parameters[2 * bins :], (0, 0) * value.ndim + (1, 1))
+        slopes = inner.gather(0, torch.cat((index, index + 1)))
+        slopes = functional.softplus(slopes + self._offset) + self.smallest
+        return (*start.unbind(0), *size.unbind(0), *slopes.unbind(0))
 
     def encode(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor | None]:
         inside = x.abs() <= self.tail_bound

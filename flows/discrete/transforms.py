@@ -1,4 +1,8 @@
-"""Invertible layers of vector flows, and the flow that is a chain of them."""
+"""Invertible layers of vector flows, and the flow that is a chain of them.
+
+Layers work on columns: features are rows and the batch lies along them, ``(D, n)``; see
+:mod:`flows.networks`. The flow transposes once at each end.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,6 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from flows.base import Base, InputError, Traits, VectorFlow
 
@@ -20,6 +23,7 @@ __all__ = [
     "LULinear",
     "Transform",
     "apply_in_chunks",
+    "columns",
     "dimension_of",
 ]
 
@@ -36,18 +40,18 @@ def dimension_of(event_shape: Sequence[int]) -> int:
 
 
 class Transform(nn.Module, abc.ABC):
-    """An invertible layer on vectors."""
+    """An invertible layer on vectors, which are columns."""
 
     @abc.abstractmethod
     def forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Data side to latent side.
 
         Args:
-            x: shape ``(n, D)``.
-            context: shape ``(n, context_features)``, or None.
+            x: shape ``(D, n)``.
+            context: shape ``(context_features, n)``, or None.
 
         Returns:
-            ``z``, shape ``(n, D)``, and ``log |det dz/dx|``: shape ``(n,)``, or a scalar where it
+            ``z``, shape ``(D, n)``, and ``log |det dz/dx|``: shape ``(n,)``, or a scalar where it
             is the same for all.
         """
 
@@ -93,11 +97,12 @@ class ChainFlow(VectorFlow):
         exact: bool,
         generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor]:
+        value, given = columns(x), _columns_or_none(context)
         log_abs_det = x.new_zeros(len(x))
         for transform in self.transforms:
-            x, change = transform(x, context)
+            value, change = transform(value, given)
             log_abs_det = log_abs_det + change
-        return x, log_abs_det
+        return value.T, log_abs_det
 
     def _decode_vector(
         self,
@@ -107,21 +112,22 @@ class ChainFlow(VectorFlow):
         exact: bool,
         generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor]:
+        value, given = columns(z), _columns_or_none(context)
         log_abs_det = z.new_zeros(len(z))
         for transform in reversed(self.transforms):
             assert isinstance(transform, Transform)
-            z, change = transform.inverse(z, context)
+            value, change = transform.inverse(value, given)
             log_abs_det = log_abs_det + change
-        return z, log_abs_det
+        return value.T, log_abs_det
 
     @torch.no_grad()
     def initialize(self, batch: Tensor, context: Tensor | None = None) -> None:
         super().initialize(batch, context)
-        x = batch.flatten(1)
+        value, given = columns(batch.flatten(1)), _columns_or_none(context)
         for transform in self.transforms:
             assert isinstance(transform, Transform)
-            transform.initialize(x, context)
-            x, _ = transform(x, context)
+            transform.initialize(value, given)
+            value, _ = transform(value, given)
 
     @property
     def keeps_statistics(self) -> bool:
@@ -134,24 +140,33 @@ class ChainFlow(VectorFlow):
             return
         training = self.training
         self.eval()
-        x = data.flatten(1)
+        value, given = columns(data.flatten(1)), _columns_or_none(context)
         for transform in self.transforms:
             assert isinstance(transform, Transform)
-            transform.refresh_statistics(x, context)
-            x = apply_in_chunks(lambda *parts, of=transform: of(*parts)[0], x, context)
+            transform.refresh_statistics(value, given)
+            value = apply_in_chunks(lambda *parts, of=transform: of(*parts)[0], value, given)
         self.train(training)
+
+
+def columns(rows: Tensor) -> Tensor:
+    """``(n, D)`` to ``(D, n)``, contiguous."""
+    return rows.T.contiguous()
+
+
+def _columns_or_none(rows: Tensor | None) -> Tensor | None:
+    return None if rows is None else columns(rows)
 
 
 def apply_in_chunks(
     function: Callable[[Tensor, Tensor | None], Tensor],
     x: Tensor,
     context: Tensor | None,
-    rows: int = 10_000,
+    size: int = 10_000,
 ) -> Tensor:
-    """A function of rows, applied to so many at a time: a training set need not fit at once."""
-    contexts = [None] * -(-len(x) // rows) if context is None else context.split(rows)
+    """A function of columns, applied to so many at a time: a training set need not fit at once."""
+    contexts = [None] * -(-x.shape[1] // size) if context is None else list(context.split(size, 1))
     return torch.cat(
-        [function(part, given) for part, given in zip(x.split(rows), contexts, strict=True)]
+        [function(part, given) for part, given in zip(x.split(size, 1), contexts, strict=True)], 1
     )
 
 
@@ -171,14 +186,16 @@ class ActNorm(Transform):
         self.log_scale = nn.Parameter(torch.zeros(dimension))
 
     def forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        return (x + self.shift) * self.log_scale.exp(), self.log_scale.sum()
+        scale = self.log_scale.exp()
+        return (x + self.shift[:, None]) * scale[:, None], self.log_scale.sum()
 
     def inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        return z * (-self.log_scale).exp() - self.shift, -self.log_scale.sum()
+        scale = (-self.log_scale).exp()
+        return z * scale[:, None] - self.shift[:, None], -self.log_scale.sum()
 
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None) -> None:
-        deviation, mean = torch.std_mean(x, 0, correction=0)
+        deviation, mean = torch.std_mean(x, 1, correction=0)
         # A feature that is constant in the batch (or a batch of one) says nothing about scale.
         constant = deviation <= 1e-6 * mean.abs().clamp(min=1.0)
         self.shift.copy_(-mean)
@@ -197,10 +214,10 @@ class DiagonalScale(Transform):
         self.log_scale = nn.Parameter(torch.zeros(dimension))
 
     def forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        return x * self.log_scale.exp(), self.log_scale.sum()
+        return x * self.log_scale.exp()[:, None], self.log_scale.sum()
 
     def inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        return z * (-self.log_scale).exp(), -self.log_scale.sum()
+        return z * (-self.log_scale).exp()[:, None], -self.log_scale.sum()
 
 
 class BatchNorm(Transform):
@@ -230,25 +247,27 @@ class BatchNorm(Transform):
         self.register_buffer("variance", torch.ones(dimension))
 
     def forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        # One row has no variance: what is kept serves, and stays what it is.
-        if self.training and len(x) > 1:
-            variance, mean = torch.var_mean(x, 0, correction=0)
+        # One datum has no variance: what is kept serves, and stays what it is.
+        if self.training and x.shape[1] > 1:
+            variance, mean = torch.var_mean(x, 1, correction=0)
             with torch.no_grad():
                 self.mean.lerp_(mean, self.momentum)
                 self.variance.lerp_(variance, self.momentum)
         else:
             mean, variance = self.mean, self.variance
         log_scale = self.log_gamma - 0.5 * (variance + self.epsilon).log()
-        return (x - mean) * log_scale.exp() + self.beta, log_scale.sum()
+        scale = log_scale.exp()
+        return (x - mean[:, None]) * scale[:, None] + self.beta[:, None], log_scale.sum()
 
     def inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         log_scale = self.log_gamma - 0.5 * (self.variance + self.epsilon).log()
-        return (z - self.beta) * (-log_scale).exp() + self.mean, -log_scale.sum()
+        scale = (-log_scale).exp()
+        return (z - self.beta[:, None]) * scale[:, None] + self.mean[:, None], -log_scale.sum()
 
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None) -> None:
-        if len(x) > 1:
-            variance, mean = torch.var_mean(x, 0, correction=0)
+        if x.shape[1] > 1:
+            variance, mean = torch.var_mean(x, 1, correction=0)
             self.mean.copy_(mean)
             self.variance.copy_(variance)
 
@@ -297,11 +316,11 @@ class LULinear(Transform):
     def forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         lower, upper = self._factors()
         weight = (lower @ upper)[self.order]
-        return functional.linear(x, weight), self.log_diagonal.sum()
+        return weight @ x, self.log_diagonal.sum()
 
     def inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         lower, upper = self._factors()
-        value = z[:, self.inverse_order].T
+        value = z[self.inverse_order]
         value = torch.linalg.solve_triangular(lower, value, upper=False, unitriangular=True)
         value = torch.linalg.solve_triangular(upper, value, upper=True)
-        return value.T, -self.log_diagonal.sum()
+        return value, -self.log_diagonal.sum()
