@@ -91,7 +91,9 @@ class Preprocessing(abc.ABC):
 
         Args:
             raw: shape ``(n, *event_shape)``, of the stored dtype.
-            generator: source of the dequantisation noise; None for torch's global one.
+            generator: source of the dequantisation noise, on whichever device: one on the CPU
+                gives the same noise to every device. None for torch's global one of the device
+                of ``raw``.
 
         Returns:
             ``x``, float32, shape ``(n, *event_shape)``, and ``log |det dx/draw|`` in nats, shape

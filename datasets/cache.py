@@ -88,12 +88,11 @@ def cached_splits(
     try:
         root = folder.write_folder() / folder.PREPARED
         root.mkdir(exist_ok=True)
-        lock = FileLock(root / f"{name}.lock")
-        lock.acquire()
+        lock = _lock(root / f"{name}.lock")
     except (OSError, DataError) as error:
         return _in_memory(prepare, error)
     target = root / name
-    try:
+    with lock:
         with contextlib.suppress(DataCorrupt):
             # Another process may have made it while this one waited.
             if (found := _open(target)) is not None:
@@ -102,11 +101,12 @@ def cached_splits(
         splits = [np.ascontiguousarray(split) for split in prepare()]
         try:
             _write(target, splits)
-            found = _open(target)
         except OSError as error:
-            return _in_memory(lambda: splits, error)
-    finally:
-        lock.release()
+            # Without locks, another process may just have put the same folder there.
+            if (found := _open(target)) is None:
+                return _in_memory(lambda: splits, error)
+        else:
+            found = _open(target)
     if found is None:
         raise DataError(f"{target} vanished after it was written: is something deleting it?")
     return found
@@ -149,6 +149,19 @@ def prepared_folders(name: str) -> list[Path]:
         for path in sorted((root / folder.PREPARED).glob(f"*/{_MANIFEST}"))
         if pattern.fullmatch(path.parent.name)
     ]
+
+
+def _lock(path: Path) -> contextlib.AbstractContextManager[object]:
+    """A lock that is held, or none where the file system has no locks."""
+    lock = FileLock(path)
+    try:
+        lock.acquire()
+    except NotImplementedError:
+        # Two processes may then both prepare the set; the renaming lets one of them win.
+        return contextlib.nullcontext()
+    held = contextlib.ExitStack()
+    held.callback(lock.release)
+    return held
 
 
 def _in_memory(prepare: Callable[[], Sequence[Array]], error: Exception) -> Splits:

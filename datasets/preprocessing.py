@@ -68,7 +68,8 @@ class Dequantize(Preprocessing):
     def forward(
         self, raw: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        noise = torch.rand(raw.shape, generator=generator, device=raw.device)
+        source = raw.device if generator is None else generator.device
+        noise = torch.rand(raw.shape, generator=generator, device=source).to(raw.device)
         level = raw.to(noise.dtype)
         y = (level + noise) / self.levels
         size = raw[0].numel() if len(raw) else 0

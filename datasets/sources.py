@@ -193,8 +193,8 @@ SOURCES: Mapping[str, Source] = {
         ),
         _CC_BY,
         f"UCI 322, Fonollosa et al. 2015; {_MAF}",
-        "the published file holds a part of UCI's rows, chosen in a way that the paper does not "
-        "tell, so that UCI's own files do not serve",
+        "the published file holds a quarter of UCI's rows, drawn at random without a seed that "
+        "is known, so that UCI's own files do not serve",
     ),
     "hepmass": Source(
         (

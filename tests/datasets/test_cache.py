@@ -188,6 +188,29 @@ def test_two_processes_prepare_a_set_once(data_folder: Path, tmp_path: Path) -> 
     assert log.read_text() == "made\n"
 
 
+def test_without_locks_the_first_to_finish_wins(
+    data_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NoLocks:
+        def __init__(self, path: Path) -> None:
+            self.path = path
+
+        def acquire(self) -> None:
+            raise NotImplementedError("the file system has no locks")
+
+    monkeypatch.setattr(cache, "FileLock", NoLocks)
+    first = Recipe()
+
+    def overtaken() -> list[np.ndarray]:
+        cached_splits("made-up", RECIPE, first)
+        return Recipe()()
+
+    found, _ = cached_splits("made-up", RECIPE, overtaken)
+    assert same(found, first)
+    assert isinstance(found[0], np.memmap)
+    assert [path.name[0] for path in (data_folder / folder.PREPARED).iterdir()] == ["m"]
+
+
 def _die_half_way(path: str) -> None:
     os.environ[folder.VARIABLE] = path
 

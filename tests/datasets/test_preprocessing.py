@@ -79,6 +79,16 @@ def test_noise_comes_from_the_given_generator() -> None:
     assert not torch.equal(first, dequantize.forward(raw, seeded(6))[0])
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_generator_on_the_cpu_gives_every_device_the_same_noise() -> None:
+    raw = torch.randint(0, 17, (50, 1, 8, 8), generator=seeded()).to(torch.uint8)
+    dequantize = Dequantize(17, 0.05)
+    here, log_abs_det = dequantize.forward(raw, seeded(1))
+    there, log_abs_det_there = dequantize.forward(raw.cuda(), seeded(1))
+    torch.testing.assert_close(there.cpu(), here, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(log_abs_det_there.cpu(), log_abs_det, rtol=1e-5, atol=1e-4)
+
+
 @pytest.mark.parametrize("alpha", [None, 0.05])
 def test_bits_per_dim_against_a_discrete_likelihood(alpha: float | None) -> None:
     """A density that is flat within each bin has the likelihood of the discrete model itself.
