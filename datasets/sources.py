@@ -95,8 +95,9 @@ class Source:
 
     @property
     def download(self) -> Form | None:
-        """The form that can be downloaded, if any."""
-        return next((form for form in self.forms if form.downloadable), None)
+        """The form that can be downloaded, if any; rather one whose size is known."""
+        forms = [form for form in self.forms if form.downloadable]
+        return next((form for form in forms if form.size), forms[0] if forms else None)
 
 
 _CC_BY = "CC BY 4.0"
