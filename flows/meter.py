@@ -12,13 +12,24 @@ Nothing is counted, and nothing is paid, unless a :class:`Meter` is open.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import TracebackType
 
 import torch
 
-__all__ = ["Meter", "tick"]
+__all__ = ["Counts", "Meter", "step", "tick"]
 
 _open: list[Meter] = []
+
+
+@dataclass
+class Counts:
+    """Evaluations and solver steps of one part of a flow; see :class:`Meter`."""
+
+    forward: int = 0
+    backward: int = 0
+    accepted: int = 0
+    rejected: int = 0
 
 
 class Meter:
@@ -31,6 +42,10 @@ class Meter:
     Attributes:
         forward: evaluations outside a backward pass.
         backward: evaluations inside a backward pass, by the adjoint method or by recomputation.
+        accepted: steps that a solver of differential equations accepted.
+        rejected: steps that it rejected.
+        parts: the same counts for each named part of a flow, such as a continuous flow's blocks;
+            empty for what reports no names.
 
     Example:
         >>> import torch, flows
@@ -44,6 +59,13 @@ class Meter:
     def __init__(self) -> None:
         self.forward = 0
         self.backward = 0
+        self.accepted = 0
+        self.rejected = 0
+        self.parts: dict[str, Counts] = {}
+
+    def _counts(self, part: str | None) -> tuple[Meter | Counts, ...]:
+        """Where to count for a part: the meter itself, and the part's own counts."""
+        return (self,) if part is None else (self, self.parts.setdefault(part, Counts()))
 
     def __enter__(self) -> Meter:
         _open.append(self)
@@ -61,7 +83,7 @@ class Meter:
         return f"Meter(forward={self.forward}, backward={self.backward})"
 
 
-def tick(evaluations: int = 1) -> None:
+def tick(evaluations: int = 1, part: str | None = None) -> None:
     """Report to every open meter that a network has just been evaluated.
 
     A function that torch.compile has compiled reports nothing.
@@ -69,6 +91,7 @@ def tick(evaluations: int = 1) -> None:
     Args:
         evaluations: how many evaluations the call stands for; D for a sequential inverse that
             computes in one sweep what D passes through the network would.
+        part: name of the part of the flow that the network belongs to.
     """
     # In a compiled graph counting would be traced once and never run again.
     if not _open or torch.compiler.is_compiling():
@@ -77,7 +100,25 @@ def tick(evaluations: int = 1) -> None:
     # torch.utils.checkpoint asks it in the same way.
     in_backward = torch._C._current_graph_task_id() != -1
     for meter in _open:
-        if in_backward:
-            meter.backward += evaluations
-        else:
-            meter.forward += evaluations
+        for counts in meter._counts(part):
+            if in_backward:
+                counts.backward += evaluations
+            else:
+                counts.forward += evaluations
+
+
+def step(accepted: bool, part: str | None = None) -> None:
+    """Report to every open meter that a solver has accepted or rejected a step.
+
+    Args:
+        accepted: whether the error was within the tolerance.
+        part: name of the part of the flow that was solved.
+    """
+    if not _open or torch.compiler.is_compiling():
+        return
+    for meter in _open:
+        for counts in meter._counts(part):
+            if accepted:
+                counts.accepted += 1
+            else:
+                counts.rejected += 1

@@ -240,6 +240,8 @@ class DenseEvaluator:
             x, slope = self.rule.value(p)
             slopes.append(slope)
         torch.addmm(moment.shifts[last], x, moment.weights[last].t(), out=f)
+        if self.block.residual:
+            f.sub_(z)
         if q is None or self.vectors is None:
             return
         u = self.vectors
@@ -250,6 +252,8 @@ class DenseEvaluator:
         torch.sum((u * self.vectors).sum(2), 0, keepdim=True, out=q)
         if self.weight != 1:
             q.mul_(self.weight)
+        if self.block.residual:
+            q.sub_(self.dimension)
 
     def _tangent(self, moment: _Moment, layer: int, u: Tensor) -> Tensor:
         """``W u`` for each tangent; the context, if the layer sees it, has none."""
@@ -269,6 +273,8 @@ class DenseEvaluator:
             record.inputs.append(x)
             record.slopes.append(slope)
         torch.addmm(moment.shifts[last], x, moment.weights[last].t(), out=f)
+        if self.block.residual:
+            f.sub_(z)
         if with_integrals and self.vectors is not None:
             u = self.vectors
             for layer in self.tangent_order:
@@ -326,13 +332,16 @@ class DenseEvaluator:
                 )
             torch.sum(p_bar, 0, out=gradients[2 * layer + 1][index])
             x_bar = torch.mm(p_bar, moment.weights[layer])
+        z_bar = x_bar[:, : self.dimension]
+        if self.block.residual:
+            z_bar = z_bar - f_bar
         if self.context is None:
-            return x_bar
+            return z_bar
         context_bar = x_bar[:, self.dimension :]
         self.context_bar = (
             context_bar if self.context_bar is None else self.context_bar + context_bar
         )
-        return x_bar[:, : self.dimension]
+        return z_bar
 
     # -- gradients of the weights, from those at single times ---------------------------------
 

@@ -231,6 +231,7 @@ class DenseDynamics(nn.Module):
         bottleneck: width k of a layer in the middle, f = g(h(z)) with h of k outputs, see
             :func:`hidden_widths`; None for none.
         context_features: width of a context, concatenated to the input of the first layer.
+        residual: whether the velocity is the network's value minus the state.
     """
 
     def __init__(
@@ -242,9 +243,11 @@ class DenseDynamics(nn.Module):
         activation: Activation = "tanh",
         bottleneck: int | None = None,
         context_features: int = 0,
+        residual: bool = False,
     ) -> None:
         super().__init__()
         self.dimension = dimension
+        self.residual = residual
         self.bottleneck = bottleneck
         self.activation = activation
         widths = hidden_widths(hidden, bottleneck)
@@ -269,7 +272,7 @@ class DenseDynamics(nn.Module):
         return self._run(t, h, self.narrow_depth, len(self.stack))
 
     def forward(self, t: Tensor, z: Tensor, context: Tensor | None = None) -> Tensor:
-        """The velocity dz/dt.
+        """The velocity dz/dt; with ``residual``, what is to become it by subtracting ``z``.
 
         Args:
             t: time, shape ``()``.

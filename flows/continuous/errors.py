@@ -6,7 +6,14 @@ from typing import Self
 
 from flows.base import FlowError
 
-__all__ = ["SolverError", "StepUnderflow", "TooManyEvaluations"]
+__all__ = [
+    "CostWarning",
+    "DynamicsShapeError",
+    "SolverError",
+    "StepUnderflow",
+    "ToleranceTooTight",
+    "TooManyEvaluations",
+]
 
 
 class SolverError(FlowError, ArithmeticError):
@@ -37,3 +44,15 @@ class TooManyEvaluations(SolverError):
             f"atol = {atol:g} and rtol = {rtol:g}, regularise the dynamics, or raise "
             "max_evaluations"
         )
+
+
+class DynamicsShapeError(SolverError):
+    """The dynamics give another shape than the state's."""
+
+
+class ToleranceTooTight(SolverError):
+    """The tolerance lies below what the floating-point type can resolve."""
+
+
+class CostWarning(UserWarning):
+    """What was asked for works, at a price that the message states."""

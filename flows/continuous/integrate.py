@@ -47,6 +47,7 @@ class SolverOptions:
         steps: number of equal steps of a fixed-step solver.
         gradient: how the gradient is computed.
         max_evaluations: cap on evaluations of the dynamics in one solve.
+        part: what the meter calls the part of the flow that is solved.
     """
 
     solver: str = "dopri5"
@@ -55,6 +56,7 @@ class SolverOptions:
     steps: int = 20
     gradient: Gradient = "adjoint"
     max_evaluations: int = 10_000
+    part: str | None = None
 
 
 def solve(
@@ -89,11 +91,11 @@ def solve(
         evaluations += 1
         if evaluations > options.max_evaluations:
             raise TooManyEvaluations.at(options.max_evaluations, options.atol, options.rtol)
-        tick()
+        tick(part=options.part)
         return field(t, y)
 
     settings: dict[str, object] = {"method": options.solver}
-    adjoint_settings: dict[str, object] = {}
+    adjoint_settings: dict[str, dict[str, object]] = {}
     if options.solver in FIXED:
         settings["options"] = {"step_size": float((end - start).detach().abs()) / options.steps}
     elif options.solver == "dopri8":
@@ -106,7 +108,9 @@ def solve(
         tensor.requires_grad for tensor in (*state, *parameters, times)
     )
     try:
-        if wants_gradient and options.gradient == "adjoint":
+        if wants_gradient and options.gradient in ("adjoint", "seminorm"):
+            if options.gradient == "seminorm":
+                adjoint_settings.setdefault("adjoint_options", {})["norm"] = "seminorm"
             path = torchdiffeq.odeint_adjoint(
                 counted,
                 tuple(state),

@@ -32,6 +32,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from flows.continuous.errors import StepUnderflow, TooManyEvaluations
+from flows.meter import step as step_taken
 from flows.meter import tick
 
 __all__ = ["TABLEAUS", "Evaluator", "StepGuess", "Tableau", "integrate"]
@@ -150,13 +151,9 @@ class Path:
 
     Attributes:
         steps: time, size and starting point of each accepted step.
-        accepted: number of accepted steps.
-        rejected: number of rejected steps.
     """
 
     steps: list[tuple[float, float, Tensor]] = field(default_factory=list)
-    accepted: int = 0
-    rejected: int = 0
 
 
 @cache
@@ -193,7 +190,9 @@ class _March:
         atol: float,
         rtol: float,
         max_evaluations: int,
+        part: str | None,
     ) -> None:
+        self.part = part
         self.evaluator = evaluator
         self.solver = solver
         self.tableau = TABLEAUS[solver]
@@ -219,7 +218,7 @@ class _March:
         self.evaluations += 1
         if self.evaluations > self.max_evaluations:
             raise TooManyEvaluations.at(self.max_evaluations, self.atol, self.rtol)
-        tick()
+        tick(part=self.part)
         rate = self.rate[stage]
         q = None
         if integrand and self.q_size:
@@ -324,12 +323,10 @@ def _solve_adaptively(
             # What would just have fitted, be it shorter: the next solve is much like this one.
             guess.size = step * min(10.0, 0.9 / max(ratio, 1e-9) ** (1 / order))
         size = step * factor
+        step_taken(accepted, march.part)
         if not accepted:
-            if path is not None:
-                path.rejected += 1
             continue
         if path is not None:
-            path.accepted += 1
             path.steps.append((t, dt, march.y[: march.z_size]))
         march.y = y1
         if step == rest:
@@ -345,8 +342,8 @@ def _solve_with_steps(
     for index in range(steps):
         t = start + index * dt
         y1 = march.step(t, dt, first=0)
+        step_taken(True, march.part)
         if path is not None:
-            path.accepted += 1
             path.steps.append((t, dt, march.y[: march.z_size]))
         march.y = y1
     if not torch.isfinite(march.y).all():
@@ -362,6 +359,7 @@ def _pull_step(
     shape: torch.Size,
     z_bar: Tensor,
     q_bar: Tensor | None,
+    part: str | None,
 ) -> Tensor:
     """Gradient of one step: from that by its solution to that by its starting point."""
     tableau = TABLEAUS[solver]
@@ -374,7 +372,7 @@ def _pull_step(
         point = z
         if stage:
             point = torch.addmv(z, rate[:stage].t(), weights[stage, :stage])
-        tick()
+        tick(part=part)
         records.append(
             evaluator.recorded(
                 moments[stage],
@@ -412,7 +410,13 @@ class _Solve(torch.autograd.Function):
         *tensors: Tensor,
     ) -> tuple[Tensor, Tensor]:
         march = _March(
-            evaluator, settings.solver, z, settings.atol, settings.rtol, settings.max_evaluations
+            evaluator,
+            settings.solver,
+            z,
+            settings.atol,
+            settings.rtol,
+            settings.max_evaluations,
+            settings.part,
         )
         if march.tableau.error is None:
             _solve_with_steps(march, settings.start, settings.end, settings.steps, path)
@@ -440,7 +444,9 @@ class _Solve(torch.autograd.Function):
         used = len(tableau.times) - (tableau.error is not None)
         for t, dt, point in reversed(path.steps):
             moments = evaluator.moments([t + c * dt for c in tableau.times[:used]], point)
-            bar = _pull_step(evaluator, settings.solver, moments, dt, point, z.shape, bar, q)
+            bar = _pull_step(
+                evaluator, settings.solver, moments, dt, point, z.shape, bar, q, settings.part
+            )
         bar = bar.view(z.shape)
         at_start = None
         if ctx.times_wanted[0]:
@@ -473,6 +479,7 @@ class _Settings:
     rtol: float
     steps: int
     max_evaluations: int
+    part: str | None
     guess: StepGuess | None
 
 
@@ -487,6 +494,7 @@ def integrate(
     rtol: float = 1e-5,
     steps: int = 20,
     max_evaluations: int = 10_000,
+    part: str | None = None,
     guess: StepGuess | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Integrate from ``start`` to ``end``, which may lie before it.
@@ -501,6 +509,7 @@ def integrate(
         rtol: relative tolerance of the local error.
         steps: number of equal steps of a fixed-step method.
         max_evaluations: cap on evaluations of the right-hand side.
+        part: what the meter calls the part of the flow that is solved.
         guess: first step size, taken and renewed where a gradient is wanted (in training), so that
             elsewhere a result does not depend on what was solved before.
 
@@ -519,7 +528,15 @@ def integrate(
         tensor is not None and tensor.requires_grad for tensor in (z, *moving, *evaluator.tensors)
     )
     settings = _Settings(
-        solver, times[0], times[1], atol, rtol, steps, max_evaluations, guess if wanted else None
+        solver,
+        times[0],
+        times[1],
+        atol,
+        rtol,
+        steps,
+        max_evaluations,
+        part,
+        guess if wanted else None,
     )
     path = Path() if wanted else None
     result: tuple[Tensor, Tensor] = _Solve.apply(

@@ -1,0 +1,64 @@
+"""Batch norm by moving statistics, between the blocks of a continuous flow."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["MovingBatchNorm"]
+
+
+class MovingBatchNorm(nn.Module):
+    """``y = (x - mean) / sqrt(variance + eps) * exp(log_scale) + shift`` by feature.
+
+    Mean and variance are moving averages, in training too, so that the map is invertible and one
+    sample's density does not depend on the others in its batch. The constants are those of the
+    official code of FFJORD (Grathwohl et al. 2018, arXiv:1810.01367); unlike there,
+    :meth:`initialize` sets the statistics from data, without which the first batch is not
+    normalised at all.
+
+    Args:
+        features: number of features.
+        eps: added to the variance.
+        decay: weight of a new batch in the averages.
+    """
+
+    def __init__(self, features: int, eps: float = 1e-4, decay: float = 0.1) -> None:
+        super().__init__()
+        self.eps = eps
+        self.decay = decay
+        self.log_scale = nn.Parameter(torch.zeros(features))
+        self.shift = nn.Parameter(torch.zeros(features))
+        self.mean: Tensor
+        self.variance: Tensor
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("variance", torch.ones(features))
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor) -> None:
+        """Take the statistics of a batch, shape ``(n, features)``."""
+        self.mean.copy_(x.mean(0))
+        if len(x) > 1:
+            self.variance.copy_(x.var(0))
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalise; in training, move the statistics towards the batch's first.
+
+        Returns:
+            Shape ``(n, features)``, and the log-determinant, ``(n,)``.
+        """
+        if self.training and len(x) > 1:
+            with torch.no_grad():
+                self.mean.lerp_(x.mean(0), self.decay)
+                self.variance.lerp_(x.var(0), self.decay)
+        # Copies, because the buffers change at the next call, maybe before the backward pass.
+        variance = self.variance.clone() + self.eps
+        log_scale = self.log_scale - 0.5 * variance.log()
+        y = (x - self.mean.clone()) * log_scale.exp() + self.shift
+        return y, log_scale.sum().expand(len(x))
+
+    def decode(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The inverse; never moves the statistics."""
+        log_scale = self.log_scale - 0.5 * (self.variance + self.eps).log()
+        x = (y - self.shift) * (-log_scale).exp() + self.mean
+        return x, -log_scale.sum().expand(len(y))
