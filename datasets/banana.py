@@ -16,7 +16,7 @@ __all__ = ["Banana", "BananaConfig"]
 class Banana:
     """``x_1 = a z_1``, ``x_2 = z_2 + b (x_1^2 - a^2)``, ``x_i = z_i``, z standard normal.
 
-    The twist of Haario, Saksman and Tamminen 1999 (doi:10.1007/s001800050022, section 3), which
+    The twist of Haario, Saksman and Tamminen 1999 (doi:10.1007/s001800050022), which
     keeps volumes, centred. Theirs has a = 10 and b = 0.03 or 0.1; what shapes the banana is
     ``b a^2``, 3 or 10.
 

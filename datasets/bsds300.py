@@ -1,6 +1,6 @@
 """BSDS300: patches of natural images, as the MAF paper publishes them.
 
-Papamakarios et al. 2017 (arXiv:1705.07057, appendix D.1), after Uria et al. 2013
+Papamakarios et al. 2017 (arXiv:1705.07057, appendix), after Uria et al. 2013
 (arXiv:1306.0186): 8 x 8 grey patches with noise, less their mean, without the last pixel. The
 sample of patches is that of the published file, in HDF5; reading it needs the package h5py.
 """

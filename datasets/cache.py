@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
 from datasets import folder
 from datasets.base import (
@@ -88,7 +87,7 @@ def cached_splits(
     try:
         root = folder.write_folder() / folder.PREPARED
         root.mkdir(exist_ok=True)
-        lock = _lock(root / f"{name}.lock")
+        lock = folder.locked(root / f"{name}.lock")
     except (OSError, DataError) as error:
         return _in_memory(prepare, error)
     target = root / name
@@ -149,19 +148,6 @@ def prepared_folders(name: str) -> list[Path]:
         for path in sorted((root / folder.PREPARED).glob(f"*/{_MANIFEST}"))
         if pattern.fullmatch(path.parent.name)
     ]
-
-
-def _lock(path: Path) -> contextlib.AbstractContextManager[object]:
-    """A lock that is held, or none where the file system has no locks."""
-    lock = FileLock(path)
-    try:
-        lock.acquire()
-    except NotImplementedError:
-        # Two processes may then both prepare the set; the renaming lets one of them win.
-        return contextlib.nullcontext()
-    held = contextlib.ExitStack()
-    held.callback(lock.release)
-    return held
 
 
 def _in_memory(prepare: Callable[[], Sequence[Array]], error: Exception) -> Splits:

@@ -108,7 +108,7 @@ _ALL = [
         "datasets.banana:BananaConfig",
         "gaussian",
         "a Gaussian bent along a parabola, entropy known",
-        "Haario, Saksman and Tamminen 1999, doi:10.1007/s001800050022, section 3",
+        "Haario, Saksman and Tamminen 1999, doi:10.1007/s001800050022",
     ),
     Entry(
         "power",

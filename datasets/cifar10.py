@@ -101,7 +101,7 @@ class Cifar10Config(DatasetConfig):
     """32 x 32 colour images with 256 levels: 45,000 / 5,000 / 10,000.
 
     The test split is the published one; the last tenth of the training images is the validation
-    split, as in Papamakarios et al. 2017 (arXiv:1705.07057, appendix D.2).
+    split, as in Papamakarios et al. 2017 (arXiv:1705.07057, appendix).
 
     Attributes:
         alpha: of the logit; None for none. The default is that of the same paper, and of Dinh et

@@ -144,25 +144,43 @@ def download(
         DataError: if the disk is full or the folder cannot be written to.
     """
     target = folder.write_folder() / folder.DOWNLOADS
-    if (whole := target / file.name).exists():
-        try:
-            file.recognise(whole)
-        except DataCorrupt:
-            whole.unlink()
-        else:
-            return whole
+    try:
+        target.mkdir(exist_ok=True)
+        lock = folder.locked(target / f"{file.name}.lock")
+    except OSError as error:
+        raise DataError(f"{target} cannot be written to: {error}") from error
+    with lock:
+        if (whole := target / file.name).exists():
+            # Another process may have fetched it while this one waited.
+            try:
+                file.recognise(whole)
+            except DataCorrupt:
+                whole.unlink()
+            else:
+                return whole
+        return _from_mirrors(
+            file,
+            target,
+            _Resume(
+                target / f"{file.name}.part",
+                progress=progress,
+                timeout=timeout,
+                attempts=attempts,
+                wait=wait,
+            ),
+        )
+
+
+def _from_mirrors(file: File, target: Path, downloader: _Resume) -> Path:
     reasons = []
     for url in file.addresses:
-        part = target / f"{file.name}.part"
-        downloader = _Resume(part, progress=progress, timeout=timeout, attempts=attempts, wait=wait)
         try:
-            target.mkdir(exist_ok=True)
             return _retrieve(url, file, target, downloader)
         except requests.RequestException as error:
             reasons.append(f"{url}: {error}")
         except DataCorrupt as error:
             # Going on from wrong bytes would never give right ones.
-            part.unlink(missing_ok=True)
+            downloader.part.unlink(missing_ok=True)
             reasons.append(f"{url}: {error}")
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):

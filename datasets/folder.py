@@ -8,15 +8,17 @@ that can be written to, so that a shared read-only folder can come first.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import platformdirs
+from filelock import FileLock
 
 from datasets.base import DataError
 
-__all__ = ["DOWNLOADS", "PREPARED", "VARIABLE", "files", "search_path", "write_folder"]
+__all__ = ["DOWNLOADS", "PREPARED", "VARIABLE", "files", "locked", "search_path", "write_folder"]
 
 VARIABLE = "FFJORD_BENCH_DATA"
 DOWNLOADS = "downloads"
@@ -67,9 +69,32 @@ def _files(folder: Path, depth: int) -> Iterator[Path]:
         found = sorted(folder.iterdir())
     except OSError:
         return
-    # A download that is under way has no end yet, and ends in .part.
-    yield from (path for path in found if path.is_file() and path.suffix != ".part")
+    # A download that is under way ends in .part.
+    yield from (path for path in found if path.is_file() and path.suffix not in (".part", ".lock"))
     if depth:
         for path in found:
             if path.is_dir() and path.name != PREPARED:
                 yield from _files(path, depth - 1)
+
+
+def locked(path: Path) -> contextlib.AbstractContextManager[object]:
+    """Wait for a lock file, and hold it until the block that follows ends.
+
+    Args:
+        path: of the lock file, which stays. Should the process die, the operating system lets go
+            of the lock.
+
+    Returns:
+        To be used with ``with``; it holds nothing where the file system has no locks.
+
+    Raises:
+        OSError: if the file cannot be made.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire()
+    except NotImplementedError:
+        return contextlib.nullcontext()
+    held = contextlib.ExitStack()
+    held.callback(lock.release)
+    return held

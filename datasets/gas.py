@@ -1,6 +1,6 @@
 """GAS: eight chemical sensors in a mixture of gases, as the MAF paper prepares it.
 
-Papamakarios et al. 2017 (arXiv:1705.07057, appendix D.1), in the form of their published code:
+Papamakarios et al. 2017 (arXiv:1705.07057, appendix), in the form of their published code:
 the time and the two concentrations are dropped, and sensors that are near copies of others; all
 rows serve to standardise; they are not shuffled, for the published file is a random quarter of
 UCI's rows in random order.

@@ -1,6 +1,6 @@
 """HEPMASS: simulated particle collisions, as the MAF paper prepares them.
 
-Papamakarios et al. 2017 (arXiv:1705.07057, appendix D.1), in the form of their published code:
+Papamakarios et al. 2017 (arXiv:1705.07057, appendix), in the form of their published code:
 collisions that produce the new particle (class 1), mass 1000; standardised with the training file;
 features in which a value recurs are dropped; the last tenth of training is validation.
 """

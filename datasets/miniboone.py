@@ -1,6 +1,6 @@
 """MINIBOONE: a neutrino experiment, as the MAF paper prepares it.
 
-Papamakarios et al. 2017 (arXiv:1705.07057, appendix D.1) publish the prepared array; from UCI's
+Papamakarios et al. 2017 (arXiv:1705.07057, appendix) publish the prepared array; from UCI's
 text it comes by keeping the signal (the first rows, as many as the first line says), dropping
 eleven outliers and seven columns with values that recur.
 """

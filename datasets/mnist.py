@@ -53,7 +53,7 @@ class MnistConfig(DatasetConfig):
     """28 x 28 images with 256 grey levels: 50,000 / 10,000 / 10,000.
 
     The test split is the published one; the last 10,000 training images are the validation
-    split, as in Papamakarios et al. 2017 (arXiv:1705.07057, appendix D.2).
+    split, as in Papamakarios et al. 2017 (arXiv:1705.07057, appendix).
 
     Attributes:
         variant: digits or clothes.

@@ -1,6 +1,6 @@
 """POWER: household electric power consumption, as the density-estimation literature prepares it.
 
-The recipe is that of Papamakarios et al. 2017 (arXiv:1705.07057, appendix D.1) in the form that
+The recipe is that of Papamakarios et al. 2017 (arXiv:1705.07057, appendix) in the form that
 their published code gives it, with one mended fault: that code adds no noise to the time of day,
 though the paper says that it does. Without noise the column is discrete, and the likelihood of a
 flow has no bound.

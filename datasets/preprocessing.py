@@ -39,9 +39,9 @@ class Dequantize(Preprocessing):
     """Integers + U[0, 1), over the number of grey levels, then an optional logit.
 
     ``y = (raw + u) / levels`` and ``x = logit(alpha + (1 - 2 alpha) y)``, as Papamakarios et al.
-    2017 (arXiv:1705.07057, appendix D.2) apply it; ``log |dx/draw|`` is
+    2017 (arXiv:1705.07057, appendix) apply it; ``log |dx/draw|`` is
     ``log(1 - 2 alpha) - log p - log(1 - p) - log levels`` for each pixel, with p the logit's
-    argument (the same paper's equation 27, with the sign of a density of ``raw``).
+    argument.
 
     Args:
         levels: number of grey levels; stored values are 0 to ``levels - 1``.

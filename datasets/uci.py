@@ -1,7 +1,7 @@
 """Further real tables: MAGIC, protein, keggundirected and parkinsons, all prepared alike.
 
 The literature on flows has no figures for these, so the steps are this project's own, in the
-spirit of Papamakarios et al. 2017 (arXiv:1705.07057, appendix D.1), who drop discrete columns and
+spirit of Papamakarios et al. 2017 (arXiv:1705.07057, appendix), who drop discrete columns and
 near copies of others lest a density has no bound:
 
 1. a column goes in which fewer than 5 % of the distinct rows have values of their own, or in which

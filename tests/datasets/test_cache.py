@@ -198,7 +198,7 @@ def test_without_locks_the_first_to_finish_wins(
         def acquire(self) -> None:
             raise NotImplementedError("the file system has no locks")
 
-    monkeypatch.setattr(cache, "FileLock", NoLocks)
+    monkeypatch.setattr(folder, "FileLock", NoLocks)
     first = Recipe()
 
     def overtaken() -> list[np.ndarray]:

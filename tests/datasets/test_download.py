@@ -5,6 +5,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -122,6 +123,12 @@ def file_at(server: Server) -> Callable[..., File]:
     return file
 
 
+def left_in(data_folder: Path) -> list[str]:
+    """What lies among the downloads, but for lock files, which stay."""
+    names = [path.name for path in (data_folder / folder.DOWNLOADS).iterdir()]
+    return [name for name in names if not name.endswith(".lock")]
+
+
 def get(file: File, timeout: float = 5.0, attempts: int = 4) -> Path:
     return download(file, progress=False, timeout=timeout, attempts=attempts, wait=0.01)
 
@@ -168,6 +175,16 @@ def test_a_slow_server_is_waited_for(file_at: Callable[..., File], server: Serve
     assert len(server.requests) == 1
 
 
+def test_two_that_want_the_same_file_fetch_it_once(
+    file_at: Callable[..., File], server: Server
+) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        paths = list(pool.map(get, [file_at("slow")] * 2))
+    assert paths[0].read_bytes() == CONTENT
+    assert paths[0] == paths[1]
+    assert len(server.requests) == 1
+
+
 def test_a_busy_server_is_asked_again(file_at: Callable[..., File], server: Server) -> None:
     assert get(file_at("busy")).read_bytes() == CONTENT
     assert len(server.requests) == 2
@@ -187,14 +204,14 @@ def test_wrong_content_is_thrown_away_and_the_next_mirror_serves(
     (data_folder / folder.DOWNLOADS / "thing.bin").unlink()
     with pytest.raises(DownloadFailed, match="sha256"):
         get(file_at("wrong"))
-    assert list((data_folder / folder.DOWNLOADS).iterdir()) == []
+    assert left_in(data_folder) == []
 
 
 def test_wrong_content_is_told_without_a_sum_too(server: Server, data_folder: Path) -> None:
     file = File("thing.bin", starting_with(CONTENT[:9], "thing.bin"), (server.url("wrong"),))
     with pytest.raises(DownloadFailed, match="<html>"):
         get(file)
-    assert list((data_folder / folder.DOWNLOADS).iterdir()) == []
+    assert left_in(data_folder) == []
 
 
 def test_every_reason_is_told(file_at: Callable[..., File]) -> None:

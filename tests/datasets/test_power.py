@@ -71,3 +71,12 @@ def test_gaussian_baseline_of_the_maf_paper() -> None:
     nll, error = gaussian_baseline(data)
     assert nll == pytest.approx(7.742, abs=0.002)
     assert 2 * error == pytest.approx(0.024, abs=0.001)
+
+
+@pytest.mark.slow
+def test_power_is_the_same_on_every_machine() -> None:
+    """Integer draws, sums in a fixed order and divisions: no bit may differ, or records drift."""
+    hashes = datasets.load("power").hashes
+    assert hashes["train"].startswith("111551332901fa82")
+    assert hashes["validation"].startswith("1ec39d40a7f065d7")
+    assert hashes["test"].startswith("757abf86254a34c5")
