@@ -510,7 +510,7 @@ def integrate(
         steps: number of equal steps of a fixed-step method.
         max_evaluations: cap on evaluations of the right-hand side.
         part: what the meter calls the part of the flow that is solved.
-        guess: first step size, taken and renewed where a gradient is wanted (in training), so that
+        guess: first step size, taken and renewed where a gradient is wanted, so that
             elsewhere a result does not depend on what was solved before.
 
     Returns:

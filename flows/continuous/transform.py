@@ -180,7 +180,7 @@ class ContinuousTransform(nn.Module):
             steps=config.steps,
             max_evaluations=config.max_evaluations,
             part=self.name,
-            guess=None if backward else self.guess,
+            guess=self.guess if self.training and not backward else None,
         )
 
     def _times(self, z: Tensor, *, backward: bool) -> tuple[Tensor, Tensor]:
