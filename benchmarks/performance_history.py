@@ -51,8 +51,9 @@ class Series:
         name = self.benchmark
         if self.values:
             name += f"({', '.join(self.values)})"
-        # No backslashes before what needs none, so that it can be read in a message.
-        return "^" + re.sub(r"([.()+*?\[\]|^$\\])", r"\\\1", name) + "$"
+        # Without single quotes, so that it can stand between them on a command line.
+        escaped = re.sub(r"([.()+*?\[\]|^$\\])", r"\\\1", name).replace("'", ".")
+        return f"^{escaped}$"
 
 
 @dataclass(frozen=True)
@@ -452,9 +453,9 @@ _PANELS: list[tuple[str, dict[str, str], str, str]] = [
     ),
     (
         "families.Memory.track_peak_memory",
-        {"steps": "1", "device": "'cpu'"},
+        {"device": "'cpu'"},
         "flow",
-        "peak memory of a training step, MB",
+        "peak memory of training steps, MB",
     ),
     ("training.SmallBudget.track_nll", {}, "flow", "NLL after 60 steps, nats"),
 ]

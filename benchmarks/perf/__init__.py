@@ -15,6 +15,8 @@ editing the source does not. Parameters are the same on every machine: ``cuda`` 
 there is none.
 """
 
+import contextlib
+import importlib
 import os
 from pathlib import Path
 
@@ -44,3 +46,8 @@ def _refuse_other_code() -> None:
 _refuse_other_code()
 # Two cores are all that a small machine has; one thread is what can be compared.
 torch.set_num_threads(1)
+# What torch imports when it first differentiates and first makes an optimiser: a second, here once
+# for the process that all benchmarks are forked from, and not in each of them.
+for _name in ("sympy", "torch._dynamo"):
+    with contextlib.suppress(ImportError):
+        importlib.import_module(_name)
