@@ -79,7 +79,7 @@ class RationalQuadratic(Elementwise):
         share = shares.gather(1, both).squeeze(1)
         end = ends.gather(1, both).squeeze(1)
         size = share * free + least
-        start = (end - share) * free + (index * least - bound)
+        start = (end - share) * free + (index.to(value.dtype) * least - bound)
         # Zeros at both ends stand for the derivatives of the tails.
         inner = functional.pad(parameters[2 * bins :], (0, 0) * value.ndim + (1, 1))
         slopes = inner.gather(0, torch.cat((index, index + 1)))

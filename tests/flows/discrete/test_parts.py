@@ -1,0 +1,298 @@
+"""The parts of discrete flows, one by one."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import flows
+from flows.base import InputError
+from flows.discrete.bases import MixtureMADE, StandardLogistic
+from flows.discrete.elementwise import Affine
+from flows.discrete.made import MADE, Autoregressive
+from flows.discrete.spline import RationalQuadratic
+from flows.discrete.transforms import ActNorm, BatchNorm, LULinear, apply_in_chunks
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def test_actnorm_standardises_its_first_batch() -> None:
+    x = 3 * normal(4, 500) + 2
+    layer = ActNorm(4).double()
+    layer.initialize(x, None)
+    z, _ = layer(x, None)
+    torch.testing.assert_close(z.mean(1), torch.zeros(4).double(), atol=1e-12, rtol=0)
+    torch.testing.assert_close(z.std(1, correction=0), torch.ones(4).double())
+
+
+def test_lu_starts_as_a_rotation() -> None:
+    torch.manual_seed(0)
+    weight, log_abs_det = LULinear(9).double()(torch.eye(9, dtype=torch.float64), None)
+    # The factors were rounded to float32 on the way.
+    torch.testing.assert_close(weight @ weight.T, torch.eye(9).double(), atol=1e-5, rtol=0)
+    assert log_abs_det.item() == pytest.approx(0.0, abs=1e-5)
+
+
+def test_batch_norm_normalises_in_training_and_keeps_averages() -> None:
+    layer = BatchNorm(3, momentum=0.5).double()
+    x = 2 * normal(3, 400) + 1
+    z, _ = layer(x, None)
+    torch.testing.assert_close(z.mean(1), torch.zeros(3).double(), atol=1e-12, rtol=0)
+    torch.testing.assert_close(z.std(1, correction=0), torch.ones(3).double(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(layer.mean, 0.5 * x.mean(1))
+    torch.testing.assert_close(layer.variance, 0.5 + 0.5 * x.var(1, correction=0))
+
+
+@pytest.mark.parametrize("name", ["maf", "realnvp"])
+@pytest.mark.parametrize("context_features", [0, 2])
+def test_refreshed_statistics_are_those_of_the_training_set(
+    name: str, context_features: int
+) -> None:
+    """In evaluation the training set then passes as one batch would in training mode."""
+    torch.manual_seed(0)
+    flow = flows.build(name, (5,), context_features, layers=3, batch_norm=True).double()
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    x = 2 * normal(300, 5) + 1
+    context = normal(300, 2, seed=1) if context_features else None
+    with torch.no_grad():
+        expected = flow.train().log_prob(x, context)
+        assert flow.keeps_statistics
+        flow.refresh_statistics(x, context)
+        assert flow.training
+        measured = flow.eval().log_prob(x, context)
+    torch.testing.assert_close(measured, expected)
+
+
+def test_flows_without_batch_norm_keep_no_statistics() -> None:
+    flow = flows.build("maf", (3,))
+    assert not flow.keeps_statistics
+    with pytest.raises(InputError, match="data must have shape"):
+        flow.refresh_statistics(torch.zeros(5, 4))
+
+
+def test_chunks_are_put_together_in_order() -> None:
+    x, context = normal(3, 25), normal(2, 25, seed=1)
+
+    def function(part: Tensor, given: Tensor | None) -> Tensor:
+        assert given is not None
+        assert part.shape[1] <= 10
+        return part + given[0]
+
+    torch.testing.assert_close(apply_in_chunks(function, x, context, 10), x + context[0])
+
+
+@pytest.mark.parametrize("bound", [0.5, 5.0])
+@pytest.mark.parametrize("shift_first", [False, True])
+def test_affine_expands_and_contracts_up_to_its_bound(bound: float, shift_first: bool) -> None:
+    affine = Affine(bound, shift_first)
+    raw = torch.tensor([-1e3, -0.1, 0.0, 0.1, 1e3], dtype=torch.float64)
+    _, log_scale = affine.encode(torch.ones_like(raw), torch.stack((torch.zeros_like(raw), raw)))
+    assert log_scale is not None
+    truth = bound * torch.tanh(raw / bound)
+    torch.testing.assert_close(log_scale, truth)
+    assert log_scale[0] == -bound
+    assert log_scale[-1] == bound
+
+
+# -- masked autoregressive conditioners -----------------------------------------------------------
+
+
+def made(dimension: int, *, reverse: bool, residual: bool = False, context: int = 0) -> MADE:
+    torch.manual_seed(0)
+    hidden = (20,) * 5 if residual else (20, 30)
+    network = MADE(dimension, context, hidden, 2, "tanh", reverse, residual).double()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    return network
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("dimension", [1, 2, 5, 33])
+def test_parameters_see_all_features_before_and_no_others(
+    dimension: int, reverse: bool, residual: bool
+) -> None:
+    network = made(dimension, reverse=reverse, residual=residual)
+    jacobian = torch.autograd.functional.jacobian(
+        lambda x: network(x.unsqueeze(1), None).squeeze(2), normal(dimension)
+    )
+    seen = (jacobian != 0).any(0)
+    order = torch.arange(dimension).flip(0) if reverse else torch.arange(dimension)
+    allowed = order[:, None] > order
+    if dimension <= 20:
+        # With at least a unit of each degree.
+        assert torch.equal(seen, allowed)
+    assert not (seen & ~allowed).any()
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("context", [0, 3])
+@pytest.mark.parametrize("dimension", [1, 6, 33])
+def test_sweep_is_the_naive_inverse(
+    dimension: int, context: int, reverse: bool, residual: bool
+) -> None:
+    """D passes through the whole network, each fixing one feature more, give the same."""
+    layer = Autoregressive(
+        made(dimension, reverse=reverse, residual=residual, context=context),
+        Affine(3.0, shift_first=True),
+    )
+    z = normal(dimension, 7)
+    given = normal(context, 7, seed=1) if context else None
+    naive = torch.zeros_like(z)
+    with torch.no_grad():
+        for _ in range(dimension):
+            naive, change = layer.elementwise.decode(z, layer.made(naive, given))
+        assert change is not None
+        x, log_abs_det = layer.inverse(z, given)
+    torch.testing.assert_close(x, naive)
+    torch.testing.assert_close(log_abs_det, change.sum(0))
+
+
+def test_first_feature_depends_on_the_context() -> None:
+    network = made(4, reverse=False, context=2)
+    x = torch.zeros(4, 1, dtype=torch.float64)
+    one = network(x, torch.tensor([[0.0], [0.0]], dtype=torch.float64))
+    other = network(x, torch.tensor([[1.0], [0.0]], dtype=torch.float64))
+    assert ((one - other)[:, 0].abs() > 0).all()
+
+
+def test_made_without_hidden_layers_is_refused() -> None:
+    with pytest.raises(InputError, match="at least one hidden layer"):
+        flows.build("maf", (3,), hidden=())
+
+
+# -- splines --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bound", [1.0, 3.0, 64.0])
+def test_spline_is_finite_and_continuous_at_its_ends(bound: float) -> None:
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        spline = RationalQuadratic(8, bound)
+        ends = torch.tensor([-bound, bound], dtype=dtype)
+        parameters = (3 * normal(spline.parameter_count, 2)).to(dtype)
+        for direction in (spline.encode, spline.decode):
+            value, change = direction(ends, parameters)
+            assert change is not None
+            assert change.isfinite().all()
+            torch.testing.assert_close(value, ends, rtol=2e-2, atol=0)
+
+
+def test_spline_is_monotonic_and_inverted_with_extreme_parameters() -> None:
+    spline = RationalQuadratic(8, 3.0)
+    parameters = (20 * normal(spline.parameter_count, 1)).expand(-1, 4001)
+    x = torch.linspace(-4, 4, 4001, dtype=torch.float64)
+    z, change = spline.encode(x, parameters)
+    assert (z.diff() > 0).all()
+    back, there = spline.decode(z, parameters)
+    assert change is not None
+    assert there is not None
+    torch.testing.assert_close(back, x, atol=1e-6, rtol=0)
+    torch.testing.assert_close(there, -change, atol=1e-4, rtol=1e-4)
+
+
+def test_spline_whose_bins_do_not_fit_is_refused() -> None:
+    with pytest.raises(InputError, match="do not fit"):
+        flows.build("rqnsf-c", (4,), bins=1000)
+
+
+def test_residual_conditioner_has_one_width() -> None:
+    with pytest.raises(InputError, match="one width"):
+        flows.build("rqnsf-ar", (4,), residual_blocks=2, hidden=(16, 16))
+
+
+@pytest.mark.parametrize("name", ["rqnsf-c", "rqnsf-ar"])
+def test_residual_conditioners_with_linear_maps_invert(name: str) -> None:
+    torch.manual_seed(0)
+    flow = flows.build(
+        name, (5,), 2, layers=2, hidden=(16,), residual_blocks=2, linear=True, dropout=0.2
+    )
+    flow.double().eval()
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+        x, context = normal(6, 5), normal(6, 2, seed=1)
+        z, change = flow.encode(x, context)
+        back, there = flow.decode(z, context)
+    torch.testing.assert_close(back, x, atol=1e-9, rtol=0)
+    torch.testing.assert_close(there, -change, atol=1e-8, rtol=0)
+
+
+# -- bases ----------------------------------------------------------------------------------------
+
+
+def test_logistic_base_is_scipys() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    z = 5 * normal(20, 3)
+    expected = stats.logistic.logpdf(z.numpy()).sum(1)
+    base = StandardLogistic((3,)).double()
+    torch.testing.assert_close(base.log_prob(z), torch.from_numpy(expected))
+    samples = base.sample(20_000, generator=torch.Generator().manual_seed(0))
+    assert stats.kstest(samples[:, 0].numpy(), "logistic").pvalue > 1e-3
+
+
+def test_mixture_base_is_a_mixture() -> None:
+    """A feature that sees nothing has torch's mixture density of its bias."""
+    torch.manual_seed(0)
+    components = 4
+    network = MADE(1, 0, (8,), MixtureMADE.parameter_count(components), "relu")
+    base = MixtureMADE(network, (1,), components, 5.0).double()
+    with torch.no_grad():
+        for parameter in base.parameters():
+            parameter += 0.5 * torch.randn_like(parameter)
+        z = normal(50, 1)
+        parameters = network(z[:1].T, None).flatten(0, 1).T + base.start.flatten()
+        logits, means, raw = parameters[0].unflatten(0, (3, components)).unbind(0)
+        truth = torch.distributions.MixtureSameFamily(
+            torch.distributions.Categorical(logits=logits),
+            torch.distributions.Normal(means, (5 * torch.tanh(raw / 5)).exp()),
+        )
+        torch.testing.assert_close(base.log_prob(z), truth.log_prob(z[:, 0]))
+
+
+def test_fresh_mixture_base_has_about_unit_variance() -> None:
+    flow = flows.build("maf-mog", (3,), layers=1)
+    with torch.no_grad():
+        samples = flow.sample(20_000, generator=torch.Generator().manual_seed(0))
+    assert samples.mean(0).abs().max() < 0.03
+    assert (samples.var(0) - 1).abs().max() < 0.05
+
+
+# -- low rank -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["planar", "radial", "sylvester"])
+def test_low_rank_layers_are_one_to_one_whatever_their_parameters(name: str) -> None:
+    """On a line through the space the Jacobian's determinant never changes its sign."""
+    torch.manual_seed(0)
+    flow = flows.build(name, (2,), layers=1).double()
+    for _ in range(20):
+        with torch.no_grad():
+            for parameter in flow.parameters():
+                parameter.copy_(5 * torch.randn_like(parameter))
+        z = torch.linspace(-10, 10, 200, dtype=torch.float64)[:, None] * normal(1, 2)
+        jacobians = torch.func.vmap(
+            torch.func.jacrev(lambda value: flow.decode(value.unsqueeze(0))[0].squeeze(0))
+        )(z)
+        assert (torch.linalg.det(jacobians) > -1e-9).all()
+
+
+def test_nice_keeps_the_volume_but_for_the_scale() -> None:
+    torch.manual_seed(0)
+    flow = flows.build("nice", (6,)).double()
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+        _, change = flow.encode(normal(10, 6))
+    scales = dict(flow.named_parameters())["transforms.1.log_scale"]
+    torch.testing.assert_close(change, scales.sum().expand(10))
+    assert math.isfinite(change[0].item())
