@@ -150,6 +150,7 @@ def run(
             records[outcome.cell.key] = outcome.record
         elif outcome.foreign is not None:
             foreign.append(outcome.foreign)
+    _print_ratios([*records.values()])
     return _summarise(store, [*records.values()], foreign)
 
 
@@ -281,6 +282,33 @@ def _summarise(store: Store, records: Sequence[Record], foreign: Sequence[Foreig
     return 1 if foreign or any(record.failed for record in records) else 0
 
 
+def _print_ratios(records: Sequence[Record]) -> None:
+    """The ratios to a reference, where a matrix asks for them: above 1, the reference is faster."""
+    rows = []
+    for record in records:
+        found = record.measures
+        if not found.get("reference"):
+            continue
+        cells = []
+        for name in ("train_step", "log_prob", "sample"):
+            ratio, low, high = (found.get(f"{name}_ratio{end}") for end in ("", "_q25", "_q75"))
+            cells.append(f"{ratio:.2f} ({low:.2f} to {high:.2f})" if ratio is not None else "")
+        for name in ("train_step", "log_prob"):
+            limit = found.get(f"{name}_over_matmul")
+            cells.append(f"{limit:.1f}" if limit is not None else "")
+        memory = found.get("peak_memory_ratio")
+        cells.append(f"{memory:.2f}" if memory is not None else "")
+        shared = "shared" if found.get("cost_shared") else ""
+        rows.append(
+            (record.flow_label, record.dataset_label, str(found["reference"]), *cells, shared)
+        )
+    if rows:
+        click.echo("time over the reference's: median (quartiles) of interleaved pairs")
+        head = ("flow", "dataset", "reference", "training step", "density", "sample")
+        limits = ("step over matmul", "density over matmul", "memory over reference", "")
+        _table([(*head, *limits), *rows])
+
+
 def _warn_foreign(foreign: Sequence[Foreign]) -> None:
     for item in foreign:
         click.echo(f"  left out: {item.path}: {item.why}; move it away", err=True)
@@ -358,11 +386,89 @@ def report(directories: Sequence[Path], out: Path | None) -> int:
     from benchmarks.report import write_report
 
     stores = [_existing(directory) for directory in directories]
-    for store in stores:
-        _warn_foreign(store.records()[1])
     target = out or directories[0] / "report"
-    write_report(stores, target)
+    summary = write_report(stores, target)
+    for note in summary.notes:
+        click.echo(f"note: {note}", err=True)
     click.echo(f"report: {target / 'index.html'}")
+    return 0
+
+
+# -- data -------------------------------------------------------------------------------------
+
+
+@cli.group(cls=NearestGroup)
+def data() -> None:
+    """See, get and check data sets."""
+
+
+def _known_datasets(names: Sequence[str]) -> Sequence[str]:
+    """The names given, each known; every name if none is given."""
+    import datasets
+
+    try:
+        return [datasets.entry(name).name for name in names] or list(datasets.ENTRIES)
+    except datasets.UnknownDataset as error:
+        raise MatrixError(str(error)) from error
+
+
+@data.command("list")
+def data_list() -> int:
+    """Show which data sets are at hand, and how to have the others."""
+    from datasets.fetch import status as status_of
+
+    rows = [("name", "state", "size", "licence", "citation")]
+    for name in _known_datasets(()):
+        found = status_of(name)
+        size = "" if found.bytes is None else f"{found.bytes / 1e6:.1f} MB"
+        rows.append((name, found.state, size, found.licence or "", found.citation))
+    _table(rows)
+    return 0
+
+
+@data.command("fetch")
+@click.argument("names", nargs=-1, required=True)
+def data_fetch(names: Sequence[str]) -> int:
+    """Get the files of the data sets NAMES, unless they are there."""
+    import datasets
+    from datasets.fetch import fetch
+
+    problems = []
+    for name in _known_datasets(names):
+        try:
+            paths = fetch(name)
+        except datasets.DataError as error:
+            problems.append(f"{name}: {error}")
+            continue
+        where = ", ".join(map(str, paths)) or "made when it is loaded, nothing to get"
+        click.echo(f"{name}: {where}")
+    if problems:
+        raise DataUnavailable("\n".join(problems))
+    return 0
+
+
+@data.command("verify")
+@click.argument("names", nargs=-1)
+def data_verify(names: Sequence[str]) -> int:
+    """Check the data sets NAMES, or all that are at hand, from their files to their splits."""
+    from datasets.fetch import verify
+
+    problems = []
+    for name in _known_datasets(names):
+        found = verify(name)
+        if found.missing is not None:
+            click.echo(f"{name}: not here")
+            # Asked for by name it is a problem; among all it is not.
+            if names:
+                problems.append(f"{name}: {found.missing}")
+            continue
+        click.echo(f"{name}: {'good' if found.ok else 'BAD'}")
+        for check in found.checks:
+            click.echo(f"  {'ok ' if check.ok else 'BAD'} {check.what}: {check.detail}")
+        if not found.ok:
+            problems.append(f"{name}: a check failed, see above")
+    if problems:
+        raise DataUnavailable("\n".join(problems))
     return 0
 
 
@@ -531,13 +637,10 @@ def doctor() -> int:
     if not cuda:
         click.echo("no CUDA device: cells run on the CPU")
     if not problems:
-        for entry in datasets.ENTRIES.values():
-            try:
-                datasets.load(entry.name)
-                found = "ready"
-            except datasets.DataError as error:
-                found = f"missing: {error}"
-            click.echo(f"data {entry.name}: {found}")
+        from datasets.fetch import status as status_of
+
+        for name in datasets.ENTRIES:
+            click.echo(f"data {name}: {status_of(name).state}")
     for problem in problems:
         click.echo(f"problem: {problem}", err=True)
     return 1 if problems else 0

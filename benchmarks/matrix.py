@@ -363,29 +363,34 @@ def _configure(
     shown: str,
     place: tuple[str | int, ...],
 ) -> list[tuple[str, dict[str, Any]]]:
-    """One item of an axis to (name, all options); lists among the options are axes."""
+    """One item of an axis to (name, all options); a list, of names too, is an axis."""
     options = {"name": item} if isinstance(item, str) else dict(item)
-    name = options.pop("name", None)
-    if not isinstance(name, str):
-        raise MatrixError(f"{shown}: {_place(place)}: expected a table with a name, got {item!r}")
-    try:
-        entry = catalog.entry(name)
-    except (flows.UnknownFlow, datasets.UnknownDataset) as error:
-        raise MatrixError(f"{shown}: {_place(place)}: {error}") from error
-    fields = entry.config_class.model_fields
-    axes = [
-        [(option, each) for each in value]
-        if _is_axis(value, fields.get(option))
-        else [(option, value)]
-        for option, value in options.items()
-    ]
+    names = options.pop("name", None)
     resolved = []
-    for combination in itertools.product(*axes):
+    for name in names if isinstance(names, list) else [names]:
+        if not isinstance(name, str):
+            raise MatrixError(
+                f"{shown}: {_place(place)}: expected a table with a name, got {item!r}"
+            )
         try:
-            config = catalog.configure(name, dict(combination))
-        except ValidationError as error:
-            raise MatrixError(_explain(shown, (*place, name), error, known=list(fields))) from error
-        resolved.append((name, config.model_dump(mode="json")))
+            entry = catalog.entry(name)
+        except (flows.UnknownFlow, datasets.UnknownDataset) as error:
+            raise MatrixError(f"{shown}: {_place(place)}: {error}") from error
+        fields = entry.config_class.model_fields
+        axes = [
+            [(option, each) for each in value]
+            if _is_axis(value, fields.get(option))
+            else [(option, value)]
+            for option, value in options.items()
+        ]
+        for combination in itertools.product(*axes):
+            try:
+                config = catalog.configure(name, dict(combination))
+            except ValidationError as error:
+                raise MatrixError(
+                    _explain(shown, (*place, name), error, known=list(fields))
+                ) from error
+            resolved.append((name, config.model_dump(mode="json")))
     return resolved
 
 

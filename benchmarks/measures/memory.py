@@ -7,6 +7,7 @@ the profiler, whose allocation events are summed up here; the process's own peak
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -28,34 +29,36 @@ COLUMNS = {
 
 def measure(subject: Subject) -> dict[str, float]:
     """Peak memory of a training step of the trained flow."""
+    found: dict[str, float] = {"peak_memory_bytes": training_step_peak(subject)}
+    if subject.device.type == "cuda":
+        found["peak_memory_reserved_bytes"] = torch.cuda.max_memory_reserved(subject.device)
+    peak = process_peak_bytes()
+    if peak is not None:
+        found["process_peak_bytes"] = peak
+    return found
+
+
+def training_step_peak(subject: Subject) -> int:
+    """Peak of the tensors alive in a training step of a flow, the data set apart, in bytes."""
     flow = subject.flow
     batch, _ = next(iter(subject.batches("memory")))
     batch = batch.clone()
-    generator = subject.generator("memory: estimator")
-    trainer = Trainer(flow, subject.cell.budget, generator)
+    trainer = Trainer(flow, subject.cell.budget, subject.generator("memory: estimator"))
     trainer.set_learning_rate(1e-12)
     flow.train()
     # The first step allocates the optimiser's state, which stays.
     trainer.step(batch)
     gc.collect()
     resident = sum(_bytes(tensor) for tensor in _resident(trainer, batch))
-    found: dict[str, float] = {}
-    if flow.device.type == "cuda":
-        torch.cuda.synchronize(flow.device)
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(flow.device)
-        before = torch.cuda.memory_allocated(flow.device)
-        trainer.step(batch)
-        torch.cuda.synchronize(flow.device)
-        above = torch.cuda.max_memory_allocated(flow.device) - before
-        found["peak_memory_reserved_bytes"] = torch.cuda.max_memory_reserved(flow.device)
-    else:
-        above = peak_above_start(lambda: trainer.step(batch))
-    found["peak_memory_bytes"] = resident + above
-    peak = process_peak_bytes()
-    if peak is not None:
-        found["process_peak_bytes"] = peak
-    return found
+    if flow.device.type != "cuda":
+        return resident + peak_above_start(lambda: trainer.step(batch))
+    torch.cuda.synchronize(flow.device)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(flow.device)
+    before = torch.cuda.memory_allocated(flow.device)
+    trainer.step(batch)
+    torch.cuda.synchronize(flow.device)
+    return resident + torch.cuda.max_memory_allocated(flow.device) - before
 
 
 def _resident(trainer: Trainer, batch: Tensor) -> list[Tensor]:
@@ -74,14 +77,13 @@ def _bytes(tensor: Tensor) -> int:
     return tensor.untyped_storage().nbytes()
 
 
-def peak_above_start(action: object) -> int:
+def peak_above_start(action: Callable[[], object]) -> int:
     """Peak of the CPU memory that tensors hold while an action runs, above its start, in bytes.
 
     Example:
         >>> peak_above_start(lambda: torch.zeros(1000, dtype=torch.float64).add(1)) >= 16000
         True
     """
-    assert callable(action)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         action()
     held = peak = 0

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
+from benchmarks.measures.memory import training_step_peak
 from benchmarks.measures.subject import Subject
 from benchmarks.measures.time import actions, clock, with_quartiles
 from datasets.base import named_seed
@@ -32,6 +35,7 @@ COLUMNS = {
             "_q75": f"{words}, upper quartile of the pairs",
         }.items()
     },
+    "peak_memory_ratio": "peak memory of a training step over the reference's",
     "reference": "label of the reference",
     "matmul_flops_per_second": "what a large dense matrix product reaches here in the cell's dtype "
     "and threads, floating-point operations a second, best of the repeats",
@@ -61,8 +65,8 @@ def measure(subject: Subject) -> dict[str, float | str]:
     own, other = subject.flow.state_dict(), flow.state_dict()
     if {k: v.shape for k, v in own.items()} == {k: v.shape for k, v in other.items()}:
         flow.load_state_dict(own)
-    ours = actions(subject)
-    theirs = actions(dataclasses.replace(subject, flow=flow))
+    opponent = dataclasses.replace(subject, flow=flow)
+    ours, theirs = actions(subject), actions(opponent)
     found: dict[str, float | str] = {"reference": reference.label}
     rate = _matmul_rate(subject)
     found["matmul_flops_per_second"] = rate
@@ -70,14 +74,34 @@ def measure(subject: Subject) -> dict[str, float | str]:
         pairs = _pairs(action, theirs[name], subject.device)
         found |= with_quartiles(f"{name}_ratio", [a / b for a, b in pairs])
         if name != "sample":
-            with FlopCounterMode(display=False) as counter:
+            with _MatmulFlops() as counter:
                 action()
-            flops = counter.get_total_flops()
+            flops = counter.total
             found[f"{name}_flops"] = flops
             if flops:
                 seconds = with_quartiles("", [a for a, _ in pairs])[""]
                 found[f"{name}_over_matmul"] = seconds * rate / flops
+    found["peak_memory_ratio"] = training_step_peak(subject) / training_step_peak(opponent)
     return found
+
+
+class _MatmulFlops(TorchDispatchMode):
+    """Floating-point operations of the matrix products and convolutions in a block.
+
+    torch's own FlopCounterMode also keeps track of modules by hooks, which fail where a backward
+    pass asks autograd for gradients itself, as the adjoint method does.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        count = flop_registry.get(func.overloadpacket)
+        if count is not None:
+            self.total += count(*args, **(kwargs or {}), out_val=result)
+        return result
 
 
 def _pairs(

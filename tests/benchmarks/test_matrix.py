@@ -44,6 +44,29 @@ def test_cells_are_the_product_of_the_axes(tmp_path: Path) -> None:
     }
 
 
+def test_a_list_of_names_is_an_axis(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        """
+        flows = [{ name = ["maf", "realnvp"], layers = [2, 3] }]
+        datasets = [{ name = ["8gaussians", "moons"], rows = 500 }]
+        """,
+    )
+    found = {(cell.flow_label, cell.dataset_label) for cell in load_matrix(path).cells}
+    assert len(found) == 8
+    assert ("maf[layers=3]", "moons[rows=500]") in found
+
+
+def test_a_reference_is_one_flow(tmp_path: Path) -> None:
+    path = write(tmp_path, f'{GOOD}\nreference = {{ name = "maf", layers = 3 }}')
+    (cell,) = load_matrix(path).cells
+    assert cell.reference is not None
+    assert cell.reference.label == "maf[layers=3]"
+    several = write(tmp_path, f'{GOOD}\nreference = {{ name = "maf", layers = [3, 4] }}')
+    with pytest.raises(MatrixError, match="reference: one flow was expected"):
+        load_matrix(several)
+
+
 def test_a_flat_list_is_the_value_of_an_option_that_takes_one(tmp_path: Path) -> None:
     path = write(tmp_path, 'flows = [{ name = "maf", hidden = [8, 4] }]\ndatasets = ["8gaussians"]')
     (cell,) = load_matrix(path).cells
@@ -57,7 +80,9 @@ def test_key_depends_on_what_determines_the_result_and_on_nothing_else(tmp_path:
         tmp_path,
         """
         datasets = [{ name = "8gaussians", rows = 100000 }]
-        measures = ["ratio", "memory", "time", "quality", "work", "variance", "faithfulness", "pictures"]
+        measures = [
+            "ratio", "memory", "time", "quality", "work", "variance", "faithfulness", "pictures"
+        ]
         flows = ["maf"]
         name = "another name"
         """,
