@@ -50,6 +50,62 @@ class Entry:
         return found
 
 
+_FFJORD = "flows.continuous.ffjord:FFJORDConfig"
+_IMAGE_FFJORD = "flows.continuous.image:ImageFFJORDConfig"
+_FFJORD_CODE = "Grathwohl et al. 2018, arXiv:1810.01367; settings of the official code, "
+
+# The tabular hidden widths, blocks and nonlinearities are those listed in the paper's appendix; for
+# BSDS300 sources differ between softplus, taken here, and tanh.
+_FFJORD_PRESETS = [
+    Entry(
+        "ffjord-toy",
+        _FFJORD,
+        "FFJORD for two-dimensional toy data, exact trace",
+        _FFJORD_CODE + "train_toy.py",
+        {"end_time": 0.5, "trace": "exact"},
+    ),
+    *(
+        Entry(
+            f"ffjord-{name}",
+            _FFJORD,
+            f"FFJORD for {name.upper()}",
+            _FFJORD_CODE + "train_tabular.py; hidden widths and blocks of the paper's appendix",
+            {
+                "hidden": hidden,
+                "activation": activation,
+                "blocks": blocks,
+                "atol": 1e-8,
+                "rtol": 1e-6,
+            },
+        )
+        for name, hidden, activation, blocks in (
+            ("power", (60, 60, 60), "tanh", 5),
+            ("gas", (160, 160, 160), "tanh", 5),
+            ("hepmass", (210, 210), "softplus", 10),
+            ("miniboone", (860, 860), "softplus", 1),
+            ("bsds300", (1260, 1260, 1260), "softplus", 2),
+        )
+    ),
+    *(
+        Entry(
+            f"ffjord-{name}{'-multiscale' if multiscale else ''}",
+            _IMAGE_FFJORD,
+            f"FFJORD for {name.upper()}, {'several scales' if multiscale else 'one scale'}",
+            _FFJORD_CODE + "train_cnf.py",
+            {"multiscale": multiscale, "noise": "rademacher"},
+        )
+        for name in ("mnist", "cifar10")
+        for multiscale in (False, True)
+    ),
+    Entry(
+        "cnf-exact",
+        _FFJORD,
+        "continuous flow with the exact trace, D Jacobian products an evaluation",
+        "Chen et al. 2018, arXiv:1806.07366, section 4",
+        {"trace": "exact"},
+    ),
+]
+
 _ALL = [
     Entry(
         "ffjord",
@@ -57,6 +113,14 @@ _ALL = [
         "continuous flow, free-form dynamics, Hutchinson's trace estimator",
         "Grathwohl et al. 2018, arXiv:1810.01367",
     ),
+    Entry(
+        "ffjord-image",
+        "flows.continuous.image:ImageFFJORDConfig",
+        "FFJORD over images, convolutional dynamics, one scale or several",
+        "Grathwohl et al. 2018, arXiv:1810.01367, section 4.2",
+        {"noise": "rademacher"},
+    ),
+    *_FFJORD_PRESETS,
     Entry(
         "nice",
         "flows.discrete.nice:NICEConfig",
@@ -123,6 +187,105 @@ _ALL = [
         "flows.discrete.sylvester:SylvesterConfig",
         "planar layers of several directions at once; samples only",
         "van den Berg, Hasenclever, Tomczak and Welling 2018, arXiv:1803.05649",
+    ),
+    Entry(
+        "realnvp-image",
+        "flows.discrete.image_realnvp:ImageRealNVPConfig",
+        "RealNVP on images: checkerboard and channel-wise couplings at several scales",
+        "Dinh, Sohl-Dickstein and Bengio 2016, arXiv:1605.08803",
+    ),
+    Entry(
+        "glow-image",
+        "flows.discrete.image_glow:ImageGlowConfig",
+        "Glow on images: 1 x 1 convolutions and learned priors at several scales",
+        "Kingma and Dhariwal 2018, arXiv:1807.03039",
+    ),
+    # Settings of the papers. The networks' widths are those for POWER and GAS; the larger sets
+    # of MAF's experiments have hidden = [512, 512].
+    *(
+        Entry(
+            name,
+            where,
+            summary,
+            "Papamakarios, Pavlakou and Murray 2017, arXiv:1705.07057, section 4 and appendix D",
+            {"hidden": (100, 100), "batch_norm": True, **options},
+        )
+        for name, where, summary, options in [
+            (
+                f"{system}-{layers}",
+                f"flows.discrete.{system}:{config}",
+                f"{title} with {layers} layers, as in MAF's experiments",
+                {"layers": layers, **more},
+            )
+            for system, config, title, more in [
+                ("realnvp", "RealNVPConfig", "RealNVP", {"separate_networks": True}),
+                ("maf", "MAFConfig", "MAF", {}),
+            ]
+            for layers in (5, 10)
+        ]
+    ),
+    Entry(
+        "made",
+        "flows.discrete.maf:MAFConfig",
+        "one masked autoregressive layer with Gaussian conditionals",
+        "Germain et al. 2015, arXiv:1502.03509; settings of arXiv:1705.07057, section 4",
+        {"hidden": (100, 100), "layers": 1},
+    ),
+    Entry(
+        "maf-mog-5",
+        "flows.discrete.maf:MAFConfig",
+        "MAF with 5 layers and a mixture base, as in MAF's experiments",
+        "Papamakarios, Pavlakou and Murray 2017, arXiv:1705.07057, section 4",
+        {"hidden": (100, 100), "batch_norm": True, "layers": 5, "components": 10},
+    ),
+    Entry(
+        "nice-mnist",
+        "flows.discrete.nice:NICEConfig",
+        "NICE with 4 couplings of 5 layers of 1000, as for MNIST",
+        "Dinh, Krueger and Bengio 2014, arXiv:1410.8516, section 5.1",
+        {"layers": 4, "hidden": (1000,) * 5},
+    ),
+    *(
+        Entry(
+            f"rqnsf-{form}-{dataset}",
+            f"flows.discrete.rqnsf:{config}",
+            f"{title} with the settings for {dataset.upper()}",
+            "Durkan et al. 2019, arXiv:1906.04032, section 5.1, and the authors' experiments",
+            {
+                "layers": 10,
+                "hidden": (256,),
+                "residual_blocks": 2,
+                "bins": 8,
+                "tail_bound": 3.0,
+                "linear": True,
+                "dropout": dropout,
+            },
+        )
+        for form, config, title in [
+            ("c", "RQNSFCouplingConfig", "spline couplings"),
+            ("ar", "RQNSFAutoregressiveConfig", "autoregressive splines"),
+        ]
+        for dataset, dropout in {
+            "power": 0.0,
+            "gas": 0.1,
+            "hepmass": 0.2,
+            "miniboone": 0.2,
+            "bsds300": 0.2,
+        }.items()
+    ),
+    Entry(
+        "glow-cifar10",
+        "flows.discrete.image_glow:ImageGlowConfig",
+        "Glow with 3 scales of 32 steps and 512 channels, as for CIFAR-10",
+        "Kingma and Dhariwal 2018, arXiv:1807.03039, Table 4 and the authors' code",
+        {"levels": 3, "steps": 32, "channels": 512},
+    ),
+    Entry(
+        "realnvp-cifar10",
+        "flows.discrete.image_realnvp:ImageRealNVPConfig",
+        "RealNVP with 8 residual blocks of 64 channels, as for CIFAR-10",
+        "Dinh, Sohl-Dickstein and Bengio 2016, arXiv:1605.08803, section 4.1",
+        {"levels": 3, "blocks": 8, "channels": 64},
     ),
     *(
         Entry(

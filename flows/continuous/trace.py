@@ -28,6 +28,11 @@ __all__ = ["Noise", "bottleneck_products", "draw_noise", "exact_trace", "product
 
 Noise = Literal["gaussian", "rademacher"]
 
+MANY = 8
+"""From so many products on they are computed together, which has a price of its own."""
+CHUNK = 64
+"""So many products are computed together at most, which bounds the memory."""
+
 
 def draw_noise(
     kind: Noise,
@@ -59,6 +64,24 @@ def _vector_jacobian(outputs: Tensor, inputs: Tensor, vector: Tensor) -> Tensor:
     return product
 
 
+def _all_vector_jacobians(outputs: Tensor, inputs: Tensor, vectors: Tensor) -> Tensor:
+    """:func:`_vector_jacobian` for each vector, together where there are many."""
+    if len(vectors) < MANY:
+        return torch.stack([_vector_jacobian(outputs, inputs, v) for v in vectors])
+    found = []
+    for some in vectors.split(CHUNK):
+        (product,) = torch.autograd.grad(
+            outputs,
+            inputs,
+            some,
+            create_graph=torch.is_grad_enabled(),
+            retain_graph=True,
+            is_grads_batched=True,
+        )
+        found.append(product)
+    return torch.cat(found)
+
+
 def _differentiable(z: Tensor, outer_grad: bool) -> Tensor:
     """``z`` as something to differentiate by; cut off from its past where nobody asks for that."""
     return z if outer_grad and z.requires_grad else z.detach().requires_grad_(True)
@@ -70,20 +93,20 @@ def products(
     """Velocity and ``v^T J v`` for each given vector.
 
     Args:
-        velocity: ``(n, D)`` to ``(n, D)``, each row from its own row.
-        z: state, shape ``(n, D)``.
-        vectors: shape ``(m, n, D)``: noise for an estimate, unit vectors for the exact trace.
+        velocity: ``(n, ...)`` to the same shape, each row from its own row.
+        z: state, shape ``(n, ...)``.
+        vectors: shape ``(m, n, ...)``: noise for an estimate, unit vectors for the exact trace.
 
     Returns:
-        Velocity, shape ``(n, D)``, and the products, shape ``(m, n)``.
+        Velocity, shape of ``z``, and the products, shape ``(m, n)``.
     """
     outer_grad = torch.is_grad_enabled()
     with torch.enable_grad():
         z = _differentiable(z, outer_grad)
         f = velocity(z)
     with torch.set_grad_enabled(outer_grad):
-        quadratic = [(_vector_jacobian(f, z, v) * v).sum(1) for v in vectors]
-    return (f if outer_grad else f.detach()), torch.stack(quadratic)
+        quadratic = (_all_vector_jacobians(f, z, vectors) * vectors).flatten(2).sum(2)
+    return (f if outer_grad else f.detach()), quadratic
 
 
 def bottleneck_products(

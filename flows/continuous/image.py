@@ -1,0 +1,322 @@
+"""FFJORD over images: convolutional dynamics at one scale or several.
+
+The multi-scale architecture is that of RealNVP (Dinh et al. 2016, arXiv:1605.08803, section 3.6) as
+the official code of FFJORD uses it (Grathwohl et al. 2018, arXiv:1810.01367, section 4.2): at each
+scale but the last some blocks, a squeeze of 2 x 2 pixels into channels, as many blocks again, and
+half of the channels go to the latent as they are; at the last scale the blocks alone. There are as
+many scales as height and width can be halved and stay at least 4.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Literal, cast
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional
+
+from flows.base import Flow, InputError, Traits
+from flows.config import Widths
+from flows.continuous.dynamics import ACTIVATIONS, Activation
+from flows.continuous.options import ContinuousConfig
+from flows.continuous.transform import ContinuousTransform
+
+__all__ = ["ConvolutionalDynamics", "ImageFFJORD", "ImageFFJORDConfig"]
+
+SMALLEST = 4
+"""Height and width below which the official code does not go on to another scale."""
+
+ConvolutionKind = Literal[
+    "ignore", "concat", "concat_v2", "squash", "concatsquash", "blend", "hyper"
+]
+
+
+class _TimeConvolution(nn.Module):
+    """A 3 x 3 convolution that depends on time as :mod:`flows.continuous.dynamics` says."""
+
+    def __init__(self, inputs: int, outputs: int, kind: ConvolutionKind) -> None:
+        super().__init__()
+        self.kind = kind
+        self.outputs = outputs
+        self.shape = (outputs, inputs, 3, 3)
+        if kind == "hyper":
+            self.hidden = nn.Linear(1, 8)
+            self.made = nn.Linear(8, outputs * (inputs * 9 + 1))
+            with torch.no_grad():
+                # So that a fresh layer has weights of the usual size.
+                for parameter in self.made.parameters():
+                    parameter.div_((9 * inputs) ** 0.5)
+            return
+        extra = 1 if kind == "concat" else 0
+        self.convolution = nn.Conv2d(inputs + extra, outputs, 3, padding=1)
+        if kind == "blend":
+            self.end = nn.Conv2d(inputs, outputs, 3, padding=1)
+        if kind in ("squash", "concatsquash"):
+            self.gate = nn.Linear(1, outputs)
+        if kind in ("concat_v2", "concatsquash"):
+            self.shift = nn.Linear(1, outputs, bias=kind == "concat_v2")
+
+    def forward(self, t: Tensor, x: Tensor) -> Tensor:
+        """``(n, inputs, height, width)`` to ``(n, outputs, height, width)``."""
+        time = t.reshape(1)
+        if self.kind == "hyper":
+            made = self.made(torch.tanh(self.hidden(time)))
+            weight, bias = made[self.outputs :].view(self.shape), made[: self.outputs]
+            return functional.conv2d(x, weight, bias, padding=1)
+        if self.kind == "concat":
+            # A channel of the time, and not a shift: the padding around it is zero.
+            x = torch.cat([t.expand(len(x), 1, *x.shape[2:]), x], 1)
+        y: Tensor = self.convolution(x)
+        if self.kind == "blend":
+            y = torch.lerp(y, self.end(x), t)
+        if self.kind in ("squash", "concatsquash"):
+            y = y * torch.sigmoid(self.gate(time))[:, None, None]
+        if self.kind in ("concat_v2", "concatsquash"):
+            y = y + self.shift(time)[:, None, None]
+        return y
+
+
+class ConvolutionalDynamics(nn.Module):
+    """A time-dependent stack of 3 x 3 convolutions; height and width stay.
+
+    Args:
+        channels: of the state.
+        hidden: channels of the hidden layers.
+        layers: how the layers depend on time.
+        activation: nonlinearity after each layer but the last.
+        context_features: width of a context, which is added to the input as constant channels.
+        residual: whether the velocity is the network's value minus the state.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        hidden: Sequence[int],
+        *,
+        layers: ConvolutionKind = "concat",
+        activation: Activation = "softplus",
+        context_features: int = 0,
+        residual: bool = False,
+    ) -> None:
+        super().__init__()
+        self.bottleneck: int | None = None
+        self.residual = residual
+        self.activation = activation
+        sizes = (channels + context_features, *hidden, channels)
+        self.stack = nn.ModuleList(
+            _TimeConvolution(inputs, outputs, layers)
+            for inputs, outputs in itertools.pairwise(sizes)
+        )
+
+    def forward(self, t: Tensor, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """dz/dt, shape of ``z``, ``(n, channels, height, width)``."""
+        activate = ACTIVATIONS[self.activation]
+        x = z
+        if context is not None:
+            x = torch.cat([z, context[:, :, None, None].expand(-1, -1, *z.shape[2:])], 1)
+        for index, layer in enumerate(self.stack):
+            x = layer(t, x)
+            if index + 1 < len(self.stack):
+                x = activate(x)
+        return x
+
+
+class ImageFFJORDConfig(ContinuousConfig):
+    """Options of :class:`ImageFFJORD`, besides those of every continuous flow.
+
+    Attributes:
+        hidden: channels of the hidden convolutions.
+        layers: how the convolutions depend on time.
+        activation: nonlinearity of the dynamics.
+        residual: whether the velocity is the network's value minus the state.
+        blocks: continuous transforms at each place of the architecture.
+        multiscale: whether there are several scales.
+    """
+
+    hidden: Widths = (64, 64, 64)
+    layers: ConvolutionKind = "concat"
+    activation: Activation = "softplus"
+    residual: bool = False
+    blocks: PositiveInt = 2
+    multiscale: bool = True
+
+    def build(self, event_shape: Sequence[int], context_features: int = 0) -> ImageFFJORD:
+        return ImageFFJORD(event_shape, context_features, self)
+
+
+_Follow = Callable[[ContinuousTransform, Tensor], Tensor]
+
+
+class ImageFFJORD(Flow):
+    """Continuous transforms with convolutional dynamics over images.
+
+    Args:
+        event_shape: ``(channels, height, width)``.
+        context_features: width of the context; 0 for none.
+        config: the options; the defaults if None.
+
+    Raises:
+        InputError: if the event is not an image.
+
+    Example:
+        >>> flow = ImageFFJORD((1, 8, 8), config=ImageFFJORDConfig(hidden=(4,), blocks=1))
+        >>> flow.log_prob(torch.zeros(2, 1, 8, 8)).shape
+        torch.Size([2])
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        context_features: int = 0,
+        config: ImageFFJORDConfig | None = None,
+    ) -> None:
+        super().__init__(event_shape, context_features)
+        self.config = config = ImageFFJORDConfig() if config is None else config
+        if len(self.event_shape) != 3:
+            raise InputError(
+                f"this flow models images (channels, height, width), got {tuple(event_shape)}: "
+                'for vectors take "ffjord"'
+            )
+        self.traits = Traits(
+            density="exact" if config.trace == "exact" else "estimated",
+            density_passes="solver",
+            sample_passes="solver",
+            jacobian="free-form",
+        )
+        channels, height, width = self.event_shape
+        # Channels at each group of blocks; groups 2 s and 2 s + 1 before and after squeeze s.
+        groups = [channels]
+        scales = 1
+        while config.multiscale and self._can_halve(height, width):
+            scales += 1
+            height, width = height // 2, width // 2
+            groups += [4 * channels, 2 * channels]
+            channels *= 2
+        self.scales = scales
+        numbers = itertools.count()
+        self.groups = nn.ModuleList(
+            nn.ModuleList(
+                ContinuousTransform(
+                    ConvolutionalDynamics(
+                        size,
+                        config.hidden,
+                        layers=config.layers,
+                        activation=config.activation,
+                        context_features=context_features,
+                        residual=config.residual,
+                    ),
+                    config,
+                    f"block {next(numbers)}",
+                )
+                for _ in range(config.blocks)
+            )
+            for size in groups
+        )
+
+    @staticmethod
+    def _can_halve(height: int, width: int) -> bool:
+        even = height % 2 == 0 and width % 2 == 0
+        return even and min(height, width) // 2 >= SMALLEST
+
+    @property
+    def _groups(self) -> list[list[ContinuousTransform]]:
+        return [list(cast(Sequence[ContinuousTransform], group)) for group in self.groups]
+
+    def _encode(
+        self,
+        x: Tensor,
+        context: Tensor | None,
+        *,
+        exact: bool,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor]:
+        change = x.new_zeros(len(x))
+        groups = iter(self._groups)
+        done: list[Tensor] = []
+        for scale in range(self.scales):
+            for block in next(groups):
+                x, more, _ = block(x, context, exact=exact, generator=generator)
+                change = change + more
+            if scale + 1 < self.scales:
+                x = functional.pixel_unshuffle(x, 2)
+                for block in next(groups):
+                    x, more, _ = block(x, context, exact=exact, generator=generator)
+                    change = change + more
+                x, kept = x.chunk(2, 1)
+                done.append(kept)
+        return self._join(x, done), change
+
+    def _decode(
+        self,
+        z: Tensor,
+        context: Tensor | None,
+        *,
+        exact: bool,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor]:
+        change = z.new_zeros(len(z))
+
+        def follow(block: ContinuousTransform, x: Tensor) -> Tensor:
+            nonlocal change
+            x, more, _ = block(x, context, exact=exact, generator=generator, backward=True)
+            change = change + more
+            return x
+
+        return self._unwind(z, follow), change
+
+    def _sample_from(self, z: Tensor, context: Tensor | None) -> Tensor:
+        return self._unwind(z, lambda block, x: block.without_trace(x, context, backward=True))
+
+    def _unwind(self, z: Tensor, follow: _Follow) -> Tensor:
+        """From latent to image, each block by ``follow``."""
+        x, done = self._part(z)
+        groups = reversed(self._groups)
+        for scale in reversed(range(self.scales)):
+            if scale + 1 < self.scales:
+                x = torch.cat([x, done.pop()], 1)
+                for block in reversed(next(groups)):
+                    x = follow(block, x)
+                x = functional.pixel_shuffle(x, 2)
+            for block in reversed(next(groups)):
+                x = follow(block, x)
+        return x
+
+    def _join(self, last: Tensor, done: list[Tensor]) -> Tensor:
+        """All latents, from the finest scale to the coarsest, in the event's shape."""
+        flat = torch.cat([part.flatten(1) for part in (*done, last)], 1)
+        return flat.reshape(-1, *self.event_shape)
+
+    def _part(self, z: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The inverse of :meth:`_join`: the coarsest latents, and the others finest first."""
+        channels, height, width = self.event_shape
+        flat = z.flatten(1)
+        done = []
+        for _ in range(self.scales - 1):
+            height, width = height // 2, width // 2
+            channels *= 2
+            size = channels * height * width
+            done.append(flat[:, :size].reshape(-1, channels, height, width))
+            flat = flat[:, size:]
+        return flat.reshape(-1, channels, height, width), done
+
+    def trace_estimates(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        *,
+        draws: int,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Independent estimates of the trace of the first block's Jacobian at time 0.
+
+        See :meth:`flows.continuous.ffjord.FFJORD.trace_estimates`.
+        """
+        if self.config.trace == "exact":
+            return super().trace_estimates(x, context, draws=draws, generator=generator)
+        self._check(x, context, "x")
+        if draws < 1:
+            raise InputError(f"draws must be at least 1, got {draws}")
+        return self._groups[0][0].trace_estimates(x, context, draws, generator)
