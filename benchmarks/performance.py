@@ -342,7 +342,7 @@ _machine = click.option(
     help="name of this machine's history  [cpu-<cores>core]; a GPU's model is added",
 )
 _rounds = click.option(
-    "--rounds", type=click.IntRange(1), help="how often the times are taken anew  [suite: 2]"
+    "--rounds", type=click.IntRange(1), help="how often the times are taken anew  [suite: 3]"
 )
 
 
@@ -430,9 +430,13 @@ def run(
     if project.results.is_dir():
         shutil.copytree(project.results, staging)
     with _listed(hashes) as listed, here.watched() as sharing:
-        code = project.asv(
-            "run", "--record-samples", *words, f"HASHFILE:{listed}", machine=here, results=staging
-        )
+        words += ["--record-samples", f"HASHFILE:{listed}"]
+        try:
+            code = project.asv("run", *words, machine=here, results=staging)
+        except KeyboardInterrupt:
+            if not sharing.seen:
+                _keep(staging, project.results, here)
+            raise
     if sharing.seen:
         raise PerformanceError(_shared(here))
     _keep(staging, project.results, here)
@@ -520,7 +524,7 @@ def continuous(
     """Compare commit HEAD with BASE, measured in turns; exit code 1 if it is worse.
 
     Worse: by more than the benchmark's threshold in asv.conf.json, in the median and in the best
-    sample, and again when what looked worse is measured a second time by itself.
+    sample, and again when what looked different is measured a second time by itself.
     """
     from benchmarks import performance_history as history
 
@@ -548,7 +552,9 @@ def continuous(
             )
         if sharing.seen:
             raise PerformanceError(_shared(here))
-        if code not in (0, 2):
+        if code == 2:
+            click.echo("some benchmarks failed: see above", err=True)
+        elif code:
             raise PerformanceError("asv ended with an error: see above")
         return history.changes(
             history.read(folder, here.name, hashes["base"]),
@@ -557,14 +563,14 @@ def continuous(
         )
 
     found = measure("continuous", bench, rounds)
-    suspects = [change for change in found if change.worse and change.series.is_time]
+    suspects = [change for change in found if change.series.is_time]
     if suspects:
-        click.echo(f"{len(suspects)} times look worse: measured once more by themselves")
+        click.echo(f"{len(suspects)} times look different: measured once more by themselves")
         again = {
-            change.series: change
-            for change in measure("again", [change.series.pattern for change in suspects], 3)
+            (change.series, change.worse): change
+            for change in measure("again", [change.series.pattern for change in suspects], 4)
         }
-        kept = [again[c.series] for c in suspects if c.series in again and again[c.series].worse]
+        kept = [again[c.series, c.worse] for c in suspects if (c.series, c.worse) in again]
         found = [change for change in found if change not in suspects] + kept
     if save:
         project.results.mkdir(parents=True, exist_ok=True)

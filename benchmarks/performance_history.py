@@ -300,12 +300,20 @@ def load(results: Path, order: Mapping[str, int]) -> list[Line]:
 
 
 def steps(line: Line, thresholds: Thresholds) -> list[Change]:
-    """Changes past the threshold from one measured commit to the next."""
-    return [
-        change
-        for old, new in itertools.pairwise(line.points)
-        for change in changes({line.series: old}, {line.series: new}, thresholds)
-    ]
+    """Changes past the threshold from one measured commit to the next.
+
+    A time that is back where it was at the commit after that was the machine's doing.
+    """
+    found = []
+    for place, (old, new) in enumerate(itertools.pairwise(line.points)):
+        for change in changes({line.series: old}, {line.series: new}, thresholds):
+            if line.series.is_time and place + 2 < len(line.points):
+                later = {line.series: line.points[place + 2]}
+                lasting = changes({line.series: old}, later, thresholds)
+                if change.worse not in [other.worse for other in lasting]:
+                    continue
+            found.append(change)
+    return found
 
 
 def page(lines: Sequence[Line], subjects: Mapping[str, str], thresholds: Thresholds) -> str:
@@ -428,7 +436,7 @@ small { color: #666; }
 records in <code>results/asv</code>. Lower is better throughout; each small picture starts at zero
 and has a dot a commit, the oldest on the left; rest on a dot for its value. Red and green: past the
 threshold in <code>asv.conf.json</code> from one measured commit to the next, in the median and in
-the best sample. Times on the CPU are processor times of one thread.</p>
+the best sample; a time that is back at the commit after that is left out. Times on the CPU are processor times of one thread.</p>
 BODY
 </html>
 """

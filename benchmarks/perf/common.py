@@ -36,7 +36,7 @@ class Timed:
     version = "1"
     timer: ClassVar[Any] = staticmethod(timer)
     # Rounds alternate between the commits compared, so that both meet the machine's moods.
-    rounds = 2
+    rounds = 3
     repeat = (5, 30, 0.35)
     min_run_count = 3
     warmup_time = 0.05

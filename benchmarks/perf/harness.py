@@ -64,8 +64,7 @@ class Planning(Timed):
 class Report(Timed):
     """Tables, figures and page of twelve records."""
 
-    repeat = (1, 2, 1.0)
-    min_run_count = 1
+    repeat = (3, 3, 5.0)
     warmup_time = 0.0
 
     def setup(self) -> None:

@@ -99,6 +99,11 @@ def test_the_page_shows_where_it_became_worse(tmp_path: Path) -> None:
     points = tuple(Point(commit, value, value) for commit, value in values.items())
     line = Line("cpu-2core", "gpu none", TIME, points)
     assert [change.after.commit for change in steps(line, THRESHOLDS)] == ["c" * 40]
+    # A blip is no step: the time is back at the next commit.
+    blip = (points[0], Point("d" * 40, 0.02, 0.02), points[1])
+    assert not steps(Line("cpu-2core", "gpu none", TIME, blip), THRESHOLDS)
+    counted = Line("cpu-2core", "gpu none", NFE, blip)
+    assert [change.worse for change in steps(counted, THRESHOLDS)] == [True, False]
     subjects = {commit: f"{commit[:7]} (what <{commit[0]}> did)" for commit in values}
     text = page([line], subjects, THRESHOLDS)
     regressions = text.partition("<h3>Regressions</h3>")[2].partition("<h3>Gains</h3>")[0]
@@ -135,6 +140,11 @@ def test_importing_the_suite_touches_no_cuda_and_names_known_flows() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert not done.returncode, done.stderr
+
+
+def test_the_command_line_needs_neither_torch_nor_asv() -> None:
+    code = "import sys, benchmarks.cli; sys.exit(bool({'torch', 'asv'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_other_code_than_the_commit_is_refused(tmp_path: Path) -> None:
