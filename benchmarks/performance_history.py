@@ -304,15 +304,20 @@ def steps(line: Line, thresholds: Thresholds) -> list[Change]:
 
     A time that is back where it was at the commit after that was the machine's doing.
     """
+
+    def compare(old: Point, new: Point) -> list[Change]:
+        return changes({line.series: old}, {line.series: new}, thresholds)
+
     found = []
-    for place, (old, new) in enumerate(itertools.pairwise(line.points)):
-        for change in changes({line.series: old}, {line.series: new}, thresholds):
-            if line.series.is_time and place + 2 < len(line.points):
-                later = {line.series: line.points[place + 2]}
-                lasting = changes({line.series: old}, later, thresholds)
-                if change.worse not in [other.worse for other in lasting]:
-                    continue
-            found.append(change)
+    level = line.points[0]
+    for place, point in enumerate(line.points[1:], start=1):
+        change = compare(level, point)
+        if change and line.series.is_time and place + 1 < len(line.points):
+            after_that = compare(level, line.points[place + 1])
+            if [c.worse for c in change] != [c.worse for c in after_that]:
+                continue
+        found += change
+        level = point
     return found
 
 
@@ -436,7 +441,8 @@ small { color: #666; }
 records in <code>results/asv</code>. Lower is better throughout; each small picture starts at zero
 and has a dot a commit, the oldest on the left; rest on a dot for its value. Red and green: past the
 threshold in <code>asv.conf.json</code> from one measured commit to the next, in the median and in
-the best sample; a time that is back at the commit after that is left out. Times on the CPU are processor times of one thread.</p>
+the best sample, and for times not back again at the commit after that. Times on the CPU are
+processor times of one thread.</p>
 BODY
 </html>
 """
