@@ -185,7 +185,9 @@ def test_regularizers_are_the_integrals_along_the_path() -> None:
         }
         expected = {name: expected[name] + width * found[name] for name in names}
     for name, value in expected.items():
-        torch.testing.assert_close(terms[name].detach(), value, atol=1e-5, rtol=1e-5)
+        # |f| has a kink where a velocity changes its sign, and no quadrature order across it.
+        tolerance = 2e-3 if name == "mean_speed" else 1e-5
+        torch.testing.assert_close(terms[name].detach(), value, atol=tolerance, rtol=tolerance)
     weighted = terms["nll"] + sum(weight * terms[name] for name, weight in names.items())
     torch.testing.assert_close(loss, weighted)
     torch.testing.assert_close(terms["nll"], -flow.log_prob(x, generator=generator(5)).mean())
