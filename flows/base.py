@@ -368,7 +368,7 @@ class Flow(nn.Module, abc.ABC):
         *,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """What training minimises: the mean negative log-density, and penalties if a system has any.
+        """What training minimises: the mean negative log-density, and a system's penalties.
 
         Args:
             x: data, shape ``(n, *event_shape)``.

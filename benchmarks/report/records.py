@@ -7,6 +7,7 @@ are never averaged together; where the settings of one data set differ, its rows
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -78,6 +79,8 @@ MEASURES = (
 _TEXT = ("key", "status", "reason", "flow", "flow_name", "dataset", "dataset_name", "dataset_kind")
 _KINDS = ("toy", "tabular", "image", "gaussian")
 _MACHINE = ("device", "threads", "dtype", "environment.torch", "environment.cpu", "environment.gpu")
+# Part of the setting too: results on data that have drifted are not compared.
+_DATA = "data"
 
 
 @dataclass(frozen=True)
@@ -185,9 +188,14 @@ def _prepare(cells: pd.DataFrame, store_of: dict[str, Store], notes: list[str]) 
         )
     cells.loc[cells["cost_shared"], list(TIMES)] = np.nan
 
+    cells[_DATA] = _data_versions(cells)
     budgets = sorted(name for name in cells.columns if name.startswith("budget."))
     # The commit is none of it: a run that is resumed after a commit goes on with its seeds.
     columns = tuple(name for name in (*budgets, *_MACHINE) if cells[name].notna().any())
+    # Data differ between data sets anyhow; what counts is that they differ within one.
+    if (cells.groupby("dataset")[_DATA].nunique() > 1).any():
+        columns += (_DATA,)
+        notes.append("some data have changed between runs: their results are kept apart")
     words = pd.DataFrame({name: cells[name].map(plain) for name in columns}, index=cells.index)
     per_dataset = words.groupby(cells["dataset"]).nunique()
     differing = tuple(name for name in columns if (per_dataset[name] > 1).any())
@@ -228,6 +236,27 @@ def _prepare(cells: pd.DataFrame, store_of: dict[str, Store], notes: list[str]) 
         store_of=store_of,
         notes=notes,
     )
+
+
+def _data_versions(cells: pd.DataFrame) -> pd.Series[Any]:
+    """Eight digits that stand for the splits' hashes.
+
+    A cell that failed before it had data stands with the others of its data set.
+    """
+    hashes = sorted(name for name in cells.columns if name.startswith("data_hash."))
+    if not hashes:
+        return pd.Series(np.nan, index=cells.index, dtype=object)
+    found: pd.Series[Any] = pd.Series(
+        [
+            hashlib.sha256("".join(values).encode()).hexdigest()[:8]
+            if all(isinstance(value, str) for value in values)
+            else np.nan
+            for values in cells[hashes].itertuples(index=False)
+        ],
+        index=cells.index,
+        dtype=object,
+    )
+    return found.fillna(found.groupby(cells["dataset"]).transform("first"))
 
 
 def _short_labels(cells: pd.DataFrame) -> dict[str, str]:

@@ -155,6 +155,27 @@ def test_budgets_and_devices_are_never_averaged_together(tmp_path: Path) -> None
     assert [name for name, entry in rows.items() if entry.bold] == ["maf · steps 200, device cpu"]
 
 
+def test_results_on_data_that_have_changed_are_kept_apart(tmp_path: Path) -> None:
+    before = scores("maf", 1.0, 1.2)
+    after = scores("maf", 3.0, 3.2, steps=200)
+    for number, record in enumerate((*before, *after)):
+        digest = "ab" if number < 2 else "cd"
+        record.data_hashes = {"train": digest, "validation": digest, "test": digest}
+    stores = [store_of(tmp_path / "a", *before), store_of(tmp_path / "b", *after)]
+    # The same cells, run again on other data: only the keys would tell them apart.
+    for record in after:
+        path = stores[1].path(record.cell)
+        key = record.key[::-1]
+        path.with_name(f"{key}.json").write_text(path.read_text().replace(record.key, key))
+        path.unlink()
+    gathered = gather(stores)
+    (table,) = comparison_tables(gathered)
+    shown = {row[0].text: row[1].text for row in table.sections[0].rows}
+    assert sorted(shown.values()) == ["1.100", "3.100"]
+    assert all(name.startswith("maf · data ") for name in shown)
+    assert any("data have changed" in note for note in gathered.notes)
+
+
 def test_a_budget_that_differs_between_data_sets_alone_needs_no_label(tmp_path: Path) -> None:
     records = [*scores("maf", 1.0), *scores("maf", 2.0, dataset="checkerboard", steps=500)]
     (table,) = comparison_tables(gather([store_of(tmp_path, *records)]))
