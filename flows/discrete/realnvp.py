@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from pydantic import PositiveFloat, PositiveInt
-from torch import nn
+from torch import Tensor, nn
 
 from flows.base import Flow
 from flows.config import FlowConfig, Widths
@@ -15,6 +16,18 @@ from flows.discrete.transforms import ChainFlow, dimension_of
 from flows.networks import MLP, Activation
 
 __all__ = ["RealNVPConfig"]
+
+
+class _SeparateNetworks(nn.Module):
+    """A ReLU network for the shifts and a tanh network for the log-scales."""
+
+    def __init__(self, inputs: int, hidden: Widths, features: int) -> None:
+        super().__init__()
+        self.shift = MLP(inputs, hidden, features, "relu")
+        self.log_scale = MLP(inputs, hidden, features, "tanh")
+
+    def forward(self, seen: Tensor) -> Tensor:
+        return torch.cat((self.shift(seen), self.log_scale(seen)))
 
 
 class RealNVPConfig(FlowConfig):
@@ -30,6 +43,9 @@ class RealNVPConfig(FlowConfig):
         activation: of the conditioners.
         log_scale_bound: largest absolute log-scale of a coupling.
         batch_norm: whether batch normalisation follows each coupling.
+        separate_networks: whether shift and log-scale have a network each, with ReLU for the
+            shift and tanh for the log-scale, as in MAF's experiments; ``activation`` then has no
+            meaning.
 
     Example:
         >>> import torch
@@ -44,9 +60,12 @@ class RealNVPConfig(FlowConfig):
     activation: Activation = "relu"
     log_scale_bound: PositiveFloat = 5.0
     batch_norm: bool = False
+    separate_networks: bool = False
 
     def build(self, event_shape: Sequence[int], context_features: int = 0) -> Flow:
         def network(inputs: int, outputs: int) -> nn.Module:
+            if self.separate_networks:
+                return _SeparateNetworks(inputs, self.hidden, outputs // 2)
             return MLP(inputs, self.hidden, outputs, self.activation)
 
         couplings = Couplings(

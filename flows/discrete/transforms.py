@@ -313,10 +313,14 @@ class LULinear(Transform):
         upper = self.upper.triu(1) + torch.diag(self.sign * self.log_diagonal.exp())
         return lower, upper
 
-    def forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    def weight_and_log_abs_det(self) -> tuple[Tensor, Tensor]:
+        """W, shape ``(D, D)``, and ``log |det W|``."""
         lower, upper = self._factors()
-        weight = (lower @ upper)[self.order]
-        return weight @ x, self.log_diagonal.sum()
+        return (lower @ upper)[self.order], self.log_diagonal.sum()
+
+    def forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        weight, log_abs_det = self.weight_and_log_abs_det()
+        return weight @ x, log_abs_det
 
     def inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         lower, upper = self._factors()

@@ -22,6 +22,7 @@ import flows
 from flows import Flow, InputError, Meter, NotInvertible
 from flows.base import draw_normal
 from flows.catalog import ENTRIES
+from flows.config import FlowConfig
 
 # Smaller values for options that exist under these names and have the same type. Of widths
 # there stay as many as there are.
@@ -31,12 +32,16 @@ SMALLER: dict[str, Any] = {
     "steps": 3,
     "blocks": 1,
     "rank": 3,
+    "channels": 8,
+    "levels": 2,
     "atol": 1e-8,
     "rtol": 1e-8,
 }
 VECTORS = [(2,), (5,)]
-IMAGES = [(1, 8, 8), (3, 8, 8)]
-OWN = [name for name in ENTRIES if "/" not in name]
+IMAGES = [(1, 4, 4), (1, 8, 8), (3, 8, 8)]
+SOME = [(5,), (1, 4, 4), (3, 8, 8)]
+# Scalars in an event whose Jacobian an adaptive solver can be asked for.
+FEW = 16
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -50,9 +55,21 @@ def smaller(name: str) -> dict[str, Any]:
         for option, value in SMALLER.items()
         if type(getattr(config, option, None)) is type(value)
     }
+    # The battery has images of 8 x 8 and vectors; dropout is random and tested elsewhere.
+    if hasattr(config, "dropout"):
+        options["dropout"] = 0.0
     if isinstance(widths := getattr(config, "hidden", None), tuple):
         options["hidden"] = (WIDTH,) * len(widths)
     return options
+
+
+def own_systems() -> list[str]:
+    """Our entries; of those that differ in nothing but the size of their networks, the first."""
+    found: dict[FlowConfig, str] = {}
+    for name in ENTRIES:
+        if "/" not in name:
+            found.setdefault(flows.configure(name, smaller(name)), name)
+    return list(found.values())
 
 
 def fresh(name: str, event_shape: tuple[int, ...], context_features: int = 0) -> Flow:
@@ -62,6 +79,8 @@ def fresh(name: str, event_shape: tuple[int, ...], context_features: int = 0) ->
         flow = flows.build(name, event_shape, context_features, **smaller(name))
     except InputError as refusal:
         pytest.skip(str(refusal))
+    if integrates(flow) and flow.event_shape.numel() > FEW:
+        pytest.skip("the exact trace of so many scalars takes an adaptive solver too long")
     return flow.eval()
 
 
@@ -73,8 +92,13 @@ def stirred(
     noise = generator(1)
     with torch.no_grad():
         for parameter in flow.parameters():
-            size = scale / math.sqrt(parameter.shape[-1] if parameter.ndim else 1)
-            parameter += size * draw_normal(parameter.shape, like=parameter, generator=noise)
+            # Of a matrix or kernel, by how many numbers go into one.
+            inputs = parameter[0].numel() if parameter.ndim > 1 else parameter.numel()
+            parameter += (
+                scale
+                / math.sqrt(inputs)
+                * draw_normal(parameter.shape, like=parameter, generator=noise)
+            )
     return flow.double()
 
 
@@ -105,7 +129,7 @@ def needs_samples(flow: Flow) -> None:
         pytest.skip("sampling is NotInvertible")
 
 
-every = pytest.mark.parametrize("name", OWN)
+every = pytest.mark.parametrize("name", own_systems())
 event_shapes = pytest.mark.parametrize("event_shape", [*VECTORS, *IMAGES], ids=str)
 contexts = pytest.mark.parametrize("context_features", [0, 3])
 
@@ -138,14 +162,18 @@ def test_traits_say_whether_it_trains_on_data(name: str) -> None:
 def test_round_trip(
     name: str, event_shape: tuple[int, ...], context_features: int, dtype: torch.dtype
 ) -> None:
-    flow = stirred(name, event_shape, context_features).to(dtype)
+    # In float32 closer to fresh: triangular factors of many features are soon ill-conditioned.
+    scale = 0.1 if dtype == torch.float32 else 0.3
+    flow = stirred(name, event_shape, context_features, scale).to(dtype)
     needs_density(flow)
     needs_samples(flow)
     x, context = inputs(flow, 7)
     with torch.no_grad():
         z, forth = flow.encode(x, context, exact=True)
         back, there = flow.decode(z, context, exact=True)
-    allowed = tolerance(flow) if dtype == torch.float64 else max(tolerance(flow), 2e-4)
+    allowed = tolerance(flow)
+    if dtype == torch.float32:
+        allowed = 2e-3 if integrates(flow) else 2e-4
     assert z.shape == x.shape
     assert z.dtype == forth.dtype == dtype
     assert forth.shape == (7,)
@@ -161,8 +189,6 @@ def test_log_determinant_is_autograds(
 ) -> None:
     flow = stirred(name, event_shape, context_features)
     size = flow.event_shape.numel()
-    if integrates(flow) and size > 16:
-        pytest.skip("a Jacobian of that size takes an adaptive solver too long")
     x, context = inputs(flow, 1 if integrates(flow) else 3)
     for direction, passes in (
         (flow.encode, flow.traits.density_passes),
@@ -260,10 +286,12 @@ def test_sample_decodes_latents_of_the_base(name: str, context_features: int) ->
 
 
 @every
-@pytest.mark.parametrize("dimension", [2, 6, 43, 63, 784])
+@pytest.mark.parametrize("dimension", [2, 6, 43, 63, pytest.param(784, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("training", [True, False])
 def test_fresh_flow_is_sane(name: str, dimension: int, training: bool) -> None:
     """With the catalog's own options: the sizes that users meet."""
+    if dimension > 100 and getattr(flows.configure(name), "trace", None) == "exact":
+        pytest.skip("the exact trace of so many scalars takes an adaptive solver too long")
     torch.manual_seed(0)
     try:
         flow = flows.build(name, (dimension,))
@@ -325,7 +353,7 @@ def output(flow: Flow) -> Tensor:
 
 
 @every
-@pytest.mark.parametrize("event_shape", [(5,), (3, 8, 8)], ids=str)
+@pytest.mark.parametrize("event_shape", SOME, ids=str)
 def test_state_dict_restores_a_flow(name: str, event_shape: tuple[int, ...]) -> None:
     flow = stirred(name, event_shape)
     torch.manual_seed(99)
@@ -336,7 +364,7 @@ def test_state_dict_restores_a_flow(name: str, event_shape: tuple[int, ...]) -> 
 
 
 @every
-@pytest.mark.parametrize("event_shape", [(5,), (3, 8, 8)], ids=str)
+@pytest.mark.parametrize("event_shape", SOME, ids=str)
 def test_copies_are_equal_and_independent(name: str, event_shape: tuple[int, ...]) -> None:
     flow = stirred(name, event_shape)
     expected = output(flow)
@@ -356,7 +384,7 @@ def test_copies_are_equal_and_independent(name: str, event_shape: tuple[int, ...
 
 
 @every
-@pytest.mark.parametrize("event_shape", [(5,), (3, 8, 8)], ids=str)
+@pytest.mark.parametrize("event_shape", SOME, ids=str)
 def test_functional_call(name: str, event_shape: tuple[int, ...]) -> None:
     """Parameters handed in are the ones that count."""
     flow = stirred(name, event_shape)
@@ -371,7 +399,7 @@ def test_functional_call(name: str, event_shape: tuple[int, ...]) -> None:
 
 
 @every
-@pytest.mark.parametrize("event_shape", [(5,), (3, 8, 8)], ids=str)
+@pytest.mark.parametrize("event_shape", SOME, ids=str)
 @contexts
 def test_gradients_reach_every_parameter(
     name: str, event_shape: tuple[int, ...], context_features: int
@@ -404,7 +432,7 @@ def test_gradients_reach_every_parameter_through_samples(name: str) -> None:
 
 
 @every
-@pytest.mark.parametrize("event_shape", [(5,), (3, 8, 8)], ids=str)
+@pytest.mark.parametrize("event_shape", SOME, ids=str)
 @contexts
 def test_no_tensor_is_left_behind(
     name: str, event_shape: tuple[int, ...], context_features: int
@@ -428,7 +456,7 @@ def test_no_tensor_is_left_behind(
 
 @every
 def test_conversion_leaves_no_other_float(name: str) -> None:
-    for event_shape in [(5,), (3, 8, 8)]:
+    for event_shape in SOME:
         try:
             flow = flows.build(name, event_shape, **smaller(name)).double()
         except InputError:
@@ -438,7 +466,7 @@ def test_conversion_leaves_no_other_float(name: str) -> None:
 
 
 @every
-@pytest.mark.parametrize("event_shape", [(5,), (3, 8, 8)], ids=str)
+@pytest.mark.parametrize("event_shape", SOME, ids=str)
 def test_evaluation_changes_no_state(name: str, event_shape: tuple[int, ...]) -> None:
     flow = stirred(name, event_shape)
     before = copy.deepcopy(flow.state_dict())
@@ -522,7 +550,7 @@ def test_missing_context_is_answered(name: str) -> None:
 
 
 @every
-@pytest.mark.parametrize("event_shape", [(5,), (3, 8, 8)], ids=str)
+@pytest.mark.parametrize("event_shape", SOME, ids=str)
 def test_context_changes_every_number(name: str, event_shape: tuple[int, ...]) -> None:
     """A conditional flow can move each number of an event with its context."""
     flow = stirred(name, event_shape, 3, scale=1.0)
