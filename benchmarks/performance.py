@@ -355,8 +355,8 @@ def check() -> int:
     untracked = _untracked(project)
     if untracked:
         click.echo(
-            f"not tracked: {', '.join(untracked)}; FAMILIES in benchmarks/perf/families.py says "
-            "which flows are"
+            f"not tracked: {', '.join(untracked)}; FAMILIES in benchmarks/perf/families.py and "
+            "images.py says which flows are"
         )
     click.echo("the suite is in order")
     return 0
@@ -366,7 +366,8 @@ def _untracked(project: Project) -> list[str]:
     """Systems of the catalog, other libraries' apart, of which the suite measures no entry."""
     import flows
 
-    suite = (project.root / "benchmarks/perf/families.py").read_text(encoding="utf-8")
+    files = [project.root / "benchmarks/perf" / name for name in ("families.py", "images.py")]
+    suite = "".join(file.read_text(encoding="utf-8") for file in files)
     own = [entry for entry in flows.ENTRIES.values() if "/" not in entry.name]
     tracked = {entry.where for entry in own if f'"{entry.name}"' in suite}
     return [entry.name for entry in own if entry.where not in tracked]

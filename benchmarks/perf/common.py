@@ -62,8 +62,14 @@ def require_device(name: str) -> torch.device:
 
 
 @functools.lru_cache
-def build(name: str, dimension: int, device: str, **options: Any) -> Flow:
+def build(name: str, event_shape: int | tuple[int, ...], device: str, **options: Any) -> Flow:
     """A flow with the same weights in each process, initialised, in training mode.
+
+    Args:
+        name: in the catalog.
+        event_shape: of one datum; a number for vectors of that dimension.
+        device: where it is to lie.
+        **options: of the flow.
 
     Raises:
         NotImplementedError: if the commit has no such flow, or the device is not here.
@@ -74,9 +80,10 @@ def build(name: str, dimension: int, device: str, **options: Any) -> Flow:
     except flows.UnknownFlow as error:
         raise NotImplementedError(f"this commit has no flow {name!r}") from error
     torch.manual_seed(0)
-    flow = flows.build(name, (dimension,), **options)
-    flow.initialize(points(1024, dimension, "cpu"))
-    if flow.traits.density_passes == "solver":
+    shape = (event_shape,) if isinstance(event_shape, int) else event_shape
+    flow = flows.build(name, shape, **options)
+    flow.initialize(points(1024 if len(shape) == 1 else 16, event_shape, "cpu"))
+    if flow.traits.density_passes == "solver" and len(shape) == 1:
         # Fresh dynamics are so tame that every solver takes two steps. These take about five.
         with torch.no_grad():
             for parameter in flow.parameters():
@@ -85,10 +92,11 @@ def build(name: str, dimension: int, device: str, **options: Any) -> Flow:
 
 
 @functools.lru_cache
-def points(rows: int, dimension: int, device: str) -> torch.Tensor:
-    """The same data in each process, shape ``(rows, dimension)``."""
+def points(rows: int, event_shape: int | tuple[int, ...], device: str) -> torch.Tensor:
+    """The same data in each process, shape ``(rows, *event_shape)``."""
+    shape = (event_shape,) if isinstance(event_shape, int) else event_shape
     generator = torch.Generator().manual_seed(1)
-    return torch.randn(rows, dimension, generator=generator).to(device)
+    return torch.randn(rows, *shape, generator=generator).to(device)
 
 
 @functools.lru_cache

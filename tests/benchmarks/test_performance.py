@@ -132,8 +132,8 @@ def test_importing_the_suite_touches_no_cuda_and_names_known_flows() -> None:
         "def touched(*_): raise AssertionError('CUDA was asked for')\n"
         "torch.cuda.is_available = torch.cuda._lazy_init = touched\n"
         "import flows\n"
-        "from benchmarks.perf import common, continuous, families, harness, training\n"
-        "assert set(families.FAMILIES) <= set(flows.ENTRIES), families.FAMILIES\n"
+        "from benchmarks.perf import common, continuous, families, harness, images, training\n"
+        "assert {*families.FAMILIES, *images.FAMILIES} <= set(flows.ENTRIES)\n"
         "assert torch.get_num_threads() == 1\n"
     )
     done = subprocess.run(
