@@ -17,13 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from flows.continuous.dynamics import DenseDynamics
+from flows.continuous.dynamics import DenseDynamics, TimeAffine
 
 __all__ = ["DenseEvaluator"]
 
@@ -176,7 +176,7 @@ class DenseEvaluator:
     """
 
     # Gradients by weights at single times wait until they take this many numbers.
-    WAITING = 1 << 21
+    WAITING = 1 << 17
 
     def __init__(
         self,
@@ -196,6 +196,7 @@ class DenseEvaluator:
         self.weight = weight
         self.rule = _RULES[block.activation]
         self.depth = len(block.stack)
+        self.width = sum(cast(TimeAffine, layer).outputs for layer in block.stack)
         self.dimension = block.dimension
         first = block.narrow_depth if narrow else 0
         self.tangent_order = [*range(first, self.depth), *range(first)]
@@ -218,6 +219,9 @@ class DenseEvaluator:
         renamed = {f"block.{name}": tensor for name, tensor in self.named.items()}
         made: list[Tensor] = functional_call(module, renamed, (times,))
         return made
+
+    def room(self, z: Tensor) -> int:
+        return 4 * len(z) * self.width
 
     def moments(self, times: Sequence[float], like: Tensor) -> list[_Moment]:
         moved = torch.tensor(times, dtype=like.dtype).to(like.device, non_blocking=True)

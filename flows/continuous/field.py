@@ -169,6 +169,10 @@ class AutogradEvaluator:
         self.tensors: Sequence[Tensor] = field.tensors
         self.totals: list[Tensor | None] = [None] * len(self.tensors)
 
+    def room(self, z: Tensor) -> int:
+        # A guess at what the graph of an unknown network takes: some ten layers of some width.
+        return 64 * z.numel()
+
     def moments(self, times: Sequence[float], like: Tensor) -> Sequence[Tensor]:
         return torch.tensor(times, dtype=like.dtype).to(like.device, non_blocking=True).unbind()
 

@@ -7,7 +7,7 @@ trace, regularisers), which do not act back on ``z``. What differs from a genera
   steps are evaluated once more, from the last to the first, each with its own graph
   (checkpointing; Gholami et al. 2019, ANODE, arXiv:1902.10298), at as many evaluations as the step
   had and with no second adaptive problem to solve. Memory grows with the number of steps by their
-  starting points alone.
+  starting points, and up to the size of one evaluation's graph by the velocities of its stages.
 * The last step lands on the end. Where the rest of the way takes two steps, they are equal.
 * A stage whose integrand has no weight in the solution or in the error estimate (the second of
   Dormand and Prince's) is evaluated without its trace.
@@ -119,6 +119,9 @@ class Evaluator(Protocol):
     integrals: int
     controlled: int
 
+    def room(self, z: Tensor) -> int:
+        """How many numbers may be kept to spare memory later: about what an evaluation takes."""
+
     def moments(self, times: Sequence[float], like: Tensor) -> Sequence[Any]:
         """What depends on time alone, for each of the times."""
 
@@ -150,10 +153,23 @@ class Path:
     """What a forward solve leaves for its gradient.
 
     Attributes:
-        steps: time, size and starting point of each accepted step.
+        steps: of each accepted step the time, the size, the starting point, and the velocities at
+            its stages, or None.
+        room: how many numbers may yet be spent on velocities.
     """
 
-    steps: list[tuple[float, float, Tensor]] = field(default_factory=list)
+    room: int
+    steps: list[tuple[float, float, Tensor, Tensor | None]] = field(default_factory=list)
+
+    def accept(self, march: _March, t: float, dt: float) -> None:
+        """Note the step that the march has just made from its present state."""
+        size = march.z_size
+        used = _used_stages(march.solver)
+        velocities = None
+        if self.room >= used * size:
+            self.room -= used * size
+            velocities = march.rate[:used, :size].clone()
+        self.steps.append((t, dt, march.y[:size], velocities))
 
 
 @cache
@@ -169,6 +185,13 @@ def _weights(name: str, dtype: torch.dtype, device: torch.device) -> tuple[Tenso
         solution.to(device, dtype),
         error.to(device, dtype),
     )
+
+
+@cache
+def _used_stages(name: str) -> int:
+    """How many stages the solution depends on: all but an adaptive method's last."""
+    tableau = TABLEAUS[name]
+    return len(tableau.times) - (tableau.error is not None)
 
 
 @cache
@@ -352,7 +375,7 @@ def _solve_adaptively(
             continue
         before = max(ratio, 1e-4)
         if path is not None:
-            path.steps.append((t, dt, march.y[: march.z_size]))
+            path.accept(march, t, dt)
         march.y = y1
         if step == rest:
             return
@@ -369,7 +392,7 @@ def _solve_with_steps(
         y1 = march.step(t, dt, first=0)
         step_taken(True, march.part)
         if path is not None:
-            path.steps.append((t, dt, march.y[: march.z_size]))
+            path.accept(march, t, dt)
         march.y = y1
     if not torch.isfinite(march.y).all():
         raise StepUnderflow.at(march.solver, "the state is not finite")
@@ -381,6 +404,7 @@ def _pull_step(
     moments: Sequence[Any],
     dt: float,
     z: Tensor,
+    velocities: Tensor | None,
     shape: torch.Size,
     z_bar: Tensor,
     q_bar: Tensor | None,
@@ -388,24 +412,30 @@ def _pull_step(
 ) -> Tensor:
     """Gradient of one step: from that by its solution to that by its starting point."""
     tableau = TABLEAUS[solver]
-    used = len(tableau.times) - (tableau.error is not None)
+    used = _used_stages(solver)
     stages, solution, _ = _weights(solver, z.dtype, z.device)
     weights = stages * dt
-    rate = z.new_empty(used, z.numel())
-    records = []
-    for stage in range(used):
+
+    def record(stage: int) -> Any:
         point = z
         if stage:
             point = torch.addmv(z, rate[:stage].t(), weights[stage, :stage])
         tick(part=part)
-        records.append(
-            evaluator.recorded(
-                moments[stage],
-                point.view(shape),
-                rate[stage].view(shape),
-                with_integrals=q_bar is not None and tableau.solution[stage] != 0,
-            )
+        return evaluator.recorded(
+            moments[stage],
+            point.view(shape),
+            rate[stage].view(shape),
+            with_integrals=q_bar is not None and tableau.solution[stage] != 0,
         )
+
+    # With the velocities at hand a stage is evaluated when its turn comes, and one at a time is in
+    # memory; without them all are, from the first to the last, before the first turn.
+    records: list[Any] = []
+    if velocities is None:
+        rate = z.new_empty(used, z.numel())
+        records = [record(stage) for stage in range(used)]
+    else:
+        rate = velocities
     bars = z.new_empty(used, z.numel())
     scaled = solution * dt
     for stage in reversed(range(used)):
@@ -414,7 +444,7 @@ def _pull_step(
             f_bar.addmv_(bars[stage + 1 :].t(), weights[stage + 1 : used, stage])
         weight = tableau.solution[stage]
         bars[stage] = evaluator.pull(
-            records.pop(),
+            records.pop() if records else record(stage),
             f_bar.view(shape),
             q_bar * (weight * dt) if q_bar is not None and weight != 0 else None,
         ).reshape(-1)
@@ -465,12 +495,22 @@ class _Solve(torch.autograd.Function):
             _flow_of_time(evaluator, settings.end, final, z_bar, q) if ctx.times_wanted[1] else None
         )
         bar = z_bar.reshape(-1).clone()
-        tableau = TABLEAUS[settings.solver]
-        used = len(tableau.times) - (tableau.error is not None)
-        for t, dt, point in reversed(path.steps):
-            moments = evaluator.moments([t + c * dt for c in tableau.times[:used]], point)
+        used = _used_stages(settings.solver)
+        for t, dt, point, velocities in reversed(path.steps):
+            moments = evaluator.moments(
+                [t + c * dt for c in TABLEAUS[settings.solver].times[:used]], point
+            )
             bar = _pull_step(
-                evaluator, settings.solver, moments, dt, point, z.shape, bar, q, settings.part
+                evaluator,
+                settings.solver,
+                moments,
+                dt,
+                point,
+                velocities,
+                z.shape,
+                bar,
+                q,
+                settings.part,
             )
         bar = bar.view(z.shape)
         at_start = None
@@ -563,7 +603,7 @@ def integrate(
         part,
         guess if wanted else None,
     )
-    path = Path() if wanted else None
+    path = Path(evaluator.room(z)) if wanted else None
     result: tuple[Tensor, Tensor] = _Solve.apply(
         evaluator, settings, path, z, *moving, *evaluator.tensors
     )
