@@ -176,7 +176,7 @@ class DenseEvaluator:
     """
 
     # Gradients by weights at single times wait until they take this many numbers.
-    WAITING = 1 << 17
+    WAITING = 1 << 15
 
     def __init__(
         self,
@@ -221,7 +221,7 @@ class DenseEvaluator:
         return made
 
     def room(self, z: Tensor) -> int:
-        return 4 * len(z) * self.width
+        return len(z) * self.width
 
     def moments(self, times: Sequence[float], like: Tensor) -> list[_Moment]:
         moved = torch.tensor(times, dtype=like.dtype).to(like.device, non_blocking=True)
