@@ -569,7 +569,7 @@ def continuous(
         click.echo(f"{len(suspects)} times look different: measured once more by themselves")
         again = {
             (change.series, change.worse): change
-            for change in measure("again", [change.series.pattern for change in suspects], 4)
+            for change in measure("again", [c.series.pattern for c in suspects], (rounds or 3) + 1)
         }
         kept = [again[c.series, c.worse] for c in suspects if (c.series, c.worse) in again]
         found = [change for change in found if change not in suspects] + kept

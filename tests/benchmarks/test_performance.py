@@ -396,6 +396,8 @@ def test_regressions_are_found_on_real_commits_and_shown(repository: Repository)
         )
         for word in ("--bench", pattern)
     ]
+    # Once each; a time that looks different is measured again anyway.
+    bench += ["--rounds", "1"]
     base = repository.git("rev-parse", "HEAD")
     same = repository.commit("Nothing changes")
     code, output = repository.perf("continuous", base, same, "--save", *bench)
@@ -410,7 +412,10 @@ def test_regressions_are_found_on_real_commits_and_shown(repository: Repository)
     code, output = repository.perf("continuous", same, "--save", *bench)
     assert code == 1, output
     assert "3 regressions past the thresholds" in output
-    assert re.search(r"track_nfe \(flow = ffjord, .*\): .* 2 times as much", output)
+    # The second solve has other noise, and so not quite the same number of steps.
+    work = re.search(r"track_nfe \(flow = ffjord, .*, ([\d.]+) times as much", output)
+    assert work is not None, output
+    assert 1.6 < float(work[1]) < 2.4
     assert re.search(r"track_peak_memory \(flow = realnvp, .*MB -> .*MB", output)
     assert re.search(r"time_log_prob \(flow = ffjord, .*ms -> .*ms", output)
     assert "Network evaluations (NFE); a training step's are those of both passes" in output
