@@ -360,7 +360,8 @@ def _machine(
         body.append(f'<ul class="{kind}">')
         body += [
             f"<li>{escape(change.sentence())}<br>"
-            f"<small>at {escape(subjects[change.after.commit])}</small></li>"
+            f"<small>between {escape(subjects[change.before.commit])} and "
+            f"{escape(subjects[change.after.commit])}</small></li>"
             for change in listed
         ]
         body.append("</ul>")
