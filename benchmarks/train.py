@@ -242,7 +242,8 @@ def train(
         Diverged: if too many steps had to be skipped, or no validation was finite.
     """
     generator = torch.Generator(flow.device).manual_seed(named_seed("training", seed))
-    batches = iter(Batches(dataset, budget.batch_size, flow.device, flow.dtype, generator))
+    batches = Batches(dataset, budget.batch_size, flow.device, flow.dtype, generator)
+    stream = iter(batches)
     trainer = Trainer(flow, budget, generator)
     best_state, best_step = copy.deepcopy(flow.state_dict()), 0
     # An untrained flow is a contestant too: its speed can be compared before it has learned.
@@ -263,7 +264,7 @@ def train(
                 so_far = seconds + time.perf_counter() - start
                 used = _used(budget, step, so_far, work + meter.forward + meter.backward)
                 trainer.set_learning_rate(_learning_rate(budget, step, used))
-                x, log_abs_det = next(batches)
+                x, log_abs_det = next(stream)
                 try:
                     loss = trainer.step(x)
                 except FlowError as error:
@@ -284,6 +285,7 @@ def train(
         work += meter.forward + meter.backward
         steps = step - first_step
         skipped = int(trainer.skipped) + refused
+        _refresh(flow, batches)
         validation = _validate(flow, dataset, budget)
         good = max(1, steps - (skipped - skipped_before))
         row = CurveRow(
@@ -318,6 +320,14 @@ def train(
         skipped_steps=skipped,
         stopped_by=reason,
     )
+
+
+def _refresh(flow: Flow, batches: Batches) -> None:
+    """Give batch norm the statistics of the whole training set, as MAF's paper evaluates it."""
+    if flow.keeps_statistics:
+        noise = torch.Generator(flow.device).manual_seed(named_seed("statistics"))
+        x, _ = batches.preprocessing.forward(batches.rows, noise)
+        flow.refresh_statistics(x.to(flow.dtype))
 
 
 def _validate(flow: Flow, dataset: Dataset, budget: Budget) -> float:

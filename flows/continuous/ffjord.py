@@ -217,6 +217,18 @@ class FFJORD(VectorFlow):
             self._norms[index + 1].initialize(z)
             z = self._normalised(index + 1, z)
 
+    def loss(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The loss of :meth:`training_loss`, where there are regularisers to weigh in."""
+        if not self.config.regularizers:
+            return super().loss(x, context, generator=generator)
+        return self.training_loss(x, context, generator=generator)[0]
+
     def training_loss(
         self,
         x: Tensor,

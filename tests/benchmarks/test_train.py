@@ -162,6 +162,31 @@ def test_refused_solves_are_skipped_counted_and_past_a_bound_diverged(
         train(Scale((4,), fail_from=20), gaussian, budget(), seed=0, on_row=lambda row: None)
 
 
+def test_batch_norm_is_evaluated_with_the_statistics_of_the_training_set() -> None:
+    """MAF, arXiv:1705.07057, appendix B: no other statistics may be left at the end."""
+    data = datasets.load("gaussian", dimension=4, rows=4000)
+    flow = flows.build("maf", (4,), layers=2, hidden=(8,), batch_norm=True)
+    assert flow.keeps_statistics
+    train(flow, data, budget(learning_rate=1e-2), seed=0, on_row=lambda row: None)
+    kept = {name: value.clone() for name, value in flow.named_buffers()}
+    flow.refresh_statistics(torch.as_tensor(data.train))
+    for name, value in flow.named_buffers():
+        torch.testing.assert_close(value, kept[name], rtol=1e-4, atol=1e-5)
+
+
+def test_regularisers_take_part_in_training() -> None:
+    torch.manual_seed(0)
+    plain = flows.build("ffjord", (3,), hidden=(8,))
+    held = flows.build("ffjord", (3,), hidden=(8,), kinetic_energy=10.0)
+    held.load_state_dict(plain.state_dict())
+    x = torch.randn(16, 3)
+    losses = [
+        float(flow.loss(x, generator=torch.Generator().manual_seed(0)).detach())
+        for flow in (plain, held)
+    ]
+    assert losses[1] > losses[0]
+
+
 def test_an_epoch_is_a_permutation(gaussian: datasets.Dataset) -> None:
     generator = torch.Generator().manual_seed(0)
     batches = iter(Batches(gaussian, 1000, torch.device("cpu"), torch.float32, generator))
