@@ -228,7 +228,9 @@ def test_missing_data_are_named_before_anything_runs(
 
 
 def test_data_commands(capsys: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # Neither the files nor the prepared splits of whoever runs the tests are to be found.
     monkeypatch.setenv("FFJORD_BENCH_DATA", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     code, out, _ = call("data", "list", capsys=capsys)
     assert code == 0
     assert {"moons", "power", "gas"} <= {line.split()[0] for line in out.splitlines()}
