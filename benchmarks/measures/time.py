@@ -33,7 +33,7 @@ COLUMNS = {
 
 # Repeats until both are reached, and no more than MOST_REPEATS.
 LEAST_REPEATS = 5
-LEAST_SECONDS = 0.3
+LEAST_SECONDS = 0.15
 MOST_REPEATS = 50
 
 
