@@ -18,12 +18,20 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from benchmarks import cell as cell_module
+from benchmarks import measures
 from benchmarks.cell import Stage, Task
 from benchmarks.matrix import Cell
 from benchmarks.store import Foreign, Record, Store
 
 __all__ = ["Outcome", "run_cells"]
 
+# What every cell needs and takes its time to import. torch's optimisers import its compiler's
+# front end at their first step.
+PRELOAD = [
+    "benchmarks.cell",
+    "torch._dynamo",
+    *(f"benchmarks.measures.{name}" for name in measures.FAMILIES),
+]
 # Between a polite end and a forced one, seconds.
 GRACE_SECONDS = 5.0
 
@@ -69,7 +77,7 @@ def run_cells(
     """
     store = Store(directory)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.cell"])
+    context.set_forkserver_preload(PRELOAD)
     waiting: dict[Stage, deque[Cell]] = {"quality": deque(), "cost": deque()}
     for cell in cells:
         waiting[cell_module.pending_stage(store, cell)].append(cell)
