@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from flows.base import InputError, Traits, VectorFlow
 from flows.config import Widths
+from flows.continuous.base import ContinuousFlow, Passage
 from flows.continuous.dynamics import Activation, DenseDynamics, LayerKind
 from flows.continuous.errors import CostWarning
 from flows.continuous.moving_norm import MovingBatchNorm
@@ -62,7 +63,7 @@ class FFJORDConfig(ContinuousConfig):
         return FFJORD(event_shape, context_features, self)
 
 
-class FFJORD(VectorFlow):
+class FFJORD(ContinuousFlow, VectorFlow):
     """A chain of continuous transforms over vectors.
 
     Args:
@@ -137,6 +138,13 @@ class FFJORD(VectorFlow):
     def _norms(self) -> list[MovingBatchNorm]:
         return cast(list[MovingBatchNorm], list(self.norms))
 
+    @property
+    def _first(self) -> ContinuousTransform:
+        return self._transforms[0]
+
+    def _state(self, x: Tensor) -> Tensor:
+        return x.flatten(1)
+
     def _encode_vector(
         self,
         x: Tensor,
@@ -145,33 +153,20 @@ class FFJORD(VectorFlow):
         exact: bool,
         generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor]:
-        z, change, _ = self._forward(x, context, exact, generator, regularize=False)
-        return z, change
+        passage = Passage(x, context, exact=exact, generator=generator, regularize=False)
+        return self._travel(x, passage), passage.change
 
-    def _forward(
-        self,
-        z: Tensor,
-        context: Tensor | None,
-        exact: bool,
-        generator: torch.Generator | None,
-        *,
-        regularize: bool,
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        change = z.new_zeros(len(z))
-        paid: dict[str, Tensor] = {}
+    def _travel(self, x: Tensor, passage: Passage) -> Tensor:
+        z = self._state(x)
         if self._norms:
             z, change = self._norms[0].encode(z)
+            passage.change = passage.change + change
         for index, block in enumerate(self._transforms):
-            z, more, prices = block(
-                z, context, exact=exact, generator=generator, regularize=regularize
-            )
-            change = change + more
-            for name, price in prices.items():
-                paid[name] = paid[name] + price if name in paid else price
+            z = passage.through(block, z)
             if self._norms:
-                z, more = self._norms[index + 1].encode(z)
-                change = change + more
-        return z, change, paid
+                z, change = self._norms[index + 1].encode(z)
+                passage.change = passage.change + change
+        return z.reshape(x.shape)
 
     def _decode_vector(
         self,
@@ -216,78 +211,6 @@ class FFJORD(VectorFlow):
             z = block.without_trace(z, context)
             self._norms[index + 1].initialize(z)
             z = self._normalised(index + 1, z)
-
-    def loss(
-        self,
-        x: Tensor,
-        context: Tensor | None = None,
-        *,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """The loss of :meth:`training_loss`, where there are regularisers to weigh in."""
-        if not self.config.regularizers:
-            return super().loss(x, context, generator=generator)
-        return self.training_loss(x, context, generator=generator)[0]
-
-    def training_loss(
-        self,
-        x: Tensor,
-        context: Tensor | None = None,
-        *,
-        generator: torch.Generator | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """What training minimises: the negative log-likelihood with the weighted regularisers.
-
-        Args:
-            x: data, shape ``(n, *event_shape)``.
-            context: shape ``(n, context_features)``, or None.
-            generator: source of the estimator's noise.
-
-        Returns:
-            The loss, nats a sample, shape ``()``, and each term's mean before weighting:
-            ``"nll"`` and the regularisers by name.
-
-        Raises:
-            InputError: if a tensor has the wrong shape, dtype or device.
-            SolverError: if the problem cannot be solved.
-        """
-        self._check(x, context, "x")
-        z, change, paid = self._forward(x.flatten(1), context, False, generator, regularize=True)
-        nll = -(self.base.log_prob(z.reshape(x.shape), context) + change).mean()
-        terms = {"nll": nll, **{name: price.mean() for name, price in paid.items()}}
-        weights = self.config.regularizers
-        loss = nll + sum((weights[name] * terms[name] for name in paid), start=nll.new_zeros(()))
-        return loss, terms
-
-    def trace_estimates(
-        self,
-        x: Tensor,
-        context: Tensor | None = None,
-        *,
-        draws: int,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Independent estimates of the trace of the first block's Jacobian at time 0.
-
-        Args:
-            x: data, shape ``(n, *event_shape)``.
-            context: shape ``(n, context_features)``, or None.
-            draws: how many independent draws of the noise.
-            generator: source of the noise.
-
-        Returns:
-            Estimates, in nats per unit of the flow's time, shape ``(draws, n)``.
-
-        Raises:
-            InputError: if a tensor has the wrong shape, dtype or device, or ``draws`` is below 1.
-            NotImplementedError: if the flow was built with the exact trace.
-        """
-        if self.config.trace == "exact":
-            return super().trace_estimates(x, context, draws=draws, generator=generator)
-        self._check(x, context, "x")
-        if draws < 1:
-            raise InputError(f"draws must be at least 1, got {draws}")
-        return self._transforms[0].trace_estimates(x.flatten(1), context, draws, generator)
 
     def _normalised(self, index: int, z: Tensor) -> Tensor:
         norm = self._norms[index]

@@ -18,8 +18,9 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flows.base import Flow, InputError, Traits
+from flows.base import InputError, Traits
 from flows.config import Widths
+from flows.continuous.base import ContinuousFlow, Passage
 from flows.continuous.dynamics import ACTIVATIONS, Activation
 from flows.continuous.options import ContinuousConfig
 from flows.continuous.transform import ContinuousTransform
@@ -150,7 +151,7 @@ class ImageFFJORDConfig(ContinuousConfig):
 _Follow = Callable[[ContinuousTransform, Tensor], Tensor]
 
 
-class ImageFFJORD(Flow):
+class ImageFFJORD(ContinuousFlow):
     """Continuous transforms with convolutional dynamics over images.
 
     Args:
@@ -225,6 +226,10 @@ class ImageFFJORD(Flow):
     def _groups(self) -> list[list[ContinuousTransform]]:
         return [list(cast(Sequence[ContinuousTransform], group)) for group in self.groups]
 
+    @property
+    def _first(self) -> ContinuousTransform:
+        return self._groups[0][0]
+
     def _encode(
         self,
         x: Tensor,
@@ -233,21 +238,22 @@ class ImageFFJORD(Flow):
         exact: bool,
         generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor]:
-        change = x.new_zeros(len(x))
+        passage = Passage(x, context, exact=exact, generator=generator, regularize=False)
+        return self._travel(x, passage), passage.change
+
+    def _travel(self, x: Tensor, passage: Passage) -> Tensor:
         groups = iter(self._groups)
         done: list[Tensor] = []
         for scale in range(self.scales):
             for block in next(groups):
-                x, more, _ = block(x, context, exact=exact, generator=generator)
-                change = change + more
+                x = passage.through(block, x)
             if scale + 1 < self.scales:
                 x = functional.pixel_unshuffle(x, 2)
                 for block in next(groups):
-                    x, more, _ = block(x, context, exact=exact, generator=generator)
-                    change = change + more
+                    x = passage.through(block, x)
                 x, kept = x.chunk(2, 1)
                 done.append(kept)
-        return self._join(x, done), change
+        return self._join(x, done)
 
     def _decode(
         self,
@@ -301,22 +307,3 @@ class ImageFFJORD(Flow):
             done.append(flat[:, :size].reshape(-1, channels, height, width))
             flat = flat[:, size:]
         return flat.reshape(-1, channels, height, width), done
-
-    def trace_estimates(
-        self,
-        x: Tensor,
-        context: Tensor | None = None,
-        *,
-        draws: int,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Independent estimates of the trace of the first block's Jacobian at time 0.
-
-        See :meth:`flows.continuous.ffjord.FFJORD.trace_estimates`.
-        """
-        if self.config.trace == "exact":
-            return super().trace_estimates(x, context, draws=draws, generator=generator)
-        self._check(x, context, "x")
-        if draws < 1:
-            raise InputError(f"draws must be at least 1, got {draws}")
-        return self._groups[0][0].trace_estimates(x, context, draws, generator)

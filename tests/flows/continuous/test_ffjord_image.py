@@ -8,16 +8,19 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import flows
 from flows.base import InputError
+from flows.continuous.errors import CostWarning
 from flows.continuous.image import (
     ConvolutionalDynamics,
     ConvolutionKind,
     ImageFFJORD,
     ImageFFJORDConfig,
 )
+from flows.continuous.options import REGULARIZERS
+from flows.continuous.transform import ContinuousTransform
 
 
 @pytest.fixture(autouse=True)
@@ -99,6 +102,147 @@ def test_a_gradient_reaches_every_parameter() -> None:
     flow.log_prob(x, context).sum().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in flow.parameters())
     assert context.grad is not None
+
+
+def linear_dynamics(dynamics: nn.Module, shape: torch.Size) -> tuple[Tensor, Tensor]:
+    """Matrix and offset of dynamics that are one convolution and know no time."""
+    zero = torch.zeros(1, *shape)
+    matrix = torch.autograd.functional.jacobian(
+        lambda z: dynamics(torch.zeros(()), z).flatten(), zero
+    )
+    offset = dynamics(torch.zeros(()), zero).flatten().detach()
+    return matrix.reshape(zero.numel(), zero.numel()), offset
+
+
+def closed_forms(block: ContinuousTransform, z: Tensor, end: float) -> tuple[Tensor, float]:
+    """Of linear dynamics dz/dt = A z + b: int ||f||^2 dt of each row, and T ||A||_F.
+
+    f obeys df/dt = A f, so that the first is f(0)^T W f(0) with W = int exp(A^T t) exp(A t) dt,
+    which Van Loan (1978, doi:10.1109/TAC.1978.1101743) reads off one matrix exponential.
+    """
+    a, b = linear_dynamics(block.dynamics, z.shape[1:])
+    size = len(a)
+    joined = torch.zeros(2 * size, 2 * size)
+    joined[:size, :size], joined[:size, size:], joined[size:, size:] = -a.T, torch.eye(size), a
+    exponential = torch.linalg.matrix_exp(joined * end)
+    w = exponential[size:, size:].T @ exponential[:size, size:]
+    f = z.flatten(1) @ a.T + b
+    return ((f @ w) * f).sum(1), end * float(a.norm())
+
+
+@pytest.mark.parametrize("multiscale", [False, True])
+def test_regularizers_of_linear_dynamics_have_their_closed_form(multiscale: bool) -> None:
+    flow = make(
+        (1, 8, 8),
+        hidden=(),
+        layers="ignore",
+        multiscale=multiscale,
+        kinetic_energy=0.1,
+        jacobian_frobenius=0.2,
+    )
+    x = torch.randn(3, 1, 8, 8)
+    with torch.no_grad():
+        loss, terms = flow.training_loss(x, generator=torch.Generator().manual_seed(0))
+        z, energy, frobenius = x, torch.zeros(3), 0.0
+        for index, (block,) in enumerate(flow._groups):
+            # A squeeze comes before the second group, and a split before the third.
+            if index == 1:
+                z = torch.nn.functional.pixel_unshuffle(z, 2)
+            if index == 2:
+                z = z.chunk(2, 1)[0]
+            more, norm = closed_forms(block, z, 0.5)
+            energy, frobenius = energy + more, frobenius + norm
+            z = block.without_trace(z)
+        log_prob = flow.log_prob(x, generator=torch.Generator().manual_seed(0))
+    assert len(flow._groups) == (3 if multiscale else 1)
+    torch.testing.assert_close(terms["kinetic_energy"], energy.mean(), atol=1e-6, rtol=1e-6)
+    assert float(terms["jacobian_frobenius"]) == pytest.approx(frobenius, rel=1e-6)
+    torch.testing.assert_close(terms["nll"], -log_prob.mean())
+    weighted = terms["nll"] + 0.1 * terms["kinetic_energy"] + 0.2 * terms["jacobian_frobenius"]
+    torch.testing.assert_close(loss, weighted)
+
+
+def test_the_estimated_jacobian_norm_of_linear_dynamics() -> None:
+    """T ||A^T e||^2 with the trace's own noise e."""
+    flow = make((1, 4, 4), hidden=(), layers="ignore", noise="gaussian", jacobian_norm=1.0)
+    with torch.no_grad():
+        _, terms = flow.training_loss(
+            torch.randn(3, 1, 4, 4), generator=torch.Generator().manual_seed(4)
+        )
+    matrix, _ = linear_dynamics(flow._groups[0][0].dynamics, torch.Size((1, 4, 4)))
+    noise = torch.randn(1, 3, 1, 4, 4, generator=torch.Generator().manual_seed(4)).view(3, 16)
+    expected = 0.5 * (noise @ matrix).square().sum(1).mean()
+    torch.testing.assert_close(terms["jacobian_norm"], expected)
+
+
+def test_regularizers_weigh_in_training_and_nowhere_else() -> None:
+    weights = dict.fromkeys(REGULARIZERS, 0.1)
+    plain, held = make((1, 8, 8), 2), make((1, 8, 8), 2, **weights)
+    held.load_state_dict(plain.state_dict())
+    x, context = torch.randn(2, 1, 8, 8), torch.randn(2, 2)
+
+    def source() -> torch.Generator:
+        return torch.Generator().manual_seed(3)
+
+    with torch.no_grad():
+        for exact in (False, True):
+            densities = [
+                flow.log_prob(x, context, exact=exact, generator=source()) for flow in (plain, held)
+            ]
+            assert torch.equal(*densities)
+        samples = [flow.sample(2, context, generator=source()) for flow in (plain, held)]
+        assert torch.equal(*samples)
+    with flows.Meter() as free:
+        plain.loss(x, context, generator=source()).backward()
+    with flows.Meter() as paid:
+        loss = held.loss(x, context, generator=source())
+        loss.backward()
+    assert (paid.forward, paid.backward, paid.accepted) == (
+        free.forward,
+        free.backward,
+        free.accepted,
+    )
+    again, terms = held.training_loss(x, context, generator=source())
+    assert set(terms) == {"nll", *REGULARIZERS}
+    assert all(term > 0 for name, term in terms.items() if name != "nll")
+    torch.testing.assert_close(again, loss)
+    assert loss > terms["nll"]
+    for one, other in zip(plain.parameters(), held.parameters(), strict=True):
+        assert other.grad is not None
+        assert other.grad.abs().max() > 0
+        assert not torch.equal(one.grad, other.grad)  # type: ignore[arg-type]
+
+
+def test_gradients_of_regularizers_agree_with_finite_differences() -> None:
+    flow = make(
+        (1, 4, 4), multiscale=False, solver="rk4", steps=3, kinetic_energy=0.3, jacobian_norm=0.2
+    )
+    x = torch.randn(2, 1, 4, 4)
+    weight = flow._groups[0][0].dynamics.stack[0].convolution.weight  # type: ignore[union-attr, index]
+
+    def loss() -> Tensor:
+        return flow.loss(x, generator=torch.Generator().manual_seed(0))
+
+    loss().backward()
+    direction = torch.randn(weight.shape)
+    at = []
+    with torch.no_grad():
+        for step in (1e-5, -2e-5):
+            weight += step * direction
+            at.append(loss())
+    torch.testing.assert_close(
+        (weight.grad * direction).sum(), (at[0] - at[1]) / 2e-5, atol=1e-7, rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", ["jacobian_frobenius", "jacobian_diagonal"])
+def test_regularizers_by_many_products_state_their_price(name: str) -> None:
+    flow = make((1, 28, 28), hidden=(1,), multiscale=False, solver="euler", steps=1, **{name: 0.1})
+    x = torch.zeros(1, 1, 28, 28)
+    with torch.no_grad(), pytest.warns(CostWarning, match=f"{name} in 784 dimensions"):
+        flow.loss(x)
+    with torch.no_grad():
+        flow.log_prob(x)
 
 
 def test_time_matters() -> None:

@@ -1,0 +1,178 @@
+"""What all continuous flows share: regularised training and draws of the trace's estimate."""
+
+from __future__ import annotations
+
+import abc
+import warnings
+
+import torch
+from torch import Tensor
+
+from flows.base import Flow, InputError
+from flows.continuous.errors import CostWarning
+from flows.continuous.options import ContinuousConfig
+from flows.continuous.transform import EXACT_IS_DEAR, ContinuousTransform
+
+__all__ = ["ContinuousFlow", "Passage"]
+
+BY_ALL_PRODUCTS = ("jacobian_frobenius", "jacobian_diagonal", "jacobian_off_diagonal")
+"""Regularisers that take the whole Jacobian: D products at each evaluation."""
+
+
+class Passage:
+    """Sums the log-determinants and the regularisers' integrals of one way through a flow.
+
+    Args:
+        x: where the way begins; its rows, dtype and device are those of the sums.
+        context: shape ``(n, context_features)``, or None.
+        exact: whether traces are exact whatever the config says.
+        generator: source of the estimator's noise.
+        regularize: whether to integrate the config's regularisers.
+
+    Attributes:
+        change: log-determinants, shape ``(n,)``.
+        prices: the regularisers' integrals by name, shape ``(n,)``.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        context: Tensor | None,
+        *,
+        exact: bool,
+        generator: torch.Generator | None,
+        regularize: bool,
+    ) -> None:
+        self.context = context
+        self.exact = exact
+        self.generator = generator
+        self.regularize = regularize
+        self.change = x.new_zeros(len(x))
+        self.prices: dict[str, Tensor] = {}
+
+    def through(self, block: ContinuousTransform, z: Tensor) -> Tensor:
+        """Follow a block from 0 to T."""
+        z, change, prices = block(
+            z,
+            self.context,
+            exact=self.exact,
+            generator=self.generator,
+            regularize=self.regularize,
+        )
+        self.change = self.change + change
+        for name, price in prices.items():
+            self.prices[name] = self.prices[name] + price if name in self.prices else price
+        return z
+
+
+class ContinuousFlow(Flow):
+    """A flow of continuous transforms, whose config has regularisers.
+
+    A system implements :meth:`_travel`, and names its first block in :attr:`_first`.
+    """
+
+    config: ContinuousConfig
+
+    @property
+    @abc.abstractmethod
+    def _first(self) -> ContinuousTransform:
+        """The block that the data enter first."""
+
+    @abc.abstractmethod
+    def _travel(self, x: Tensor, passage: Passage) -> Tensor:
+        """Data to latents, both ``(n, *event_shape)``; the sums go into ``passage``."""
+
+    def _state(self, x: Tensor) -> Tensor:
+        """Data in the shape in which the first block takes them."""
+        return x
+
+    def loss(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The loss of :meth:`training_loss`, where there are regularisers to weigh in."""
+        if not self.config.regularizers:
+            return super().loss(x, context, generator=generator)
+        return self.training_loss(x, context, generator=generator)[0]
+
+    def training_loss(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """What training minimises: the negative log-likelihood with the weighted regularisers.
+
+        Args:
+            x: data, shape ``(n, *event_shape)``.
+            context: shape ``(n, context_features)``, or None.
+            generator: source of the estimator's noise.
+
+        Returns:
+            The loss, nats a sample, shape ``()``, and each term's mean before weighting:
+            ``"nll"`` and the regularisers by name, each the sum over blocks.
+
+        Raises:
+            InputError: if a tensor has the wrong shape, dtype or device.
+            SolverError: if the problem cannot be solved.
+        """
+        self._check(x, context, "x")
+        weights = self.config.regularizers
+        self._warn_of_cost(weights)
+        passage = Passage(x, context, exact=False, generator=generator, regularize=True)
+        z = self._travel(x, passage)
+        nll = -(self.base.log_prob(z, context) + passage.change).mean()
+        terms = {"nll": nll, **{name: price.mean() for name, price in passage.prices.items()}}
+        loss = nll
+        for name in passage.prices:
+            loss = loss + weights[name] * terms[name]
+        return loss, terms
+
+    def _warn_of_cost(self, weights: dict[str, float]) -> None:
+        names = [*BY_ALL_PRODUCTS]
+        if self._first.bottleneck is not None:
+            # Noise of the bottleneck's width cannot be pulled back by the whole Jacobian.
+            names.append("jacobian_norm")
+        dear = [name for name in names if name in weights]
+        size = self.event_shape.numel()
+        if dear and size >= EXACT_IS_DEAR:
+            warnings.warn(
+                f"{' and '.join(dear)} in {size} dimensions: each takes {size} Jacobian products "
+                "at each evaluation of the dynamics, where kinetic_energy takes none",
+                CostWarning,
+                stacklevel=3,
+            )
+
+    def trace_estimates(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        *,
+        draws: int,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Independent estimates of the trace of the first block's Jacobian at time 0.
+
+        Args:
+            x: data, shape ``(n, *event_shape)``.
+            context: shape ``(n, context_features)``, or None.
+            draws: how many independent draws of the noise.
+            generator: source of the noise.
+
+        Returns:
+            Estimates, in nats per unit of the flow's time, shape ``(draws, n)``.
+
+        Raises:
+            InputError: if a tensor has the wrong shape, dtype or device, or ``draws`` is below 1.
+            NotImplementedError: if the flow was built with the exact trace.
+        """
+        if self.config.trace == "exact":
+            return super().trace_estimates(x, context, draws=draws, generator=generator)
+        self._check(x, context, "x")
+        if draws < 1:
+            raise InputError(f"draws must be at least 1, got {draws}")
+        return self._first.trace_estimates(self._state(x), context, draws, generator)
