@@ -308,6 +308,29 @@ _ALL = [
             "rqnsf-ar": "autoregressive splines",
         }.items()
     ),
+    *(
+        Entry(
+            f"{library}/ffjord",
+            f"flows.peers.{library}_ffjord:{config}",
+            f"continuous flow with the solver, trace and gradient of the library {library}, "
+            f"{remark}",
+            source,
+        )
+        for library, config, remark, source in [
+            (
+                "zuko",
+                "ZukoFFJORDConfig",
+                "and our network",
+                "Rozet et al. 2022, doi:10.5281/zenodo.7625672; its CNF",
+            ),
+            (
+                "torchflows",
+                "TorchflowsFFJORDConfig",
+                "whose log-determinant has no gradient, and our network",
+                "Nabergoj, github.com/davidnabergoj/torchflows; its FFJORD",
+            ),
+        ]
+    ),
 ]
 
 ENTRIES: dict[str, Entry] = {item.name: item for item in _ALL}

@@ -12,13 +12,16 @@ from torch import Tensor
 from flows.base import Flow
 from flows.peers.base import PeerConfig, PeerFlow, load
 
-__all__ = ["ZukoConfig"]
+__all__ = ["ZukoConfig", "load_zuko"]
 
 
-def _load_zuko() -> Any:
+def load_zuko() -> Any:
     """Import zuko, and undo what its import does to all of torch.distributions.
 
     It switches the validation of every distribution's arguments off, in all of the process.
+
+    Raises:
+        MissingLibrary: if it is not installed.
     """
     before = torch.distributions.Distribution._validate_args
     try:
@@ -53,7 +56,7 @@ class ZukoConfig(PeerConfig):
     """
 
     def _build(self, event_shape: Sequence[int], dimension: int) -> Flow:
-        zuko = _load_zuko()
+        zuko = load_zuko()
         shared = {
             "features": dimension,
             "transforms": self.layers,

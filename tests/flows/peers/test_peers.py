@@ -1,4 +1,4 @@
-"""Other libraries' flows behind the contract; a library that is not installed is skipped."""
+"""Other libraries' discrete flows behind the contract; a library not installed is skipped."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ import torch
 import flows
 from flows import Flow, InputError, Meter
 from flows.catalog import ENTRIES
-from flows.peers.base import MissingLibrary
+from flows.peers.base import MissingLibrary, PeerConfig
 
-PEERS = [name for name in ENTRIES if "/" in name]
+PEERS = [
+    name
+    for name, entry in ENTRIES.items()
+    if "/" in name and issubclass(entry.config_class, PeerConfig)
+]
 # What torchflows does, and torch will stop supporting.
 pytestmark = pytest.mark.filterwarnings("ignore:Using a non-tuple sequence:UserWarning")
 every = pytest.mark.parametrize("name", PEERS)
