@@ -293,47 +293,51 @@ class DenseEvaluator:
         moment, index = record.moment, record.moment.index
         gradients = moment.batch.allocate()
         last = self.depth - 1
-        # What the tangents contribute to each layer: q_bar, and sum(q u_bar).
-        tangent_bars: dict[int, Tensor] = {}
+        # What the tangents contribute by way of each slope: sum(q u_bar). Here as below, each
+        # tensor is let go, or its memory used again, as soon as its last reader is done.
         curved: dict[int, Tensor] = {}
+        reached: set[int] = set()
         if record.tangent_inputs:
             assert q_bar is not None
             assert self.vectors is not None
             u_bar = self.vectors * (q_bar * self.weight).view(1, -1, 1)
             for layer in reversed(self.tangent_order):
                 if layer != last:
-                    product = record.tangent_outputs[layer] * u_bar
+                    product = record.tangent_outputs.pop(layer).mul_(u_bar)
                     curved[layer] = product[0] if len(product) == 1 else product.sum(0)
-                    u_bar = u_bar * record.slopes[layer]
-                tangent_bars[layer] = u_bar
+                    u_bar = u_bar.mul_(record.slopes[layer])
+                tangent = record.tangent_inputs.pop(layer)
+                width = tangent.shape[2]
+                weight_bar = gradients[2 * layer][index]
+                flat_bar = u_bar.reshape(-1, u_bar.shape[2])
+                torch.mm(flat_bar.t(), tangent.reshape(-1, width), out=weight_bar[:, :width])
+                weight_bar[:, width:] = 0
+                reached.add(layer)
                 if layer != self.tangent_order[0]:
                     weight = moment.weights[layer]
                     if layer == 0:
                         weight = weight[:, : self.dimension]
-                    flat = torch.mm(u_bar.reshape(-1, u_bar.shape[2]), weight)
-                    u_bar = flat.view(*u_bar.shape[:2], -1)
+                    u_bar = torch.mm(flat_bar, weight).view(*u_bar.shape[:2], -1)
         p_bar = x_bar = f_bar
         for layer in reversed(range(self.depth)):
             if layer != last:
-                slope = record.slopes[layer]
+                slope, before = record.slopes.pop(), record.before.pop()
                 if layer in curved:
-                    before = record.before[layer]
                     p_bar = self.rule.fold(
                         x_bar,
-                        curved[layer],
+                        curved.pop(layer),
                         record.inputs[layer + 1],
                         slope,
                         slope if before is None else before,
                     )
                 else:
                     p_bar = x_bar.mul_(slope)
+                record.inputs.pop()
             weight_bar = gradients[2 * layer][index]
-            torch.mm(p_bar.t(), record.inputs[layer], out=weight_bar)
-            if layer in tangent_bars:
-                bar, tangent = tangent_bars[layer], record.tangent_inputs[layer]
-                weight_bar[:, : tangent.shape[2]].addmm_(
-                    bar.reshape(-1, bar.shape[2]).t(), tangent.reshape(-1, tangent.shape[2])
-                )
+            if layer in reached:
+                weight_bar.addmm_(p_bar.t(), record.inputs[layer])
+            else:
+                torch.mm(p_bar.t(), record.inputs[layer], out=weight_bar)
             torch.sum(p_bar, 0, out=gradients[2 * layer + 1][index])
             x_bar = torch.mm(p_bar, moment.weights[layer])
         z_bar = x_bar[:, : self.dimension]
