@@ -326,7 +326,7 @@ _ALL = [
             (
                 "torchflows",
                 "TorchflowsFFJORDConfig",
-                "whose log-determinant has no gradient, and our network",
+                "whose log-determinant has no gradient unless mended, and our network",
                 "Nabergoj, github.com/davidnabergoj/torchflows; its FFJORD",
             ),
         ]

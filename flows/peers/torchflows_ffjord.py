@@ -4,7 +4,8 @@ Its own, and left as it is (torchflows 1.2, ``ContinuousBijection``):
 
 * **The log-determinant has no gradient.** Its trace estimator is computed apart from autograd's
   graph, so that a training step maximises the base density of the latents alone. It is not maximum
-  likelihood, does not learn a density, and costs less than a training step that is.
+  likelihood, does not learn a density, and costs less than a training step that is. With the option
+  ``trace_gradient`` the library's bijection and solver integrate a trace of ours that has one.
 * The gradient is plain backpropagation through torchdiffeq's solver: memory grows with the number
   of steps.
 * Sampling integrates the trace too.
@@ -23,11 +24,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flows.base import draw_normal
 from flows.continuous.errors import StepUnderflow
-from flows.continuous.trace import unit_vectors
+from flows.continuous.trace import products, unit_vectors
 from flows.peers.base import load
 from flows.peers.continuous import ContinuousPeerConfig, ContinuousPeerFlow
 
@@ -35,7 +36,13 @@ __all__ = ["TorchflowsFFJORDConfig"]
 
 
 class TorchflowsFFJORDConfig(ContinuousPeerConfig):
-    """Continuous flow of torchflows; see :class:`flows.peers.continuous.ContinuousPeerConfig`."""
+    """Continuous flow of torchflows; see :class:`flows.peers.continuous.ContinuousPeerConfig`.
+
+    Attributes:
+        trace_gradient: whether the log-determinant has a gradient, which it lacks in the library.
+    """
+
+    trace_gradient: bool = False
 
     def _build(self, event_shape: Sequence[int]) -> ContinuousPeerFlow:
         return _TorchflowsFFJORD(event_shape, self)
@@ -50,7 +57,9 @@ class _TorchflowsFFJORD(ContinuousPeerFlow):
         self.bijections: tuple[Any, ...] = tuple(
             library.ContinuousBijection(
                 (self.dimension,),
-                library.HutchinsonTimeDerivative(block, reuse_noise=True),
+                _DifferentiableTrace(block)
+                if config.trace_gradient
+                else library.HutchinsonTimeDerivative(block, reuse_noise=True),
                 solver="dopri5",
                 end_time=config.end_time,
                 atol=config.atol,
@@ -98,3 +107,32 @@ class _TorchflowsFFJORD(ContinuousPeerFlow):
         finally:
             bijection.f._reusable_noise = None
         return result
+
+
+class _DifferentiableTrace(nn.Module):
+    """What the library's bijection integrates: its ``HutchinsonTimeDerivative``, mended.
+
+    Args:
+        dynamics: a module of time ``()`` and state ``(n, D)``.
+    """
+
+    def __init__(self, dynamics: nn.Module) -> None:
+        super().__init__()
+        self.dynamics = dynamics
+        # Named as in the library: shape (probes, n, D).
+        self._reusable_noise: Tensor | None = None
+
+    def before_odeint(self) -> None:
+        """Called by the library before each solve."""
+
+    def prepare_initial_state(self, z0: Tensor) -> tuple[Tensor, Tensor]:
+        """Called by the library: the states, and no change of density yet."""
+        return z0, z0.new_zeros(len(z0))
+
+    def forward(self, t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Velocity ``(n, D)`` and the mean of the probes' estimates of the trace, ``(n,)``."""
+        assert self._reusable_noise is not None
+        velocity, estimates = products(
+            lambda z: self.dynamics(t, z), state[0], self._reusable_noise
+        )
+        return velocity, estimates.mean(0)

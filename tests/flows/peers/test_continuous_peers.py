@@ -82,8 +82,11 @@ def test_exact_density_is_ours_on_the_same_weights(
         )
 
 
-def test_zuko_has_our_gradient() -> None:
-    flow, ours = (peer(name, (2,), trace="exact") for name in ("zuko/ffjord", "ffjord"))
+@pytest.mark.parametrize(
+    ("name", "options"), [("zuko/ffjord", {}), ("torchflows/ffjord", {"trace_gradient": True})]
+)
+def test_gradient_is_ours(name: str, options: dict[str, Any]) -> None:
+    flow, ours = peer(name, (2,), trace="exact", **options), peer("ffjord", (2,), trace="exact")
     ours.load_state_dict(flow.state_dict())
     x = points(6, 2)
     found = [torch.autograd.grad(f.loss(x), list(f.parameters())) for f in (flow, ours)]
