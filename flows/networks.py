@@ -1,69 +1,21 @@
 """Conditioner networks that several systems share.
 
 A conditioner computes the parameters of a transformation from what it may see. The last layer
-of each starts at zero, so that a fresh flow is the identity.
-
-The dense networks work on columns: features are rows and the batch lies along them, ``(features,
-n)``. Slices of features are then contiguous, and matrix products whose feature dimension is
-small run up to twice as fast on a CPU as on rows.
+of each starts at zero, so that a fresh flow is the identity. They work on columns, ``(features,
+n)``; see :mod:`flows.dense`.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["MLP", "Activation", "ResidualNetwork", "activation", "dense", "pure_activation"]
+from flows.dense import Activation, activation, dense, dense_stack, pure_activation
 
-Activation = Literal["relu", "tanh", "elu", "silu", "softplus"]
-"""Names of the nonlinearities that a config may ask for."""
-
-# The first three overwrite their argument, the fresh output of a linear layer: autograd needs
-# only their result, and a write to new memory costs as much as the function itself.
-_ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
-    "relu": torch.relu_,
-    "tanh": torch.tanh_,
-    "elu": lambda value: functional.elu(value, inplace=True),
-    "silu": functional.silu,
-    "softplus": functional.softplus,
-}
-
-
-def activation(name: Activation) -> Callable[[Tensor], Tensor]:
-    """The nonlinearity of a name; it may overwrite its argument.
-
-    Args:
-        name: one of :data:`Activation`.
-
-    Returns:
-        A function of a tensor, elementwise.
-    """
-    return _ACTIVATIONS[name]
-
-
-# Where the argument is needed again, as at a residual connection.
-_PURE_ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
-    "relu": torch.relu,
-    "tanh": torch.tanh,
-    "elu": functional.elu,
-    "silu": functional.silu,
-    "softplus": functional.softplus,
-}
-
-
-def pure_activation(name: Activation) -> Callable[[Tensor], Tensor]:
-    """The nonlinearity of a name; its argument stays what it is."""
-    return _PURE_ACTIVATIONS[name]
-
-
-def dense(layer: nn.Linear, columns: Tensor) -> Tensor:
-    """A linear layer on columns, ``(inputs, n)`` to ``(outputs, n)``."""
-    return torch.addmm(layer.bias.unsqueeze(1), layer.weight, columns)
+__all__ = ["MLP", "Activation", "ResidualNetwork"]
 
 
 class MLP(nn.Module):
@@ -76,6 +28,7 @@ class MLP(nn.Module):
         nonlinearity: after each hidden layer.
 
     Example:
+        >>> import torch
         >>> MLP(3, (16, 16), 4, "relu")(torch.ones(3, 5)).abs().max().item()
         0.0
     """
@@ -95,11 +48,8 @@ class MLP(nn.Module):
 
     def forward(self, value: Tensor) -> Tensor:
         """``(inputs, n)`` to ``(outputs, n)``."""
-        nonlinearity = activation(self._nonlinearity)
-        for layer in self.hidden:
-            assert isinstance(layer, nn.Linear)
-            value = nonlinearity(dense(layer, value))
-        return dense(self.last, value)
+        layers = [_parameters(layer) for layer in (*self.hidden, self.last)]
+        return dense_stack(layers, self._nonlinearity, value)
 
 
 class ResidualNetwork(nn.Module):
@@ -117,6 +67,7 @@ class ResidualNetwork(nn.Module):
         dropout: probability with which a unit inside a block is dropped in training.
 
     Example:
+        >>> import torch
         >>> ResidualNetwork(3, 16, 4, 2, "relu")(torch.ones(3, 5)).shape
         torch.Size([4, 5])
     """
@@ -143,12 +94,15 @@ class ResidualNetwork(nn.Module):
     def forward(self, value: Tensor) -> Tensor:
         """``(inputs, n)`` to ``(outputs, n)``."""
         pure, in_place = pure_activation(self._nonlinearity), activation(self._nonlinearity)
-        value = dense(self.first, value)
+        value = dense(*_parameters(self.first), value)
         for inner, outer in zip(self.inner, self.outer, strict=True):
-            assert isinstance(inner, nn.Linear)
-            assert isinstance(outer, nn.Linear)
-            change = in_place(dense(inner, pure(value)))
+            change = in_place(dense(*_parameters(inner), pure(value)))
             if self.dropout:
                 change = functional.dropout(change, self.dropout, self.training)
-            value = value + dense(outer, change)
-        return dense(self.last, value)
+            value = value + dense(*_parameters(outer), change)
+        return dense(*_parameters(self.last), value)
+
+
+def _parameters(layer: nn.Module) -> tuple[Tensor, Tensor]:
+    assert isinstance(layer, nn.Linear)
+    return layer.weight, layer.bias

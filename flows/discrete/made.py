@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flows.base import InputError
+from flows.dense import Activation, activation, dense, dense_stack, pure_activation
 from flows.discrete.elementwise import Elementwise
 from flows.discrete.transforms import Transform
 from flows.meter import tick
-from flows.networks import Activation, activation, pure_activation
 
 __all__ = ["MADE", "Autoregressive", "Inverse"]
 
@@ -40,8 +40,12 @@ class MaskedLinear(nn.Linear):
         self.mask: Tensor
         self.register_buffer("mask", mask.to(self.weight), persistent=False)
 
+    def masked(self) -> tuple[Tensor, Tensor]:
+        """The weight as it acts, and the bias."""
+        return self.weight * self.mask, self.bias
+
     def forward(self, input: Tensor) -> Tensor:
-        return torch.addmm(self.bias.unsqueeze(1), self.weight * self.mask, input)
+        return dense(*self.masked(), input)
 
 
 class MADE(nn.Module):
@@ -118,14 +122,21 @@ class MADE(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
         """``(D, n)`` to parameters ``(P, D, n)``; the context is ``(context_features, n)``."""
         tick()
-        value, trunk = x, None
-        for index, layer in enumerate(self.hidden):
-            value = layer(value)
-            if index == 0 and self.context is not None:
-                value = torch.addmm(value, self.context.weight, _given(context))
-            value, trunk = self._activate(index, value, trunk)
-        parameters: Tensor = self.last(value)
-        return parameters.view(self.parameter_count, self.dimension, -1)
+        layers = [_masked(layer) for layer in (*self.hidden, self.last)]
+        value = x
+        if self.context is not None:
+            # To the network the context is so many more inputs, which all units see.
+            weight, bias = layers[0]
+            layers[0] = torch.cat((weight, self.context.weight), 1), bias
+            value = torch.cat((value, _given(context)))
+        if not self.residual:
+            value = dense_stack(layers, self._nonlinearity, value)
+        else:
+            trunk = None
+            for index, layer in enumerate(layers[:-1]):
+                value, trunk = self._activate(index, dense(*layer, value), trunk)
+            value = dense(*layers[-1], value)
+        return value.view(self.parameter_count, self.dimension, -1)
 
     def _activate(
         self, index: int, value: Tensor, trunk: Tensor | None
@@ -168,10 +179,10 @@ class MADE(nn.Module):
             The vector, shape ``(D, n)``.
         """
         tick(self.dimension)
-        first, *deeper = (self._weights(layer) for layer in self.hidden)
+        first, *deeper = (_masked(layer) for layer in self.hidden)
         first_weight, first_bias = first
         offset = None if self.context is None else self.context.weight @ _given(context)
-        last_weight, last_bias = self._weights(self.last)
+        last_weight, last_bias = _masked(self.last)
         # (P D, units) to (D, P, units): the rows of a feature side by side.
         last_weight = last_weight.unflatten(0, (self.parameter_count, -1)).transpose(0, 1)
         last_bias = last_bias.unflatten(0, (self.parameter_count, -1)).T.unsqueeze(2)
@@ -203,10 +214,10 @@ class MADE(nn.Module):
         result = known.rows()
         return result.flip(0) if self.reverse else result
 
-    @staticmethod
-    def _weights(layer: nn.Module) -> tuple[Tensor, Tensor]:
-        assert isinstance(layer, MaskedLinear)
-        return layer.weight * layer.mask, layer.bias
+
+def _masked(layer: nn.Module) -> tuple[Tensor, Tensor]:
+    assert isinstance(layer, MaskedLinear)
+    return layer.masked()
 
 
 def _given(context: Tensor | None) -> Tensor:

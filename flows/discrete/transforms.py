@@ -1,7 +1,7 @@
 """Invertible layers of vector flows, and the flow that is a chain of them.
 
 Layers work on columns: features are rows and the batch lies along them, ``(D, n)``; see
-:mod:`flows.networks`. The flow transposes once at each end.
+:mod:`flows.dense`. The flow transposes once at each end.
 """
 
 from __future__ import annotations

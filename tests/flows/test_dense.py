@@ -1,0 +1,156 @@
+"""Stacks of dense layers: oneDNN's products and the written derivative against torch's own."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from flows.dense import Activation, activation, dense, dense_stack, pure_activation
+
+NONLINEARITIES: dict[Activation, nn.Module] = {
+    "relu": nn.ReLU(),
+    "tanh": nn.Tanh(),
+    "elu": nn.ELU(),
+    "silu": nn.SiLU(),
+    "softplus": nn.Softplus(),
+}
+WIDTHS = [(3, 2), (3, 16, 5), (40, 100, 7, 33, 1)]
+
+
+def arguments(widths: tuple[int, ...], n: int, seed: int = 0) -> tuple[Tensor, ...]:
+    """Columns, and weight and bias of each layer."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(widths[0], n)]
+    for before, after in itertools.pairwise(widths):
+        shapes += [(after, before), (after,)]
+    return tuple(torch.randn(shape, generator=generator).requires_grad_() for shape in shapes)
+
+
+def stack(nonlinearity: Activation) -> Callable[..., Tensor]:
+    def value(columns: Tensor, *parameters: Tensor) -> Tensor:
+        layers = list(zip(parameters[::2], parameters[1::2], strict=True))
+        return dense_stack(layers, nonlinearity, columns)
+
+    return value
+
+
+def reference(nonlinearity: Activation) -> Callable[..., Tensor]:
+    def value(columns: Tensor, *parameters: Tensor) -> Tensor:
+        rows = columns.T
+        for index in range(0, len(parameters), 2):
+            if index:
+                rows = NONLINEARITIES[nonlinearity](rows)
+            rows = nn.functional.linear(rows, parameters[index], parameters[index + 1])
+        return rows.T
+
+    return value
+
+
+def in_double(values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(value.detach().double().requires_grad_() for value in values)
+
+
+@pytest.mark.parametrize("name", NONLINEARITIES)
+def test_activations_are_torchs(name: Activation) -> None:
+    value = torch.linspace(-3, 3, 50)
+    expected = NONLINEARITIES[name](value)
+    torch.testing.assert_close(pure_activation(name)(value), expected)
+    torch.testing.assert_close(value, torch.linspace(-3, 3, 50), atol=0, rtol=0)
+    torch.testing.assert_close(activation(name)(value.clone()), expected)
+
+
+@pytest.mark.parametrize("widths", WIDTHS)
+@pytest.mark.parametrize("n", [1, 50])
+@pytest.mark.parametrize("name", NONLINEARITIES)
+def test_value_and_gradients_are_those_of_float64(
+    name: Activation, widths: tuple[int, ...], n: int
+) -> None:
+    given = arguments(widths, n)
+    exact = in_double(given)
+    measured, expected = stack(name)(*given), reference(name)(*exact)
+    torch.testing.assert_close(measured.double(), expected, rtol=1e-4, atol=1e-3)
+    with torch.no_grad():
+        torch.testing.assert_close(stack(name)(*given), measured)
+    cotangent = torch.randn(measured.shape, generator=torch.Generator().manual_seed(1))
+    gradients = torch.autograd.grad(measured, given, cotangent)
+    true = torch.autograd.grad(expected, exact, cotangent.double())
+    for gradient, truth in zip(gradients, true, strict=True):
+        torch.testing.assert_close(gradient.double(), truth, rtol=1e-4, atol=2e-2)
+
+
+@pytest.mark.parametrize("name", NONLINEARITIES)
+def test_gradients_can_be_differentiated_again(name: Activation) -> None:
+    def squared_norm(function: Callable[..., Tensor], given: tuple[Tensor, ...]) -> Tensor:
+        gradients = torch.autograd.grad(function(*given).sum(), given, create_graph=True)
+        return sum((gradient.square().sum() for gradient in gradients), torch.zeros(()))
+
+    given = tuple((0.3 * value).detach().requires_grad_() for value in arguments((3, 8, 5, 2), 6))
+    exact = in_double(given)
+    measured = torch.autograd.grad(squared_norm(stack(name), given), given, allow_unused=True)
+    true = torch.autograd.grad(squared_norm(reference(name), exact), exact, materialize_grads=True)
+    for gradient, truth in zip(measured, true, strict=True):
+        found = torch.zeros_like(truth) if gradient is None else gradient.double()
+        torch.testing.assert_close(found, truth, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", NONLINEARITIES)
+def test_a_gradient_is_computed_for_what_needs_one(name: Activation) -> None:
+    given = arguments((3, 8, 2), 6)
+    expected = torch.autograd.grad(stack(name)(*given).sum(), given)
+    for index in range(len(given)):
+        chosen = [value.detach().requires_grad_(i == index) for i, value in enumerate(given)]
+        stack(name)(*chosen).sum().backward()
+        for i, value in enumerate(chosen):
+            if i == index:
+                torch.testing.assert_close(value.grad, expected[i])
+            else:
+                assert value.grad is None
+
+
+# torch's forward mode imports parts of its own that warn.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+def test_functional_transforms_see_through_a_stack() -> None:
+    given = arguments((3, 8, 2), 1)
+    value = stack("tanh")
+    jacobian = torch.func.jacrev(value)(*given)[:, 0, :, 0]
+    _, tangent = torch.func.jvp(
+        lambda columns: value(columns, *given[1:]), (given[0],), (torch.ones_like(given[0]),)
+    )
+    torch.testing.assert_close(tangent[:, 0], jacobian.sum(1))
+    batch = torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(0))
+    mapped = torch.func.vmap(lambda columns: value(columns, *given[1:]))(batch)
+    one_by_one = torch.stack([value(columns, *given[1:]) for columns in batch])
+    torch.testing.assert_close(mapped, one_by_one)
+
+
+def test_inputs_stay_what_they_are() -> None:
+    given = arguments((3, 8, 8, 2), 5)
+    before = copy.deepcopy([value.detach() for value in given])
+    stack("relu")(*given).sum().backward()
+    for value, old in zip(given, before, strict=True):
+        torch.testing.assert_close(value.detach(), old, rtol=0, atol=0)
+
+
+def test_views_and_empty_batches_are_columns_too() -> None:
+    columns, weight, bias = arguments((6, 4), 10)
+    expected = torch.addmm(bias.unsqueeze(1), weight[:, :3], columns[::2])
+    torch.testing.assert_close(dense(weight[:, :3], bias, columns[::2]), expected)
+    transposed = columns.detach().T.contiguous().T
+    torch.testing.assert_close(
+        dense(weight, bias, transposed), torch.addmm(bias.unsqueeze(1), weight, columns)
+    )
+    assert dense(weight, bias, columns[:, :0]).shape == (4, 0)
+
+
+def test_a_nan_stays_a_nan() -> None:
+    columns, *parameters = arguments((3, 8, 2), 5)
+    with torch.no_grad():
+        columns[1, 2] = torch.nan
+    value = stack("relu")(columns, *parameters)
+    assert value[:, 2].isnan().all()
+    assert value[:, [0, 1, 3, 4]].isfinite().all()
