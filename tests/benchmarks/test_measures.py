@@ -16,6 +16,7 @@ from benchmarks import measures
 from benchmarks.environment import OthersWork, describe_environment, process_peak_bytes
 from benchmarks.matrix import Cell
 from benchmarks.measures.memory import peak_above_start
+from benchmarks.measures.ratio import MatmulFlops, opponent
 from benchmarks.measures.subject import Subject
 
 
@@ -185,6 +186,50 @@ def test_a_flow_is_as_fast_as_itself_and_a_smaller_one_is_faster() -> None:
     small = {**document["flow_options"], "layers": 1, "hidden": [8]}
     of.cell = Cell.model_validate({**document, "reference": {"flow": "maf", "flow_options": small}})
     assert measured("ratio", of)["log_prob_ratio"] > 1.5
+    assert same["log_prob_rejected_flops"] == 0
+    seconds = same["log_prob_over_matmul"] * same["log_prob_flops"]
+    assert 0 < seconds / same["matmul_flops_per_second"] < 1
+
+
+def test_rejected_steps_count_as_time_and_not_as_work() -> None:
+    """All steps cost the same, but for the first, which two more evaluations choose."""
+    torch.manual_seed(0)
+    flow = flows.build("ffjord", (2,), hidden=(16,), layers="ignore", trace="exact")
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.mul_(12)
+    x = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
+    with flows.Meter() as meter, torch.no_grad(), MatmulFlops() as counter:
+        flow.log_prob(x)
+    assert meter.rejected > 0
+    assert meter.forward == 2 + 6 * (meter.accepted + meter.rejected)
+    share = meter.rejected / (meter.accepted + meter.rejected)
+    assert share > 10 / meter.forward
+    assert counter.rejected / counter.total == pytest.approx(share, abs=3 / meter.forward)
+    with MatmulFlops() as training:
+        flow.loss(x).backward()
+    assert training.rejected == counter.rejected
+    assert training.total > counter.total
+
+
+def test_contestants_with_the_same_parameters_are_timed_on_the_same_weights() -> None:
+    """The peers hold theirs under the names of ours: the solvers meet one problem."""
+    pytest.importorskip("zuko")
+    of = subject("zuko/ffjord", "gaussian", {"hidden": (8,), "atol": 1e-4}, dimension=2)
+    with torch.no_grad():
+        for parameter in of.flow.parameters():
+            parameter.mul_(2)
+    document = of.cell.model_dump(mode="json")
+    options = flows.configure("ffjord", {"hidden": (8,), "atol": 1e-4}).model_dump(mode="json")
+    reference = {"flow": "ffjord", "flow_options": options}
+    of.cell = Cell.model_validate({**document, "reference": reference})
+    made = opponent(of)
+    assert made is not None
+    for own, other in zip(of.flow.parameters(), made.flow.parameters(), strict=True):
+        assert torch.equal(own, other)
+    found = measured("ratio", of)
+    assert found["train_step_ratio"] > 0
+    assert found["peak_memory_ratio"] > 0
 
 
 def test_environment_names_versions_and_machine() -> None:
