@@ -37,7 +37,8 @@ class _Nonlinearity:
     Attributes:
         pure: the function; leaves its argument as it is.
         in_place: the function; may overwrite its argument.
-        pull_back: from the gradient by the result, and what was kept, to that by the argument.
+        pull_back: from the gradient by the result, which it overwrites, and what was kept, to the
+            gradient by the argument.
         keeps_result: whether the result is what is kept, or the argument.
     """
 
@@ -49,24 +50,37 @@ class _Nonlinearity:
 
 _aten = torch.ops.aten
 
-# The first three overwrite their argument, the fresh output of a linear layer: the derivative
-# needs only their result, and a write to new memory costs as much as the function itself.
+# What may be overwritten is: to write to memory that is fresh from the system costs several times
+# as much as the functions themselves. The derivative of the first three needs only their result.
 _NONLINEARITIES: dict[Activation, _Nonlinearity] = {
     "relu": _Nonlinearity(
-        torch.relu, torch.relu_, lambda grad, y: _aten.threshold_backward(grad, y, 0), True
+        torch.relu,
+        torch.relu_,
+        lambda grad, y: _aten.threshold_backward(grad, y, 0, grad_input=grad),
+        True,
     ),
-    "tanh": _Nonlinearity(torch.tanh, torch.tanh_, _aten.tanh_backward, True),
+    "tanh": _Nonlinearity(
+        torch.tanh,
+        torch.tanh_,
+        lambda grad, y: _aten.tanh_backward(grad, y, grad_input=grad),
+        True,
+    ),
     "elu": _Nonlinearity(
         functional.elu,
         lambda value: functional.elu(value, inplace=True),
-        lambda grad, y: _aten.elu_backward(grad, 1.0, 1, 1, True, y),
+        lambda grad, y: _aten.elu_backward(grad, 1.0, 1, 1, True, y, grad_input=grad),
         True,
     ),
-    "silu": _Nonlinearity(functional.silu, functional.silu, _aten.silu_backward, False),
+    "silu": _Nonlinearity(
+        functional.silu,
+        functional.silu,
+        lambda grad, x: _aten.silu_backward(grad, x, grad_input=grad),
+        False,
+    ),
     "softplus": _Nonlinearity(
         functional.softplus,
         functional.softplus,
-        lambda grad, x: _aten.softplus_backward(grad, x, 1, 20),
+        lambda grad, x: _aten.softplus_backward(grad, x, 1, 20, grad_input=grad),
         False,
     ),
 }
