@@ -47,7 +47,7 @@ _PARTS = (
         (),
         ("nll-against-time", "nfe-over"),
     ),
-    _Part("cost", "Cost", "At what cost?", ("cost",), ("quality-against",)),
+    _Part("cost", "Cost", "At what cost?", ("cost", "ratios"), ("quality-against",)),
     _Part(
         "dimension",
         "Dimension",
@@ -61,6 +61,12 @@ _PARTS = (
         "What does a bottleneck do to the estimator?",
         ("bottleneck",),
         ("deviation-against-bottleneck",),
+    ),
+    _Part(
+        "regularizers",
+        "Regularisers",
+        "What do regularisers of FFJORD save, and at what price?",
+        ("regularizers",),
     ),
     _Part("published", "Published numbers", "What the literature reports.", ("published",)),
     _Part("failures", "Failures", "What is missing from the tables above.", ("failures",)),

@@ -29,6 +29,7 @@ __all__ = [
     "grouped",
     "label_order",
     "plain",
+    "series_of",
     "summarise",
     "values_by_seed",
 ]
@@ -300,6 +301,18 @@ def describe_setting(column: str, value: str) -> str:
 def grouped(frame: pd.DataFrame, by: Sequence[str]) -> list[tuple[tuple[Any, ...], pd.DataFrame]]:
     """The groups of a frame in the order of their first rows, missing values a value too."""
     return list(frame.groupby(list(by), sort=False, dropna=False))
+
+
+def series_of(cells: pd.DataFrame, apart: Sequence[str]) -> list[str]:
+    """A text for each cell that cells share which differ in the seed and some options alone.
+
+    Args:
+        cells: some of :attr:`Records.cells`.
+        apart: columns of the flow's options that may differ.
+    """
+    options = [n for n in cells.columns if n.startswith("flow.") and n not in apart]
+    names = ["flow_name", "dataset", "setting", *options]
+    return ["|".join(map(str, row)) for row in cells[names].astype(object).itertuples(index=False)]
 
 
 def values_by_seed(cells: pd.DataFrame, measure: str) -> pd.Series[float]:

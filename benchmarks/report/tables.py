@@ -9,15 +9,18 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from benchmarks.report.literature import Published, literature
+from benchmarks.report.ratios import ratio_table
 from benchmarks.report.records import (
     Records,
     describe_setting,
     grouped,
     label_order,
     plain,
+    series_of,
     summarise,
     values_by_seed,
 )
+from benchmarks.report.regularizers import regularizer_table
 from benchmarks.report.statistics import Choice, choose_best
 from benchmarks.report.style import flow_order
 from benchmarks.report.table import DASH, Entry, Section, Table, number
@@ -77,7 +80,15 @@ _DEVIATION = (
 def every_table(records: Records) -> list[Table]:
     """All tables that the records have something for; the failures always."""
     tables = [*comparison_tables(records)]
-    for make in (published_table, cost_table, dimension_table, bottleneck_table):
+    makers = (
+        published_table,
+        cost_table,
+        ratio_table,
+        dimension_table,
+        bottleneck_table,
+        regularizer_table,
+    )
+    for make in makers:
         table = make(records)
         if table is not None:
             tables.append(table)
@@ -568,13 +579,7 @@ def bottleneck_cells(records: Records) -> pd.DataFrame:
     and setting. Full-width cells have NaN in ``bottleneck``.
     """
     cells = records.cells
-    apart = ("flow.bottleneck", "flow.noise")
-    options = [n for n in cells.columns if n.startswith("flow.") and n not in apart]
-    names = ["flow_name", "dataset", "setting", *options]
-    series = [
-        "|".join(map(str, row)) for row in cells[names].astype(object).itertuples(index=False)
-    ]
-    cells = cells.assign(series=series)
+    cells = cells.assign(series=series_of(cells, ("flow.bottleneck", "flow.noise")))
     narrow = set(cells.loc[cells["bottleneck"].notna(), "series"])
     cells = cells[cells["series"].isin(narrow)]
     return cells.sort_values(
