@@ -1,0 +1,67 @@
+"""The table of ratios to a reference."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from synthetic_records import make_record
+
+from benchmarks.report.ratios import ratio_table
+from benchmarks.report.records import gather
+from benchmarks.report.table import DASH, as_markdown
+from benchmarks.report.tables import every_table
+from benchmarks.store import Store
+
+
+def store_of(directory: Path, ratios: dict[tuple[str, int], float], **more: object) -> Store:
+    store = Store(directory)
+    for (flow, seed), ratio in ratios.items():
+        measures = {
+            "reference": "ffjord",
+            "train_step_ratio": ratio,
+            "train_step_ratio_q25": ratio - 0.1,
+            "train_step_ratio_q75": ratio + 0.2,
+            "peak_memory_ratio": 0.5,
+            "train_step_over_matmul": 3.0,
+            **more,
+        }
+        store.write(make_record(flow, seed=seed, measures=measures))
+    return store
+
+
+def test_quartiles_of_the_pairs_for_one_seed(tmp_path: Path) -> None:
+    table = ratio_table(gather([store_of(tmp_path, {("maf", 0): 2.5, ("glow", 0): 1.25})]))
+    assert table is not None
+    (section,) = table.sections
+    assert section.title == "8gaussians, over ffjord"
+    rows = {row[0].text: row[1:] for row in section.rows}
+    assert (rows["maf"][0].text, rows["maf"][0].remark) == ("2.50", "2.40 to 2.70")
+    assert [entry.text for entry in rows["glow"]] == ["1.25", DASH, DASH, "0.50", "3.00", DASH]
+    assert "2.50 (2.40 to 2.70)" in as_markdown(table)
+    assert not any("Others" in note for note in table.notes)
+
+
+def test_interval_over_several_seeds(tmp_path: Path) -> None:
+    table = ratio_table(gather([store_of(tmp_path, {("maf", 0): 2.0, ("maf", 1): 3.0})]))
+    assert table is not None
+    entry = table.sections[0].rows[0][1]
+    # Student's t, two-sided 95 %, one degree of freedom, times the standard error of two values.
+    half_width = 12.706204736174694 * math.sqrt(0.5) / math.sqrt(2)
+    assert (entry.text, entry.plus_minus, entry.remark) == ("2.50", f"{half_width:.2f}", "")
+    assert table.data["train_step_ratio_half_width"].item() == pytest.approx(half_width)
+
+
+def test_shared_machine_is_said(tmp_path: Path) -> None:
+    table = ratio_table(gather([store_of(tmp_path, {("maf", 0): 2.0}, cost_shared=True)]))
+    assert table is not None
+    assert any("Others used the machine while 1 of 1" in note for note in table.notes)
+
+
+def test_no_table_without_a_reference(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write(make_record(measures={"train_step_seconds": 0.1}))
+    records = gather([store])
+    assert ratio_table(records) is None
+    assert "ratios" not in [table.name for table in every_table(records)]
