@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from flows.continuous.dynamics import DenseDynamics, TimeAffine
+from flows.dense import affine, product
 
 __all__ = ["DenseEvaluator"]
 
@@ -240,10 +241,10 @@ class DenseEvaluator:
         slopes = []
         last = self.depth - 1
         for layer in range(last):
-            p = torch.addmm(moment.shifts[layer], x, moment.weights[layer].t())
+            p = affine(x, moment.weights[layer], moment.shifts[layer])
             x, slope = self.rule.value(p)
             slopes.append(slope)
-        torch.addmm(moment.shifts[last], x, moment.weights[last].t(), out=f)
+        f.copy_(affine(x, moment.weights[last], moment.shifts[last]))
         if self.block.residual:
             f.sub_(z)
         if q is None or self.vectors is None:
@@ -264,19 +265,19 @@ class DenseEvaluator:
         weight = moment.weights[layer]
         if layer == 0:
             weight = weight[:, : self.dimension]
-        return torch.mm(u.reshape(-1, u.shape[2]), weight.t()).view(*u.shape[:2], -1)
+        return product(u.reshape(-1, u.shape[2]), weight.t()).view(*u.shape[:2], -1)
 
     def recorded(self, moment: _Moment, z: Tensor, f: Tensor, *, with_integrals: bool) -> _Record:
         record = _Record(moment, [self._input(z)], [], [], {}, {})
         x = record.inputs[0]
         last = self.depth - 1
         for layer in range(last):
-            p = torch.addmm(moment.shifts[layer], x, moment.weights[layer].t())
+            p = affine(x, moment.weights[layer], moment.shifts[layer])
             record.before.append(p if self.rule.keeps_input else None)
             x, slope = self.rule.value(p)
             record.inputs.append(x)
             record.slopes.append(slope)
-        torch.addmm(moment.shifts[last], x, moment.weights[last].t(), out=f)
+        f.copy_(affine(x, moment.weights[last], moment.shifts[last]))
         if self.block.residual:
             f.sub_(z)
         if with_integrals and self.vectors is not None:
@@ -303,21 +304,21 @@ class DenseEvaluator:
             u_bar = self.vectors * (q_bar * self.weight).view(1, -1, 1)
             for layer in reversed(self.tangent_order):
                 if layer != last:
-                    product = record.tangent_outputs.pop(layer).mul_(u_bar)
-                    curved[layer] = product[0] if len(product) == 1 else product.sum(0)
+                    weighed = record.tangent_outputs.pop(layer).mul_(u_bar)
+                    curved[layer] = weighed[0] if len(weighed) == 1 else weighed.sum(0)
                     u_bar = u_bar.mul_(record.slopes[layer])
                 tangent = record.tangent_inputs.pop(layer)
                 width = tangent.shape[2]
                 weight_bar = gradients[2 * layer][index]
                 flat_bar = u_bar.reshape(-1, u_bar.shape[2])
-                torch.mm(flat_bar.t(), tangent.reshape(-1, width), out=weight_bar[:, :width])
+                weight_bar[:, :width] = product(flat_bar.t(), tangent.reshape(-1, width))
                 weight_bar[:, width:] = 0
                 reached.add(layer)
                 if layer != self.tangent_order[0]:
                     weight = moment.weights[layer]
                     if layer == 0:
                         weight = weight[:, : self.dimension]
-                    u_bar = torch.mm(flat_bar, weight).view(*u_bar.shape[:2], -1)
+                    u_bar = product(flat_bar, weight).view(*u_bar.shape[:2], -1)
         p_bar = x_bar = f_bar
         for layer in reversed(range(self.depth)):
             if layer != last:
@@ -335,11 +336,11 @@ class DenseEvaluator:
                 record.inputs.pop()
             weight_bar = gradients[2 * layer][index]
             if layer in reached:
-                weight_bar.addmm_(p_bar.t(), record.inputs[layer])
+                weight_bar += product(p_bar.t(), record.inputs[layer])
             else:
-                torch.mm(p_bar.t(), record.inputs[layer], out=weight_bar)
+                weight_bar.copy_(product(p_bar.t(), record.inputs[layer]))
             torch.sum(p_bar, 0, out=gradients[2 * layer + 1][index])
-            x_bar = torch.mm(p_bar, moment.weights[layer])
+            x_bar = product(p_bar, moment.weights[layer])
         z_bar = x_bar[:, : self.dimension]
         if self.block.residual:
             z_bar = z_bar - f_bar
