@@ -8,6 +8,8 @@ parameter is one contiguous block, and every step runs along whole blocks.
 from __future__ import annotations
 
 import abc
+import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,21 +74,65 @@ class Affine(Elementwise):
         self.bound = bound
         self.shift_first = shift_first
 
-    def _shift_and_log_scale(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+    def _parts(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Shift, log-scale and scale."""
         shift, raw = parameters.unbind(0)
-        # tanh(raw / bound) by the sigmoid, which takes the CPU a quarter of the time.
+        # tanh by the sigmoid and exp by exp2 take the CPU a quarter of the time.
         double = 2 * self.bound
-        return shift, torch.sigmoid(raw * (4 / double)) * double - self.bound
+        log_scale = torch.sigmoid(raw * (4 / double)) * double - self.bound
+        return shift, log_scale, torch.exp2(log_scale * math.log2(math.e))
 
     def encode(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor | None]:
-        shift, log_scale = self._shift_and_log_scale(parameters)
-        if self.shift_first:
-            return (x + shift) * log_scale.exp(), log_scale
-        return torch.addcmul(shift, x, log_scale.exp()), log_scale
+        if (
+            torch.is_grad_enabled()
+            and not torch.compiler.is_compiling()
+            and not torch._C._are_functorch_transforms_active()
+        ):
+            result: tuple[Tensor, Tensor] = _EncodeAffine.apply(x, parameters, self)
+            return result
+        z, log_scale, _ = self.encode_with_scale(x, parameters)
+        return z, log_scale
+
+    def encode_with_scale(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What :meth:`encode` gives, and the scale."""
+        shift, log_scale, scale = self._parts(parameters)
+        z = (x + shift) * scale if self.shift_first else torch.addcmul(shift, x, scale)
+        return z, log_scale, scale
 
     def decode(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor | None]:
-        shift, log_scale = self._shift_and_log_scale(parameters)
-        log_scale = -log_scale
+        shift, log_scale, scale = self._parts(parameters)
         if self.shift_first:
-            return z * log_scale.exp() - shift, log_scale
-        return (z - shift) * log_scale.exp(), log_scale
+            return z / scale - shift, -log_scale
+        return (z - shift) / scale, -log_scale
+
+
+class _EncodeAffine(torch.autograd.Function):
+    """:meth:`Affine.encode` with its derivative: half of the steps of the one by autograd.
+
+    Everything in the derivative is differentiable and comes from arguments and results, so that
+    it can be differentiated again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, parameters: Tensor, affine: Affine) -> tuple[Tensor, Tensor]:
+        z, log_scale, scale = affine.encode_with_scale(x, parameters)
+        ctx.affine = affine
+        ctx.save_for_backward(z if affine.shift_first else x, log_scale, scale)
+        return z, log_scale
+
+    @staticmethod
+    def backward(ctx: Any, grad_z: Tensor, grad_log_scale: Tensor) -> tuple[Tensor | None, ...]:
+        z_or_x, log_scale, scale = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            scale = log_scale.exp()
+        grad_x = grad_z * scale
+        # dz/dx = scale in either form; dz/ds is z where the shift comes first, else x scale.
+        if ctx.affine.shift_first:
+            grad_shift, grad_s = grad_x, torch.addcmul(grad_log_scale, grad_z, z_or_x)
+        else:
+            grad_shift, grad_s = grad_z, torch.addcmul(grad_log_scale, grad_x, z_or_x)
+        # The derivative of tanh is 1 - tanh^2, with tanh = s / bound.
+        grad_raw = torch.addcmul(
+            grad_s, grad_s * log_scale, log_scale, value=-(ctx.affine.bound**-2)
+        )
+        return grad_x, torch.stack((grad_shift, grad_raw)), None

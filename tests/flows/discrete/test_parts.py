@@ -102,6 +102,32 @@ def test_affine_expands_and_contracts_up_to_its_bound(bound: float, shift_first:
     assert log_scale[-1] == bound
 
 
+@pytest.mark.parametrize("shift_first", [False, True])
+def test_derivatives_of_an_affine_are_right_to_second_order(shift_first: bool) -> None:
+    affine = Affine(1.5, shift_first)
+    x = normal(2, 3).double().requires_grad_()
+    parameters = normal(2, 2, 3, seed=1).double().requires_grad_()
+    assert torch.autograd.gradcheck(affine.encode, (x, parameters))
+    assert torch.autograd.gradgradcheck(affine.encode, (x, parameters))
+    # Where only one of the results is asked for.
+    assert torch.autograd.gradcheck(lambda *given: affine.encode(*given)[0], (x, parameters))
+    assert torch.autograd.gradcheck(lambda *given: affine.encode(*given)[1], (x, parameters))
+
+
+@pytest.mark.parametrize("shift_first", [False, True])
+def test_an_affine_decodes_what_it_encoded(shift_first: bool) -> None:
+    affine = Affine(5.0, shift_first)
+    x, parameters = normal(4, 50).double(), 9 * normal(2, 4, 50, seed=1).double()
+    z, change = affine.encode(x, parameters)
+    back, change_back = affine.decode(z, parameters)
+    torch.testing.assert_close(back, x)
+    assert change is not None
+    assert change_back is not None
+    torch.testing.assert_close(change_back, -change)
+    with torch.no_grad():
+        torch.testing.assert_close(affine.encode(x, parameters), (z, change))
+
+
 # -- masked autoregressive conditioners -----------------------------------------------------------
 
 
