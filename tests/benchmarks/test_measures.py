@@ -212,6 +212,18 @@ def test_rejected_steps_count_as_time_and_not_as_work() -> None:
     assert training.total > counter.total
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_every_matrix_product_is_counted(dtype: torch.dtype) -> None:
+    """By whatever library: an evaluation of the dynamics is 2 n P operations, P the weights."""
+    weights = 6 * 64 + 64 * 64 + 64 * 6
+    for options in ({}, {"backend": "torchdiffeq"}):
+        flow = flows.build("ffjord", (6,), hidden=(64, 64), layers="ignore", **options).to(dtype)
+        z = flow.base.sample(100, generator=torch.Generator().manual_seed(0))
+        with flows.Meter() as meter, torch.no_grad(), MatmulFlops() as counter:
+            flow._sample_from(z, None)
+        assert counter.total == meter.forward * 2 * 100 * weights
+
+
 def test_contestants_with_the_same_parameters_are_timed_on_the_same_weights() -> None:
     """The peers hold theirs under the names of ours: the solvers meet one problem."""
     pytest.importorskip("zuko")
