@@ -119,10 +119,10 @@ def regularizer_table(records: Records) -> Table | None:
 
 def _notes(*, few: bool, timed: bool) -> list[str]:
     notes = [
-        "Each flow with regularisers (their weights in brackets) against the first one above it "
-        "without: the same options, data, budget and seeds. NLL: of the test split, without the "
+        "Each flow with regularisers (their weights in its name) against the nearest one above "
+        "it without: the same options, data, budget and seeds. NLL: of the test split, without the "
         "regularisers' terms.",
-        "Increase and saved: differences paired by seed, in brackets in percent of the flow "
+        "Increase and saved: differences paired by seed, the saved also in percent of the flow "
         "without; ± is the half-width of a 95 % Student t interval over seeds, and where there is "
         "none a single seed was compared. A negative saving is a loss.",
         "NFE: evaluations of the dynamics; of a training step forward and backward together. "
@@ -132,8 +132,8 @@ def _notes(*, few: bool, timed: bool) -> list[str]:
     ]
     if few:
         notes.append(
-            "In brackets after a name: the seeds that were compared, of those of the flow without; "
-            "its differences are not those of the means shown."
+            "Seeds 1 of 3, and the like: so many of the seeds of the flow without were compared, "
+            "and the differences are not those of the means shown."
         )
     return notes
 
