@@ -118,14 +118,12 @@ class Trainer:
             "adamw": torch.optim.AdamW,
             "adamax": torch.optim.Adamax,
         }[budget.optimizer]
-        # The fused kernels skip a step by a flag on the device, so that a non-finite loss costs
-        # no synchronisation; Adamax has none and asks the device each step.
+        # The fused kernels skip a step by a flag on the device. Adamax has none; its counter of
+        # steps then has to be on the device as well.
         self.fused = budget.optimizer != "adamax"
+        more = {"fused": True} if self.fused else {"capturable": flow.device.type == "cuda"}
         self.optimizer = kind(
-            self.parameters,
-            lr=budget.learning_rate,
-            weight_decay=budget.weight_decay,
-            **({"fused": True} if self.fused else {}),
+            self.parameters, lr=budget.learning_rate, weight_decay=budget.weight_decay, **more
         )
         self.skipped = torch.zeros((), device=flow.device)
         self.compiled = budget.compile and flow.traits.density == "exact"
@@ -134,7 +132,8 @@ class Trainer:
     def step(self, x: Tensor) -> Tensor:
         """One step of the optimiser.
 
-        A step whose loss or gradient is not finite changes nothing and is counted.
+        A step whose loss or gradient is not finite changes nothing and is counted. The host
+        never waits for the device to learn which.
 
         Args:
             x: model values, shape ``(n, *event_shape)``.
@@ -152,15 +151,29 @@ class Trainer:
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.budget.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.budget.clip_norm, norm)
-        bad = torch.logical_not(torch.isfinite(loss.detach()) & torch.isfinite(norm)).float()
+        bad = torch.logical_not(torch.isfinite(loss.detach()) & torch.isfinite(norm))
         self.skipped += bad
         if self.fused:
             # The protocol of torch.amp.GradScaler: the fused kernel leaves everything as it is.
-            self.optimizer.found_inf = bad
+            self.optimizer.found_inf = bad.float()
             self.optimizer.step()
-        elif not bool(bad):
-            self.optimizer.step()
+        else:
+            self._step_unless(bad)
         return loss.detach()
+
+    @torch.no_grad()
+    def _step_unless(self, bad: Tensor) -> None:
+        """A step of the optimiser that is taken back where ``bad`` holds."""
+        before = {tensor: tensor.clone() for tensor in self._optimized()}
+        self.optimizer.step()
+        for tensor in self._optimized():
+            # What there was not before the first step started at zero.
+            tensor.copy_(torch.where(bad, before.get(tensor, 0.0), tensor))
+
+    def _optimized(self) -> list[Tensor]:
+        """Everything that a step of the optimiser changes."""
+        kept = [value for state in self.optimizer.state.values() for value in state.values()]
+        return [*self.parameters, *kept]
 
     def set_learning_rate(self, value: float) -> None:
         """Set the learning rate of the next step."""

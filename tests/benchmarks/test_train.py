@@ -1,5 +1,6 @@
 """The training loop: it learns, keeps the best, ends where the budget says, and never lies."""
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 import datasets
 import flows
@@ -92,17 +94,82 @@ def test_an_untrained_flow_is_a_contestant(gaussian: datasets.Dataset) -> None:
     assert math.isfinite(result.validation_nll_nats)
 
 
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+    ),
+]
+
+
 @pytest.mark.slow
-def test_a_compiled_step_gives_the_same_weights(gaussian: datasets.Dataset) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_compiled_step_gives_the_same_weights(gaussian: datasets.Dataset, device: str) -> None:
     found = []
     for compiled in (False, True):
         torch.manual_seed(0)
-        flow = flows.build("realnvp", (4,), layers=2, hidden=(8,))
+        flow = flows.build("realnvp", (4,), layers=2, hidden=(8,)).to(device)
         rows: list[CurveRow] = []
         train(flow, gaussian, budget(compile=compiled), seed=0, on_row=rows.append)
         assert math.isnan(rows[-1].nfe_forward) is compiled
         found.append(torch.cat([p.detach().flatten() for p in flow.parameters()]))
     torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-4)
+
+
+SYSTEMS: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
+    ("nice", (5,), {}),
+    ("realnvp", (5,), {"batch_norm": True}),
+    ("glow", (5,), {}),
+    ("maf", (5,), {}),
+    ("maf-mog", (5,), {}),
+    ("iaf", (5,), {"layers": 2}),
+    ("rqnsf-c", (5,), {}),
+    ("rqnsf-ar", (5,), {}),
+    ("glow-image", (1, 8, 8), {"steps": 1, "channels": 8}),
+    ("realnvp-image", (1, 8, 8), {"blocks": 1, "channels": 8}),
+]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "adamax"])
+@pytest.mark.parametrize(("name", "event_shape", "options"), SYSTEMS)
+def test_a_step_asks_the_device_for_no_value(
+    name: str,
+    event_shape: tuple[int, ...],
+    options: dict[str, Any],
+    optimizer: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Fake tensors have no values: whatever needs one on the host raises."""
+    with FakeTensorMode():
+        flow = flows.build(name, event_shape, **options)
+        trainer = Trainer(flow, budget(optimizer=optimizer), torch.Generator())
+        if not trainer.fused:
+            # Off CUDA torch keeps Adamax's count of steps on the host, and reads it there.
+            monkeypatch.setattr(trainer.optimizer, "step", lambda: None)
+        for _ in range(2):
+            loss = trainer.step(torch.empty(8, *event_shape))
+        with pytest.raises(DataDependentOutputException):
+            float(loss)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("optimizer", ["adam", "adamax"])
+@pytest.mark.parametrize(("name", "event_shape", "options"), SYSTEMS)
+def test_a_step_does_not_synchronise(
+    name: str, event_shape: tuple[int, ...], options: dict[str, Any], optimizer: str
+) -> None:
+    flow = flows.build(name, event_shape, **options).cuda()
+    trainer = Trainer(flow, budget(optimizer=optimizer), torch.Generator("cuda"))
+    x = torch.randn(8, *event_shape, device="cuda")
+    # The first step makes what later ones have: handles, workspaces, the optimiser's state.
+    trainer.step(x)
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        trainer.step(x)
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+    assert int(trainer.skipped) == 0
 
 
 def test_a_budget_of_seconds_ends(gaussian: datasets.Dataset) -> None:
@@ -131,16 +198,20 @@ def test_the_same_seed_gives_the_same_weights(gaussian: datasets.Dataset) -> Non
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "adamax"])
 def test_a_step_without_finite_loss_changes_nothing(optimizer: str) -> None:
-    flow = flows.build("maf", (4,), layers=2, hidden=(8,))
-    trainer = Trainer(flow, budget(optimizer=optimizer), torch.Generator())
-    trainer.step(torch.randn(8, 4))
-    before = [p.detach().clone() for p in flow.parameters()]
-    trainer.step(torch.full((8, 4), math.nan))
-    assert int(trainer.skipped) == 1
-    assert all(torch.equal(a, b) for a, b in zip(before, flow.parameters(), strict=True))
-    trainer.step(torch.randn(8, 4))
-    assert int(trainer.skipped) == 1
-    assert any(not torch.equal(a, b) for a, b in zip(before, flow.parameters(), strict=True))
+    torch.manual_seed(0)
+    start = flows.build("maf", (4,), layers=2, hidden=(8,))
+    good, bad = torch.randn(8, 4), torch.full((8, 4), math.nan)
+    results = []
+    for batches in ([good, good], [bad, good, bad, good, bad]):
+        flow = copy.deepcopy(start)
+        trainer = Trainer(flow, budget(optimizer=optimizer), torch.Generator())
+        for batch in batches:
+            trainer.step(batch)
+        assert int(trainer.skipped) == sum(batch is bad for batch in batches)
+        results.append([p.detach() for p in flow.parameters()])
+    # To the last bit: nothing of the optimiser's state remembers a skipped step either.
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(start.parameters(), results[0], strict=True))
 
 
 def test_a_loss_that_goes_nan_is_called_diverged(gaussian: datasets.Dataset) -> None:
