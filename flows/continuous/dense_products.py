@@ -176,6 +176,8 @@ class DenseEvaluator:
         weight: what the sum of the products is multiplied with: 1 / m for the mean of m probes.
     """
 
+    compiles = True
+
     # Gradients by weights at single times wait until they take this many numbers.
     WAITING = 1 << 15
 
@@ -224,10 +226,9 @@ class DenseEvaluator:
     def room(self, z: Tensor) -> int:
         return len(z) * self.width
 
-    def moments(self, times: Sequence[float], like: Tensor) -> list[_Moment]:
-        moved = torch.tensor(times, dtype=like.dtype).to(like.device, non_blocking=True)
+    def moments(self, times: Tensor) -> list[_Moment]:
         with torch.no_grad():
-            batch = _Batch(moved, self._affine(moved))
+            batch = _Batch(times, self._affine(times))
         self.current = batch
         return [_Moment(batch, index) for index in range(len(times))]
 

@@ -161,6 +161,9 @@ class AutogradEvaluator:
             along, after the trace.
     """
 
+    # Autograd inside a step is no graph of its own.
+    compiles = False
+
     def __init__(self, field: Field, regularizers: Sequence[str] = ()) -> None:
         self.field = field
         self.regularizers = tuple(regularizers)
@@ -173,8 +176,8 @@ class AutogradEvaluator:
         # A guess at what the graph of an unknown network takes: some ten layers of some width.
         return 64 * z.numel()
 
-    def moments(self, times: Sequence[float], like: Tensor) -> Sequence[Tensor]:
-        return torch.tensor(times, dtype=like.dtype).to(like.device, non_blocking=True).unbind()
+    def moments(self, times: Tensor) -> Sequence[Tensor]:
+        return times.unbind()
 
     def rates(self, moment: Tensor, z: Tensor, f: Tensor, q: Tensor | None) -> None:
         with torch.no_grad():

@@ -22,7 +22,7 @@ has fewer rejected than torchdiffeq's.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Protocol
@@ -57,6 +57,17 @@ class Tableau:
     solution: tuple[float, ...]
     error: tuple[float, ...] | None
     order: int
+
+    @property
+    def used(self) -> int:
+        """How many stages the solution depends on: all but an adaptive method's last."""
+        return len(self.times) - (self.error is not None)
+
+    @property
+    def counts(self) -> tuple[bool, ...]:
+        """Whether a stage's integrand has a weight in the solution or the error."""
+        error = self.error or (0.0,) * len(self.times)
+        return tuple(b != 0 or e != 0 for b, e in zip(self.solution, error, strict=True))
 
 
 TABLEAUS = {
@@ -113,17 +124,19 @@ class Evaluator(Protocol):
         tensors: what it depends on and whose gradient may be asked for.
         integrals: m, how many integrals go along.
         controlled: how many of them, from the first, the error control looks at.
+        compiles: whether torch.compile makes one graph of a step.
     """
 
     tensors: Sequence[Tensor]
     integrals: int
     controlled: int
+    compiles: bool
 
     def room(self, z: Tensor) -> int:
         """How many numbers may be kept to spare memory later: about what an evaluation takes."""
 
-    def moments(self, times: Sequence[float], like: Tensor) -> Sequence[Any]:
-        """What depends on time alone, for each of the times."""
+    def moments(self, times: Tensor) -> Sequence[Any]:
+        """What depends on time alone, for each of the times, shape ``(s,)``."""
 
     def rates(self, moment: Any, z: Tensor, f: Tensor, q: Tensor | None) -> None:
         """Write dz/dt into ``f``, shape of ``z``, and dq/dt into ``q``, ``(m, n)``, if given."""
@@ -163,8 +176,8 @@ class Path:
 
     def accept(self, march: _March, t: float, dt: float) -> None:
         """Note the step that the march has just made from its present state."""
-        size = march.z_size
-        used = _used_stages(march.solver)
+        size = march.layout.z_size
+        used = TABLEAUS[march.layout.solver].used
         velocities = None
         if self.room >= used * size:
             self.room -= used * size
@@ -172,8 +185,12 @@ class Path:
         self.steps.append((t, dt, march.y[:size], velocities))
 
 
+_Tables = tuple[Tensor, Tensor, Tensor]
+
+
 @cache
-def _weights(name: str, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def _tables(name: str, dtype: torch.dtype, device: torch.device) -> _Tables:
+    """Weights of the stages, the solution and the error."""
     tableau = TABLEAUS[name]
     size = len(tableau.times)
     rows = [(*row, *[0.0] * (size - len(row))) for row in tableau.stages]
@@ -187,19 +204,122 @@ def _weights(name: str, dtype: torch.dtype, device: torch.device) -> tuple[Tenso
     )
 
 
-@cache
-def _used_stages(name: str) -> int:
-    """How many stages the solution depends on: all but an adaptive method's last."""
-    tableau = TABLEAUS[name]
-    return len(tableau.times) - (tableau.error is not None)
+def _moved(values: Sequence[float], like: Tensor) -> Tensor:
+    """Numbers of the host on the device, which it does not wait for."""
+    return torch.tensor(values, dtype=like.dtype).to(like.device, non_blocking=True)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where what is in the flat state ``y``: the solver's ``z``, then the integrals.
+
+    Attributes:
+        solver: a key of :data:`TABLEAUS`.
+        shape: of ``z``.
+        integrals: how many follow, one number a row of ``z`` each.
+        controlled: how many of them the error control looks at.
+        atol: absolute tolerance.
+        rtol: relative tolerance.
+    """
+
+    solver: str
+    shape: tuple[int, ...]
+    integrals: int
+    controlled: int
+    atol: float
+    rtol: float
+
+    @property
+    def z_size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def controlled_size(self) -> int:
+        return self.z_size + self.controlled * self.shape[0]
+
+    @property
+    def size(self) -> int:
+        return self.z_size + self.integrals * self.shape[0]
+
+    def evaluate(
+        self, evaluator: Evaluator, moment: Any, z: Tensor, rate: Tensor, *, integrand: bool
+    ) -> None:
+        """Write the rate at ``z`` into ``rate``, both flat."""
+        q = None
+        if integrand and self.integrals:
+            q = rate[self.z_size :].view(self.integrals, self.shape[0])
+        evaluator.rates(moment, z.view(self.shape), rate[: self.z_size].view(self.shape), q)
+
+
+def _step(
+    evaluator: Evaluator,
+    layout: _Layout,
+    tables: _Tables,
+    moments: Sequence[Any],
+    y: Tensor,
+    rate: Tensor,
+    dt: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Evaluate a method's stages, of an adaptive one all but the first, into ``rate``.
+
+    Returns:
+        The solution after the step, and the mean square of the error over its tolerance, shape
+        ``()``; 0 for a fixed-step method.
+    """
+    tableau = TABLEAUS[layout.solver]
+    stages, solution, error = tables
+    counts = tableau.counts
+    weights = stages * dt
+    z = y[: layout.z_size]
+    last = len(tableau.times) - 1
+    adaptive = tableau.error is not None
+    y1 = y
+    for place, stage in enumerate(range(int(adaptive), last + 1)):
+        if stage == last and adaptive:
+            y1 = torch.addmv(y, rate[:last].t(), weights[last, :last])
+            point = y1[: layout.z_size]
+        elif stage == 0:
+            point = z
+        else:
+            point = torch.addmv(z, rate[:stage, : layout.z_size].t(), weights[stage, :stage])
+        layout.evaluate(evaluator, moments[place], point, rate[stage], integrand=counts[stage])
+    if not adaptive:
+        return torch.addmv(y, rate.t(), solution * dt), y.new_zeros(())
+    end = layout.controlled_size
+    ratio = torch.mv(rate[:, :end].t(), error * dt)
+    scale = torch.maximum(y[:end].abs(), y1[:end].abs()).mul_(layout.rtol).add_(layout.atol)
+    return y1, _mean_square(ratio.div_(scale), layout)
+
+
+def _mean_square(scaled: Tensor, layout: _Layout) -> Tensor:
+    """The larger of the state's and the integrals' mean square; overwrites its argument."""
+    square = scaled.square_()
+    state = square[: layout.z_size].mean()
+    if layout.controlled:
+        state = torch.maximum(state, square[layout.z_size :].mean())
+    return state
+
+
+def _fresh_step(
+    evaluator: Evaluator,
+    layout: _Layout,
+    tables: _Tables,
+    moments: Sequence[Any],
+    y: Tensor,
+    first_rate: Tensor,
+    dt: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`_step` with rates of its own, which it returns, for the compiler."""
+    rate = y.new_zeros(len(TABLEAUS[layout.solver].times), layout.size)
+    rate[0] = first_rate
+    y1, error = _step(evaluator, layout, tables, moments, y, rate, dt)
+    return y1, error, rate
 
 
 @cache
-def _integrand_counts(name: str) -> tuple[bool, ...]:
-    """Whether a stage's integrand has a weight in the solution or the error."""
-    tableau = TABLEAUS[name]
-    error = tableau.error or (0.0,) * len(tableau.times)
-    return tuple(b != 0 or e != 0 for b, e in zip(tableau.solution, error, strict=True))
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of one step as one graph; on CUDA it is replayed without the host's work."""
+    return torch.compile(function, dynamic=False, mode="reduce-overhead")
 
 
 class _March:
@@ -208,76 +328,50 @@ class _March:
     def __init__(
         self,
         evaluator: Evaluator,
-        solver: str,
+        settings: _Settings,
         z: Tensor,
-        atol: float,
-        rtol: float,
-        max_evaluations: int,
-        part: str | None,
     ) -> None:
-        self.part = part
         self.evaluator = evaluator
-        self.solver = solver
-        self.tableau = TABLEAUS[solver]
-        self.atol = atol
-        self.rtol = rtol
-        self.max_evaluations = max_evaluations
+        self.settings = settings
+        self.layout = settings.layout(evaluator, z)
+        self.tableau = TABLEAUS[settings.solver]
+        self.tables = _tables(settings.solver, z.dtype, z.device)
         self.evaluations = 0
-        self.shape = z.shape
-        self.n = len(z)
-        self.z_size = z.numel()
-        self.q_size = evaluator.integrals * self.n
-        self.controlled = self.z_size + evaluator.controlled * self.n
-        size = len(self.tableau.times)
         # Zeros: what a stage leaves out is still multiplied by its weight of zero, and garbage that
         # happens to be NaN would come through.
-        self.rate = z.new_zeros(size, self.z_size + self.q_size)
-        self.y = z.new_zeros(self.z_size + self.q_size)
-        self.y[: self.z_size] = z.reshape(-1)
-        self.stages, self.solution, self.error = _weights(solver, z.dtype, z.device)
-        self.counts = _integrand_counts(solver)
+        self.rate = z.new_zeros(len(self.tableau.times), self.layout.size)
+        self.y = z.new_zeros(self.layout.size)
+        self.y[: self.layout.z_size] = z.reshape(-1)
 
-    def evaluate(self, moment: Any, z: Tensor, stage: int, *, integrand: bool = True) -> None:
-        self.evaluations += 1
-        if self.evaluations > self.max_evaluations:
-            raise TooManyEvaluations.at(self.max_evaluations, self.atol, self.rtol)
-        tick(part=self.part)
-        rate = self.rate[stage]
-        q = None
-        if integrand and self.q_size:
-            q = rate[self.z_size :].view(-1, self.n)
-        self.evaluator.rates(moment, z.view(self.shape), rate[: self.z_size].view(self.shape), q)
+    def count(self, evaluations: int) -> None:
+        """Note that so many evaluations are about to be made."""
+        settings = self.settings
+        if self.evaluations + evaluations > settings.max_evaluations:
+            raise TooManyEvaluations.at(settings.max_evaluations, settings.atol, settings.rtol)
+        self.evaluations += evaluations
+        tick(evaluations, part=settings.part)
 
-    def step(self, t: float, dt: float, first: int) -> Tensor:
-        """Evaluate the stages from ``first`` on; the solution after the step."""
-        times = [t + c * dt for c in self.tableau.times[first:]]
-        moments = self.evaluator.moments(times, self.y)
-        weights = self.stages * dt
-        y, size = self.y, self.z_size
-        z = y[:size]
-        last = len(self.tableau.times) - 1
-        lands = self.tableau.error is not None
-        y1 = y
-        for stage in range(first, last + 1):
-            if stage == last and lands:
-                y1 = torch.addmv(y, self.rate[:last].t(), weights[last, :last])
-                point = y1[:size]
-            elif stage == 0:
-                point = z
-            else:
-                point = torch.addmv(z, self.rate[:stage, :size].t(), weights[stage, :stage])
-            self.evaluate(moments[stage - first], point, stage, integrand=self.counts[stage])
-        return y1 if lands else torch.addmv(y, self.rate.t(), self.solution * dt)
+    def evaluate(self, t: float, z: Tensor, stage: int) -> None:
+        """One evaluation outside a step, into a stage's place."""
+        self.count(1)
+        (moment,) = self.evaluator.moments(_moved([t], self.y))
+        self.layout.evaluate(self.evaluator, moment, z, self.rate[stage], integrand=True)
 
-    def error_ratio(self, y1: Tensor, dt: float) -> float:
-        size, end = self.z_size, self.controlled
-        error = torch.mv(self.rate[:, :end].t(), self.error * dt)
-        scale = torch.maximum(self.y[:end].abs(), y1[:end].abs()).mul_(self.rtol).add_(self.atol)
-        error.div_(scale).square_()
-        ratio = error[:size].mean()
-        if end > size:
-            ratio = torch.maximum(ratio, error[size:].mean())
-        return math.sqrt(ratio.item())
+    def step(self, t: float, dt: float) -> tuple[Tensor, Tensor]:
+        """Try a step; see :func:`_step`."""
+        first = int(self.tableau.error is not None)
+        self.count(len(self.tableau.times) - first)
+        evaluator, layout = self.evaluator, self.layout
+        moved = _moved([*(t + c * dt for c in self.tableau.times[first:]), dt], self.y)
+        moments, size = evaluator.moments(moved[:-1]), moved[-1]
+        if not self.settings.compiled:
+            return _step(evaluator, layout, self.tables, moments, self.y, self.rate, size)
+        step = _compiled(_fresh_step)
+        made = step(evaluator, layout, self.tables, moments, self.y, self.rate[0], size)
+        # The graph's next replay writes where these are.
+        y1, error, rate = (tensor.clone() for tensor in made)
+        self.rate = rate
+        return y1, error
 
     def initial_step(self, t: float, direction: float, span: float) -> float:
         """A first step; uses and counts one evaluation besides the first stage's.
@@ -285,25 +379,21 @@ class _March:
         Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, section II.4, but
         aiming at an error of the size of the tolerance, not of a hundredth of it.
         """
-        end = self.controlled
+        layout = self.layout
+        end = layout.controlled_size
         y, f = self.y[:end], self.rate[0, :end]
-        scale = y.abs().mul_(self.rtol).add_(self.atol)
+        scale = y.abs().mul_(layout.rtol).add_(layout.atol)
 
         def norm(value: Tensor) -> Tensor:
-            square = (value / scale).square_()
-            state = square[: self.z_size].mean()
-            if end > self.z_size:
-                state = torch.maximum(state, square[self.z_size :].mean())
-            return state.sqrt()
+            return _mean_square(value / scale, layout).sqrt()
 
         d0, d1 = torch.stack([norm(y), norm(f)]).tolist()
         if not math.isfinite(d1):
-            raise StepUnderflow.at(self.solver, "the dynamics are not finite at the start")
+            raise StepUnderflow.at(layout.solver, "the dynamics are not finite at the start")
         h0 = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
         # The evaluation goes to the second stage's place, which the first step overwrites.
-        (moment,) = self.evaluator.moments([t + direction * h0], self.y)
-        point = torch.add(self.y[: self.z_size], self.rate[0, : self.z_size], alpha=direction * h0)
-        self.evaluate(moment, point, 1)
+        z, velocity = self.y[: layout.z_size], self.rate[0, : layout.z_size]
+        self.evaluate(t + direction * h0, torch.add(z, velocity, alpha=direction * h0), 1)
         d2 = norm(self.rate[1, :end] - f).item() / h0
         if max(d1, d2) <= 1e-15:
             h1 = max(1e-6, h0 * 1e-3)
@@ -345,8 +435,7 @@ def _solve_adaptively(
     order = march.tableau.order
     smallest = torch.finfo(march.y.dtype).eps * span
     last = len(march.tableau.times) - 1
-    (moment,) = march.evaluator.moments([start], march.y)
-    march.evaluate(moment, march.y[: march.z_size], 0)
+    march.evaluate(start, march.y[: march.layout.z_size], 0)
     if guess is not None and guess.size is not None:
         size = guess.size
     else:
@@ -360,19 +449,20 @@ def _solve_adaptively(
         step = rest if size >= rest else min(size, rest / 2) if 2 * size >= rest else size
         if not step > smallest:
             raise StepUnderflow.at(
-                march.solver, f"step size {step:.1e} at t = {start + direction * done:.6g}"
+                march.layout.solver, f"step size {step:.1e} at t = {start + direction * done:.6g}"
             )
         dt = direction * step
         t = start + direction * done
-        y1 = march.step(t, dt, first=1)
-        ratio = march.error_ratio(y1, dt)
+        y1, square = march.step(t, dt)
+        # The one time in a step that the host waits for the device.
+        ratio = math.sqrt(square.item())
         accepted = ratio <= 1
         factor = _growth(ratio, before, order, after_rejection=after_rejection)
         if done == 0 and guess is not None and accepted:
             # What would just have fitted, be it shorter: the next solve is much like this one.
             guess.size = step * min(10.0, 0.9 / max(ratio, 1e-9) ** (1 / order))
         size = step * factor
-        step_taken(accepted, march.part)
+        step_taken(accepted, march.settings.part)
         after_rejection = not accepted
         if not accepted:
             continue
@@ -392,42 +482,40 @@ def _solve_with_steps(
     dt = (end - start) / steps
     for index in range(steps):
         t = start + index * dt
-        y1 = march.step(t, dt, first=0)
-        step_taken(True, march.part)
+        y1, _ = march.step(t, dt)
+        step_taken(True, march.settings.part)
         if path is not None:
             path.accept(march, t, dt)
         march.y = y1
     if not torch.isfinite(march.y).all():
-        raise StepUnderflow.at(march.solver, "the state is not finite")
+        raise StepUnderflow.at(march.layout.solver, "the state is not finite")
 
 
 def _pull_step(
     evaluator: Evaluator,
-    solver: str,
+    layout: _Layout,
+    tables: _Tables,
     moments: Sequence[Any],
-    dt: float,
+    dt: Tensor,
     z: Tensor,
     velocities: Tensor | None,
-    shape: torch.Size,
     z_bar: Tensor,
     q_bar: Tensor | None,
-    part: str | None,
 ) -> Tensor:
     """Gradient of one step: from that by its solution to that by its starting point."""
-    tableau = TABLEAUS[solver]
-    used = _used_stages(solver)
-    stages, solution, _ = _weights(solver, z.dtype, z.device)
+    tableau = TABLEAUS[layout.solver]
+    used = tableau.used
+    stages, solution, _ = tables
     weights = stages * dt
 
     def record(stage: int) -> Any:
         point = z
         if stage:
             point = torch.addmv(z, rate[:stage].t(), weights[stage, :stage])
-        tick(part=part)
         return evaluator.recorded(
             moments[stage],
-            point.view(shape),
-            rate[stage].view(shape),
+            point.view(layout.shape),
+            rate[stage].view(layout.shape),
             with_integrals=q_bar is not None and tableau.solution[stage] != 0,
         )
 
@@ -445,13 +533,11 @@ def _pull_step(
         f_bar = torch.mul(z_bar, scaled[stage])
         if stage + 1 < used:
             f_bar.addmv_(bars[stage + 1 :].t(), weights[stage + 1 : used, stage])
-        weight = tableau.solution[stage]
         bars[stage] = evaluator.pull(
             records.pop() if records else record(stage),
-            f_bar.view(shape),
-            q_bar * (weight * dt) if q_bar is not None and weight != 0 else None,
+            f_bar.view(layout.shape),
+            q_bar * scaled[stage] if q_bar is not None and tableau.solution[stage] != 0 else None,
         ).reshape(-1)
-    evaluator.collect()
     return z_bar + bars.sum(0)
 
 
@@ -467,22 +553,15 @@ class _Solve(torch.autograd.Function):
         end: Tensor | None,
         *tensors: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        march = _March(
-            evaluator,
-            settings.solver,
-            z,
-            settings.atol,
-            settings.rtol,
-            settings.max_evaluations,
-            settings.part,
-        )
+        march = _March(evaluator, settings, z)
         if march.tableau.error is None:
             _solve_with_steps(march, settings.start, settings.end, settings.steps, path)
         else:
             _solve_adaptively(march, settings.start, settings.end, settings.guess, path)
-        final = march.y[: march.z_size].view(z.shape)
+        size = march.layout.z_size
+        final = march.y[:size].view(z.shape)
         # A copy, so that neither output is a view of the other's memory.
-        integrals = march.y[march.z_size :].reshape(evaluator.integrals, len(z)).clone()
+        integrals = march.y[size:].reshape(evaluator.integrals, len(z)).clone()
         ctx.evaluator, ctx.settings, ctx.path = evaluator, settings, path
         ctx.times_wanted = start is not None, end is not None
         ctx.save_for_backward(z, final, *tensors)
@@ -498,23 +577,19 @@ class _Solve(torch.autograd.Function):
             _flow_of_time(evaluator, settings.end, final, z_bar, q) if ctx.times_wanted[1] else None
         )
         bar = z_bar.reshape(-1).clone()
-        used = _used_stages(settings.solver)
+        layout = settings.layout(evaluator, z)
+        used = TABLEAUS[settings.solver].used
+        tables = _tables(settings.solver, z.dtype, z.device)
+        pull = _compiled(_pull_step) if settings.compiled else _pull_step
         for t, dt, point, velocities in reversed(path.steps):
-            moments = evaluator.moments(
-                [t + c * dt for c in TABLEAUS[settings.solver].times[:used]], point
-            )
-            bar = _pull_step(
-                evaluator,
-                settings.solver,
-                moments,
-                dt,
-                point,
-                velocities,
-                z.shape,
-                bar,
-                q,
-                settings.part,
-            )
+            times = [t + c * dt for c in TABLEAUS[settings.solver].times[:used]]
+            moved = _moved([*times, dt], point)
+            moments = evaluator.moments(moved[:-1])
+            tick(used, part=settings.part)
+            bar = pull(evaluator, layout, tables, moments, moved[-1], point, velocities, bar, q)
+            if settings.compiled:
+                bar = bar.clone()
+            evaluator.collect()
         bar = bar.view(z.shape)
         at_start = None
         if ctx.times_wanted[0]:
@@ -526,7 +601,7 @@ def _flow_of_time(
     evaluator: Evaluator, time: float, z: Tensor, z_bar: Tensor, q_bar: Tensor | None
 ) -> Tensor:
     """How the loss changes as the path is prolonged at ``time``, shape ``()``."""
-    (moment,) = evaluator.moments([time], z)
+    (moment,) = evaluator.moments(_moved([time], z))
     f = torch.empty_like(z)
     q = None if q_bar is None else torch.empty_like(q_bar)
     tick()
@@ -549,6 +624,18 @@ class _Settings:
     max_evaluations: int
     part: str | None
     guess: StepGuess | None
+    compiled: bool
+
+    def layout(self, evaluator: Evaluator, z: Tensor) -> _Layout:
+        """Of the state of a solve from ``z``."""
+        return _Layout(
+            self.solver,
+            tuple(z.shape),
+            evaluator.integrals,
+            evaluator.controlled,
+            self.atol,
+            self.rtol,
+        )
 
 
 def integrate(
@@ -564,6 +651,7 @@ def integrate(
     max_evaluations: int = 10_000,
     part: str | None = None,
     guess: StepGuess | None = None,
+    compiled: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Integrate from ``start`` to ``end``, which may lie before it.
 
@@ -580,6 +668,7 @@ def integrate(
         part: what the meter calls the part of the flow that is solved.
         guess: first step size, taken and renewed where a gradient is wanted, so that
             elsewhere a result does not depend on what was solved before.
+        compiled: whether steps are compiled where a gradient is wanted and the evaluator allows.
 
     Returns:
         The final state and the integrals, shape ``(m, n)``.
@@ -605,6 +694,7 @@ def integrate(
         max_evaluations,
         part,
         guess if wanted else None,
+        compiled and wanted and evaluator.compiles,
     )
     path = Path(evaluator.room(z)) if wanted else None
     result: tuple[Tensor, Tensor] = _Solve.apply(

@@ -43,6 +43,7 @@ class ContinuousTransform(nn.Module):
             self.log_end_time = nn.Parameter(torch.tensor(math.log(config.end_time)))
         # No part of the state: it is used in training alone, where it spares a search.
         self.guess = StepGuess()
+        self.compiled = False
 
     @property
     def end_time(self) -> Tensor | float:
@@ -181,6 +182,7 @@ class ContinuousTransform(nn.Module):
             max_evaluations=config.max_evaluations,
             part=self.name,
             guess=self.guess if self.training and not backward else None,
+            compiled=self.compiled,
         )
 
     def _times(self, z: Tensor, *, backward: bool) -> tuple[Tensor, Tensor]:
