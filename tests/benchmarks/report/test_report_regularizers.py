@@ -38,6 +38,8 @@ def trained(
         "nfe_train_backward": backward,
         "nfe_log_prob": 2 * forward,
         "nfe_sample": sample,
+        "steps": 200,
+        "train_nfe": 180 * (forward + backward),
     }
     if seconds is not None:
         measures |= {"train_step_seconds": seconds, "cost_shared": False}
@@ -82,6 +84,9 @@ def test_savings_are_paired_by_seed(tmp_path: Path) -> None:
     assert row["nfe_train_step_saved_percent"] == pytest.approx(share.mean())
     percent_half_width = T_2 * share.std(ddof=1) / math.sqrt(3)
     assert row["nfe_train_step_saved_percent_half_width"] == pytest.approx(percent_half_width)
+    assert row["nfe_training"] == pytest.approx(0.9 * row["nfe_train_step"])
+    assert row["nfe_training_saved"] == pytest.approx(0.9 * saved.mean())
+    assert row["nfe_training_saved_half_width"] == pytest.approx(0.9 * half_width)
     assert row["nll_nats_increase"] == pytest.approx(np.mean([0.05, 0.02, 0.1]))
     assert row["nfe_log_prob_saved"] == pytest.approx(2 * np.mean([6, 10, 18]))
     assert row["nfe_sample_saved"] == 0
