@@ -89,7 +89,8 @@ class Budget(Strict):
         None, description="validations without gain before training ends"
     )
     compile: bool = Field(
-        False, description="torch.compile the log-density of a flow whose density is exact"
+        False,
+        description="torch.compile a training step; on CUDA, a CUDA graph (Flow.compiled_loss)",
     )
 
     @model_validator(mode="after")
@@ -97,7 +98,9 @@ class Budget(Strict):
         if self.steps is None and self.seconds is None and self.nfe is None:
             raise ValueError("a budget needs a bound: give steps, seconds or nfe")
         if self.compile and self.nfe is not None:
-            raise ValueError("a compiled step counts no network evaluations: bound it otherwise")
+            raise ValueError(
+                "a step compiled whole counts no network evaluations: bound it otherwise"
+            )
         return self
 
 

@@ -126,8 +126,7 @@ class Trainer:
             self.parameters, lr=budget.learning_rate, weight_decay=budget.weight_decay, **more
         )
         self.skipped = torch.zeros((), device=flow.device)
-        self.compiled = budget.compile and flow.traits.density == "exact"
-        self.log_prob = torch.compile(flow, fullgraph=True) if self.compiled else None
+        self.loss = flow.compiled_loss() if budget.compile else flow.loss
 
     def step(self, x: Tensor) -> Tensor:
         """One step of the optimiser.
@@ -142,10 +141,7 @@ class Trainer:
             The loss before the step, detached, in nats; a scalar on the device.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        if self.log_prob is None:
-            loss = self.flow.loss(x, generator=self.generator)
-        else:
-            loss = -self.log_prob(x).mean()
+        loss = self.loss(x, generator=self.generator)
         loss.backward()
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
@@ -301,13 +297,15 @@ def train(
         _refresh(flow, batches)
         validation = _validate(flow, dataset, budget)
         good = max(1, steps - (skipped - skipped_before))
+        # A step that was compiled whole reports no passes through networks.
+        counted = meter.forward > 0 or not budget.compile
         row = CurveRow(
             step=step,
             seconds=seconds,
             train_nll_nats=float(losses) / good,
             validation_nll_nats=validation,
-            nfe_forward=math.nan if trainer.compiled else meter.forward / steps,
-            nfe_backward=math.nan if trainer.compiled else meter.backward / steps,
+            nfe_forward=meter.forward / steps if counted else math.nan,
+            nfe_backward=meter.backward / steps if counted else math.nan,
             skipped_steps=skipped,
         )
         on_row(row)
