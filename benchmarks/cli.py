@@ -205,7 +205,6 @@ def _run_cells(
     from benchmarks.engines.local import run_cells
 
     finished: list[Outcome] = []
-    stages: Counter[str] = Counter()
     terminal = sys.stderr.isatty()
 
     def terminate(number: int, frame: FrameType | None) -> NoReturn:
@@ -232,7 +231,6 @@ def _run_cells(
                 click.echo(f"[{len(finished)}/{len(cells)}] {line}", err=True)
 
         def on_stage(cell: Cell, stage: str) -> None:
-            stages[stage] += 1
             if stage == "cost" and terminal:
                 bar.set_description("timing, alone on the machine")
 

@@ -29,7 +29,6 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    TypeAdapter,
     ValidationError,
     field_validator,
     model_validator,
@@ -528,7 +527,3 @@ def _split_labels(text: str) -> list[str]:
         else:
             parts[-1] += character
     return [part.strip() for part in parts if part.strip()]
-
-
-CELLS: TypeAdapter[list[Cell]] = TypeAdapter(list[Cell])
-"""Reads and writes lists of cells as JSON."""
