@@ -26,7 +26,11 @@ from torch.func import functional_call
 from flows.continuous.dynamics import DenseDynamics, TimeAffine
 from flows.dense import affine, product
 
-__all__ = ["DenseEvaluator"]
+__all__ = ["REGULARIZERS", "DenseEvaluator"]
+
+REGULARIZERS = ("kinetic_energy", "jacobian_norm")
+"""Regularisers that cost next to nothing here: the second is made of the trace's products ``J v``,
+which a bottleneck's noise, of another width, has none of."""
 
 
 class _Rule(Protocol):
@@ -157,6 +161,7 @@ class _Record:
     """What one evaluation leaves for its gradient, by layer."""
 
     moment: _Moment
+    velocity: Tensor
     inputs: list[Tensor]
     slopes: list[Tensor]
     before: list[Tensor | None]
@@ -174,6 +179,7 @@ class DenseEvaluator:
         vectors: the v of the products, shape ``(m, n, width)``; None where no trace is asked for.
         narrow: whether the products are those of the bottleneck.
         weight: what the sum of the products is multiplied with: 1 / m for the mean of m probes.
+        regularizers: some of :data:`REGULARIZERS`, whose integrals go along, after the trace.
     """
 
     compiles = True
@@ -190,8 +196,10 @@ class DenseEvaluator:
         *,
         narrow: bool = False,
         weight: float = 1.0,
+        regularizers: Sequence[str] = (),
     ) -> None:
         self.block = block
+        self.regularizers = tuple(regularizers)
         self.named = named
         self.context = context
         self.context_bar: Tensor | None = None
@@ -203,7 +211,8 @@ class DenseEvaluator:
         self.dimension = block.dimension
         first = block.narrow_depth if narrow else 0
         self.tangent_order = [*range(first, self.depth), *range(first)]
-        self.integrals = self.controlled = 0 if vectors is None else 1
+        self.controlled = 0 if vectors is None else 1
+        self.integrals = self.controlled + len(self.regularizers)
         self.tensors: Sequence[Tensor] = tuple(named.values())
         if context is not None:
             self.tensors = (*named.values(), context)
@@ -255,11 +264,21 @@ class DenseEvaluator:
             u = self._tangent(moment, layer, u)
             if layer != last:
                 u = u.mul_(slopes[layer])
-        torch.sum((u * self.vectors).sum(2), 0, keepdim=True, out=q)
+        trace = q[0]
+        torch.sum((u * self.vectors).sum(2), 0, out=trace)
         if self.weight != 1:
-            q.mul_(self.weight)
+            trace.mul_(self.weight)
         if self.block.residual:
-            q.sub_(self.dimension)
+            trace.sub_(self.dimension)
+        for place, name in enumerate(self.regularizers, 1):
+            if name == "kinetic_energy":
+                torch.sum(f.square(), 1, out=q[place])
+            else:
+                q[place] = self._image(u).square().sum((0, 2)) * self.weight
+
+    def _image(self, u: Tensor) -> Tensor:
+        """``J v`` for each of the vectors, from what the network makes of it."""
+        return u - self.vectors if self.block.residual and self.vectors is not None else u
 
     def _tangent(self, moment: _Moment, layer: int, u: Tensor) -> Tensor:
         """``W u`` for each tangent; the context, if the layer sees it, has none."""
@@ -269,7 +288,7 @@ class DenseEvaluator:
         return product(u.reshape(-1, u.shape[2]), weight.t()).view(*u.shape[:2], -1)
 
     def recorded(self, moment: _Moment, z: Tensor, f: Tensor, *, with_integrals: bool) -> _Record:
-        record = _Record(moment, [self._input(z)], [], [], {}, {})
+        record = _Record(moment, f, [self._input(z)], [], [], {}, {})
         x = record.inputs[0]
         last = self.depth - 1
         for layer in range(last):
@@ -302,7 +321,13 @@ class DenseEvaluator:
         if record.tangent_inputs:
             assert q_bar is not None
             assert self.vectors is not None
-            u_bar = self.vectors * (q_bar * self.weight).view(1, -1, 1)
+            u_bar = self.vectors * (q_bar[0] * self.weight).view(1, -1, 1)
+            for place, name in enumerate(self.regularizers, 1):
+                if name == "kinetic_energy":
+                    f_bar = torch.addcmul(f_bar, record.velocity, q_bar[place, :, None], value=2)
+                else:
+                    image = self._image(record.tangent_outputs[last])
+                    u_bar.addcmul_(image, q_bar[place, :, None], value=2 * self.weight)
             for layer in reversed(self.tangent_order):
                 if layer != last:
                     weighed = record.tangent_outputs.pop(layer).mul_(u_bar)

@@ -70,7 +70,9 @@ class ContinuousConfig(FlowConfig):
         kinetic_energy: weight of the integral of ||f||^2 over time, and
         jacobian_norm: of ||J^T e||^2, an estimate of ||J||_F^2 by the trace's own noise: the two
             of RNODE (Finlay et al. 2020, arXiv:2002.02798, section 3), per sample, not divided by
-            the dimension. The others are the official code's of FFJORD:
+            the dimension. Dense dynamics with no other regulariser than these two take ||J e||^2,
+            another estimate of the same, which comes with the trace. The others, dearer, are the
+            official code's of FFJORD:
         mean_speed: weight of the integral of the mean of |f|.
         rms_speed: of ||f|| / sqrt(D).
         directional_derivative: of ||J^T f|| / sqrt(D).

@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from flows.continuous.dense_products import DenseEvaluator
+from flows.continuous.dense_products import REGULARIZERS, DenseEvaluator
 from flows.continuous.dynamics import DenseDynamics
 from flows.continuous.errors import CostWarning, ToleranceTooTight
 from flows.continuous.field import AutogradEvaluator, Field, Probes
@@ -154,14 +154,17 @@ class ContinuousTransform(nn.Module):
         self, context: Tensor | None, probes: Probes | None, regularizers: tuple[str, ...]
     ) -> Evaluator:
         dynamics = self.dynamics
-        if isinstance(dynamics, DenseDynamics) and not regularizers:
+        narrow = probes is not None and probes.narrow
+        by_hand = set(REGULARIZERS) - ({"jacobian_norm"} if narrow else set())
+        if isinstance(dynamics, DenseDynamics) and by_hand.issuperset(regularizers):
             return DenseEvaluator(
                 dynamics,
                 dict(dynamics.named_parameters()),
                 context,
                 None if probes is None else probes.vectors,
-                narrow=probes is not None and probes.narrow,
+                narrow=narrow,
                 weight=1.0 if probes is None else probes.weight,
+                regularizers=regularizers,
             )
         return AutogradEvaluator(Field(dynamics, context, probes), regularizers)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import flows
+from flows.continuous.dense_products import DenseEvaluator
 from flows.continuous.dynamics import ACTIVATIONS, LAYERS, DenseDynamics
 from flows.continuous.errors import (
     CostWarning,
@@ -21,7 +22,9 @@ from flows.continuous.errors import (
     TooManyEvaluations,
 )
 from flows.continuous.ffjord import FFJORD, FFJORDConfig
+from flows.continuous.field import AutogradEvaluator, Field
 from flows.continuous.moving_norm import MovingBatchNorm
+from flows.continuous.runge_kutta import integrate
 
 
 @pytest.fixture(autouse=True)
@@ -191,6 +194,48 @@ def test_regularizers_are_the_integrals_along_the_path() -> None:
     weighted = terms["nll"] + sum(weight * terms[name] for name, weight in names.items())
     torch.testing.assert_close(loss, weighted)
     torch.testing.assert_close(terms["nll"], -flow.log_prob(x, generator=generator(5)).mean())
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("trace", ["exact", "hutchinson"])
+def test_regularizers_written_by_hand_are_those_of_autograd(trace: str, residual: bool) -> None:
+    """Integrals and all gradients; the noise of the Jacobian's norm is on its other side."""
+    flow = make(3, trace=trace, residual=residual, solver="rk4", steps=4)
+    (block,) = flow.blocks
+    x = torch.randn(5, 3)
+    probes = block.probes(x, trace == "exact", generator())
+    names = ("kinetic_energy",) if trace == "hutchinson" else ("jacobian_norm", "kinetic_energy")
+    field = Field(block.dynamics, None, probes)
+    dense = DenseEvaluator(
+        block.dynamics,
+        dict(block.dynamics.named_parameters()),
+        None,
+        probes.vectors,
+        weight=probes.weight,
+        regularizers=names,
+    )
+    found = []
+    for evaluator in (dense, AutogradEvaluator(field, names)):
+        start = x.clone().requires_grad_(True)
+        z, integrals = integrate(evaluator, start, 0.0, 1.0, solver="rk4", steps=4)
+        weights = torch.randn(integrals.shape, generator=generator(7))
+        total = (z * torch.randn(z.shape, generator=generator(8))).sum() + (
+            integrals * weights
+        ).sum()
+        found.append(
+            (integrals, *torch.autograd.grad(total, [start, *block.dynamics.parameters()]))
+        )
+    torch.testing.assert_close(found[0], found[1])
+
+
+def test_the_estimated_jacobian_norm_of_dense_linear_dynamics() -> None:
+    flow = make(3, hidden=(), layers="ignore", noise="gaussian", jacobian_norm=1.0, end_time=0.5)
+    x = torch.randn(4, 3)
+    _, terms = flow.training_loss(x, generator=generator(5))
+    noise = torch.randn(1, 4, 3, generator=generator(5))[0]
+    matrix = flow.blocks[0].dynamics.stack[0].linear.weight.detach()
+    expected = 0.5 * (noise @ matrix.T).square().sum(1).mean()
+    torch.testing.assert_close(terms["jacobian_norm"].detach(), expected)
 
 
 def _rk4(dynamics: nn.Module, t: Tensor, z: Tensor, h: float) -> Tensor:
