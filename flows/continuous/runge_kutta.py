@@ -5,9 +5,10 @@ trace, regularisers), which do not act back on ``z``. What differs from a genera
 
 * The forward solve keeps no graph. The gradient is that of the discrete solution: the accepted
   steps are evaluated once more, from the last to the first, each with its own graph
-  (checkpointing; Gholami et al. 2019, ANODE, arXiv:1902.10298), at as many evaluations as the step
-  had and with no second adaptive problem to solve. Memory grows with the number of steps by their
-  starting points, and up to the size of one evaluation's graph by the velocities of its stages.
+  (checkpointing; Gholami et al. 2019, ANODE, arXiv:1902.10298), with no second adaptive problem to
+  solve. Memory grows with the number of steps by their starting points, and up to the size of one
+  evaluation's graph by the velocities of the stages: with these a step takes as many evaluations
+  again as it had, without them almost twice as many, the first half of them of velocities alone.
 * The last step lands on the end. Where the rest of the way takes two steps, they are equal.
 * A stage whose integrand has no weight in the solution or in the error estimate (the second of
   Dormand and Prince's) is evaluated without its trace.
@@ -167,7 +168,7 @@ class Path:
 
     Attributes:
         steps: of each accepted step the time, the size, the starting point, and the velocities at
-            its stages, or None.
+            its stages but the last, whose point none depends on, or None.
         room: how many numbers may yet be spent on velocities.
     """
 
@@ -177,11 +178,11 @@ class Path:
     def accept(self, march: _March, t: float, dt: float) -> None:
         """Note the step that the march has just made from its present state."""
         size = march.layout.z_size
-        used = TABLEAUS[march.layout.solver].used
+        kept = TABLEAUS[march.layout.solver].used - 1
         velocities = None
-        if self.room >= used * size:
-            self.room -= used * size
-            velocities = march.rate[:used, :size].clone()
+        if self.room >= kept * size:
+            self.room -= kept * size
+            velocities = march.rate[:kept, :size].clone()
         self.steps.append((t, dt, march.y[:size], velocities))
 
 
@@ -508,35 +509,32 @@ def _pull_step(
     stages, solution, _ = tables
     weights = stages * dt
 
-    def record(stage: int) -> Any:
-        point = z
-        if stage:
-            point = torch.addmv(z, rate[:stage].t(), weights[stage, :stage])
-        return evaluator.recorded(
-            moments[stage],
-            point.view(layout.shape),
-            rate[stage].view(layout.shape),
-            with_integrals=q_bar is not None and tableau.solution[stage] != 0,
-        )
+    def point(stage: int) -> Tensor:
+        if stage == 0:
+            return z.view(layout.shape)
+        return torch.addmv(z, rate[:stage].t(), weights[stage, :stage]).view(layout.shape)
 
-    # With the velocities at hand a stage is evaluated when its turn comes, and one at a time is in
-    # memory; without them all are, from the first to the last, before the first turn.
-    records: list[Any] = []
+    # With the velocities at hand a stage is evaluated, with its graph, when its turn comes, and
+    # one at a time is in memory. Where they were not kept they come first, without graphs.
     if velocities is None:
-        rate = z.new_empty(used, z.numel())
-        records = [record(stage) for stage in range(used)]
+        rate = z.new_empty(used - 1, z.numel())
+        for stage in range(used - 1):
+            evaluator.rates(moments[stage], point(stage), rate[stage].view(layout.shape), None)
     else:
         rate = velocities
+    velocity = z.new_empty(layout.shape)
     bars = z.new_empty(used, z.numel())
     scaled = solution * dt
     for stage in reversed(range(used)):
         f_bar = torch.mul(z_bar, scaled[stage])
         if stage + 1 < used:
             f_bar.addmv_(bars[stage + 1 :].t(), weights[stage + 1 : used, stage])
+        counts = q_bar is not None and tableau.solution[stage] != 0
+        record = evaluator.recorded(moments[stage], point(stage), velocity, with_integrals=counts)
         bars[stage] = evaluator.pull(
-            records.pop() if records else record(stage),
+            record,
             f_bar.view(layout.shape),
-            q_bar * scaled[stage] if q_bar is not None and tableau.solution[stage] != 0 else None,
+            q_bar * scaled[stage] if q_bar is not None and counts else None,
         ).reshape(-1)
     return z_bar + bars.sum(0)
 
@@ -585,7 +583,7 @@ class _Solve(torch.autograd.Function):
             times = [t + c * dt for c in TABLEAUS[settings.solver].times[:used]]
             moved = _moved([*times, dt], point)
             moments = evaluator.moments(moved[:-1])
-            tick(used, part=settings.part)
+            tick(used if velocities is not None else 2 * used - 1, part=settings.part)
             bar = pull(evaluator, layout, tables, moments, moved[-1], point, velocities, bar, q)
             if settings.compiled:
                 bar = bar.clone()

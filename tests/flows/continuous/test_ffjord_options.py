@@ -288,16 +288,21 @@ def test_a_residual_flow_subtracts_the_state() -> None:
 
 
 def test_the_meter_knows_blocks_and_steps() -> None:
-    flow = make(2, blocks=2)
-    with flows.Meter() as meter:
-        flow.log_prob(torch.randn(3, 2)).sum().backward()
-    assert list(meter.parts) == ["block 0", "block 1"]
-    for name in ("forward", "backward", "accepted", "rejected"):
-        total = sum(getattr(part, name) for part in meter.parts.values())
-        assert total == getattr(meter, name)
-    for part in meter.parts.values():
-        assert part.forward == 2 + 6 * (part.accepted + part.rejected)
-        assert part.backward == 6 * part.accepted > 0
+    # The wide one keeps the velocities of every step, five a step; the narrow one, whose graph is
+    # smaller, those of a few, and finds the five of each other step once more.
+    for width, kept in ((256, 1000), (32, 3)):
+        flow = make(2, blocks=2, hidden=(width,))
+        with flows.Meter() as meter:
+            flow.log_prob(torch.randn(3, 2)).sum().backward()
+        assert list(meter.parts) == ["block 0", "block 1"]
+        for name in ("forward", "backward", "accepted", "rejected"):
+            total = sum(getattr(part, name) for part in meter.parts.values())
+            assert total == getattr(meter, name)
+        for part in meter.parts.values():
+            assert part.forward == 2 + 6 * (part.accepted + part.rejected)
+            again = max(part.accepted - kept, 0)
+            assert part.backward == 6 * part.accepted + 5 * again > 0
+            assert (again > 0) == (width == 32)
 
 
 def test_moving_norm_inverts_and_has_its_determinant() -> None:
