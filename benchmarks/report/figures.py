@@ -342,13 +342,16 @@ def _variant(flow: str, name: str, setting_label: str) -> str:
 
 
 def _frame_nll(ax: Axes, curves: Sequence[pd.DataFrame], entropy: float, gaussian: float) -> None:
-    """Limits that show where curves end up: untrained flows start hundreds of nats above."""
-    ends = [float(curve["validation_nll_nats"].min()) for curve in curves]
-    starts = [float(curve["validation_nll_nats"].dropna().iloc[0]) for curve in curves]
+    """Limits that show where curves end up, and at least the last two thirds of each: untrained
+    flows start hundreds of nats above.
+    """
+    values = [curve["validation_nll_nats"].dropna() for curve in curves]
+    ends = [float(nll.min()) for nll in values]
+    later = [float(nll.iloc[len(nll) // 3 :].max()) for nll in values]
     low = min([*ends, *([entropy] if math.isfinite(entropy) else [])])
     high = max(ends)
     spread = max(high - low, 0.02 * max(1.0, abs(low)))
-    top = min(max(starts), high + 2.5 * spread)
+    top = max(*later, min(max(float(nll.iloc[0]) for nll in values), high + 2.5 * spread))
     if math.isfinite(gaussian):
         if gaussian < high + 6 * spread:
             top = max(top, gaussian + 0.3 * spread)
