@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from benchmarks.allocator import ALLOCATOR
 from benchmarks.errors import BenchError
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ class Project:
             machine_file.parent.mkdir(exist_ok=True)
             machine_file.write_text(json.dumps({machine.name: machine.facts, "version": 1}))
             words = ("--machine", machine.name, *words)
-        environment = dict(os.environ)
+        environment = {**ALLOCATOR, **os.environ}
         if "existing" in words:
             # The working tree, whatever is installed.
             environment["ASV_PYTHONPATH"] = str(self.root)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.forkserver
+import os
 import signal
 import time
 from collections import deque
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from benchmarks import cell as cell_module
 from benchmarks import measures
+from benchmarks.allocator import ALLOCATOR
 from benchmarks.cell import Stage, Task
 from benchmarks.matrix import Cell
 from benchmarks.store import Foreign, Record, Store
@@ -78,6 +80,13 @@ def run_cells(
     store = Store(directory)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
+    added = ALLOCATOR.keys() - os.environ.keys()
+    try:
+        os.environ.update({name: ALLOCATOR[name] for name in added})
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        for name in added:
+            os.environ.pop(name)
     waiting: dict[Stage, deque[Cell]] = {"quality": deque(), "cost": deque()}
     for cell in cells:
         waiting[cell_module.pending_stage(store, cell)].append(cell)

@@ -1,6 +1,9 @@
 """Cells in processes of their own: every end leaves a record, and nothing takes others along."""
 
 import contextlib
+import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -11,6 +14,7 @@ import pytest
 
 import flows
 from benchmarks import cell as cell_module
+from benchmarks.allocator import ALLOCATOR
 from benchmarks.cell import Task, record_of
 from benchmarks.engines.local import Outcome, run_cells
 from benchmarks.matrix import Cell, load_matrix
@@ -38,6 +42,41 @@ def record(outcomes: dict[str, Outcome], cell: Cell) -> Record:
     found = outcomes[cell.key].record
     assert found is not None
     return found
+
+
+def test_cells_come_from_a_process_that_keeps_its_memory(tmp_path: Path, tiny: Path) -> None:
+    (cell, _) = load_matrix(str(tiny)).cells
+    assert record(run([cell], tmp_path), cell).status == "ok"
+    (server,) = (
+        child for child in psutil.Process().children() if "forkserver" in " ".join(child.cmdline())
+    )
+    assert server.environ().items() >= ALLOCATOR.items()
+
+
+def test_kept_memory_is_not_fetched_again() -> None:
+    """40 tensors of 256 KiB, 20 times: pages are asked of the kernel once, or each time."""
+    program = (
+        "import resource, torch\n"
+        "def fill(): return [torch.ones(2**16) for _ in range(40)]\n"
+        "fill(); before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(20): fill()\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"
+    )
+    faults = [
+        int(
+            subprocess.run(
+                [sys.executable, "-c", program],
+                env={**os.environ, **extra},
+                capture_output=True,
+                check=True,
+                text=True,
+            ).stdout
+        )
+        for extra in ({"MALLOC_TRIM_THRESHOLD_": "131072"}, ALLOCATOR)
+    ]
+    # 10 MiB are 2,560 pages of 4 KiB.
+    assert faults[0] > 20 * 2_500
+    assert faults[1] < 2_000
 
 
 @pytest.mark.slow
