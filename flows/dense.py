@@ -203,7 +203,9 @@ def product(left: Tensor, right: Tensor) -> Tensor:
     Returns:
         A fresh tensor of shape ``(m, n)``, of which autograd knows nothing.
     """
-    return _product(left, right) if _takes_onednn(left) else torch.mm(left, right)
+    if left.numel() * right.shape[1] >= _LEAST_TERMS and _takes_onednn(left):
+        return _linear(left, right.t(), None)
+    return torch.mm(left, right)
 
 
 def affine(rows: Tensor, weight: Tensor, shift: Tensor) -> Tensor:
@@ -220,13 +222,6 @@ def affine(rows: Tensor, weight: Tensor, shift: Tensor) -> Tensor:
     if len(rows) * weight.numel() >= _LEAST_TERMS and _takes_onednn(rows):
         return _linear(rows, weight, shift)
     return torch.addmm(shift, rows, weight.t())
-
-
-def _product(left: Tensor, right: Tensor) -> Tensor:
-    """``left @ right``, by oneDNN where that is faster; either may be a transposed view."""
-    if left.numel() * right.shape[1] >= _LEAST_TERMS:
-        return _linear(left, right.t(), None)
-    return torch.mm(left, right)
 
 
 def _linear(rows: Tensor, weight: Tensor, shift: Tensor | None) -> Tensor:
@@ -267,7 +262,7 @@ def _evaluate(
                 kept.append(value)
                 if not rule.keeps_result:
                     kept.append(argument)
-        value = _product(weight, value).add_(bias.unsqueeze(1))
+        value = product(weight, value).add_(bias.unsqueeze(1))
     return value
 
 
@@ -299,12 +294,12 @@ class _DenseStack(torch.autograd.Function):
         for index in reversed(range(len(inputs))):
             needs_weight, needs_bias = ctx.needs_input_grad[2 * index + 2 : 2 * index + 4]
             gradients.append(grad.sum(1) if needs_bias else None)
-            gradients.append(_product(grad, inputs[index].t()) if needs_weight else None)
+            gradients.append(product(grad, inputs[index].t()) if needs_weight else None)
             if index:
                 grad = rule.pull_back(
-                    _product(parameters[2 * index].t(), grad), arguments[index - 1]
+                    product(parameters[2 * index].t(), grad), arguments[index - 1]
                 )
-        first = _product(parameters[0].t(), grad) if ctx.needs_input_grad[1] else None
+        first = product(parameters[0].t(), grad) if ctx.needs_input_grad[1] else None
         return None, first, *reversed(gradients)
 
 

@@ -80,13 +80,7 @@ def run_cells(
     store = Store(directory)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    added = ALLOCATOR.keys() - os.environ.keys()
-    try:
-        os.environ.update({name: ALLOCATOR[name] for name in added})
-        multiprocessing.forkserver.ensure_running()
-    finally:
-        for name in added:
-            os.environ.pop(name)
+    _start_server()
     waiting: dict[Stage, deque[Cell]] = {"quality": deque(), "cost": deque()}
     for cell in cells:
         waiting[cell_module.pending_stage(store, cell)].append(cell)
@@ -136,6 +130,17 @@ def run_cells(
                     finish(item, f"the {item.task.stage} stage took more than {timeout:g} s")
     finally:
         _end(running)
+
+
+def _start_server() -> None:
+    """Start what cells are forked from, unless it runs; only its environment is changed."""
+    added = ALLOCATOR.keys() - os.environ.keys()
+    try:
+        os.environ.update({name: ALLOCATOR[name] for name in added})
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        for name in added:
+            os.environ.pop(name)
 
 
 def _death(process: BaseProcess) -> str:

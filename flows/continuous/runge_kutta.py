@@ -529,13 +529,13 @@ def _pull_step(
         f_bar = torch.mul(z_bar, scaled[stage])
         if stage + 1 < used:
             f_bar.addmv_(bars[stage + 1 :].t(), weights[stage + 1 : used, stage])
-        counts = q_bar is not None and tableau.solution[stage] != 0
-        record = evaluator.recorded(moments[stage], point(stage), velocity, with_integrals=counts)
-        bars[stage] = evaluator.pull(
-            record,
-            f_bar.view(layout.shape),
-            q_bar * scaled[stage] if q_bar is not None and counts else None,
-        ).reshape(-1)
+        stage_q_bar = None
+        if q_bar is not None and tableau.solution[stage] != 0:
+            stage_q_bar = q_bar * scaled[stage]
+        record = evaluator.recorded(
+            moments[stage], point(stage), velocity, with_integrals=stage_q_bar is not None
+        )
+        bars[stage] = evaluator.pull(record, f_bar.view(layout.shape), stage_q_bar).reshape(-1)
     return z_bar + bars.sum(0)
 
 
