@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from datasets.base import Array, Dataset, DatasetConfig, Truth, make_dataset, named_seed
+from datasets.base import Array
+from datasets.sampled import SampledConfig
 
 __all__ = ["Banana", "BananaConfig"]
 
@@ -52,45 +53,27 @@ class Banana:
         return self.dimension / 2 * math.log(2 * math.pi * math.e) + math.log(self.deviation)
 
 
-class BananaConfig(DatasetConfig):
+class BananaConfig(SampledConfig):
     """A banana; the defaults are Haario's milder one, its long axis five times shorter.
 
     Attributes:
         dimension: D, at least two.
         deviation: a, along the first coordinate before the bend.
         bend: b.
-        rows: size of the training split; validation and test have 10,000 rows each.
+
+    Example:
+        >>> round(BananaConfig(rows=10).load("banana").truth.entropy_nats, 4)
+        3.531
     """
+
+    kind = "gaussian"
 
     dimension: int = Field(default=2, ge=2)
     deviation: PositiveFloat = 2.0
     bend: float = 0.75
-    rows: PositiveInt = 50_000
 
-    def load(self, name: str) -> Dataset:
-        """Draw the splits, each from a generator of its own.
+    def seed_names(self) -> tuple[object, ...]:
+        return "banana", self.dimension
 
-        Args:
-            name: the catalog's name.
-
-        Returns:
-            The data set with its truth.
-
-        Example:
-            >>> round(BananaConfig(rows=10).load("banana").truth.entropy_nats, 4)
-            3.531
-        """
-        banana = Banana(self.dimension, self.deviation, self.bend)
-        splits = [
-            banana.sample(
-                n,
-                np.random.Generator(np.random.PCG64(named_seed("banana", self.dimension, split))),
-            )
-            for split, n in (("train", self.rows), ("validation", 10_000), ("test", 10_000))
-        ]
-        return make_dataset(
-            name,
-            "gaussian",
-            [split.astype(np.float32) for split in splits],
-            truth=Truth(banana.log_prob, banana.entropy),
-        )
+    def density(self) -> Banana:
+        return Banana(self.dimension, self.deviation, self.bend)

@@ -1,7 +1,9 @@
 """The contract that every data set of the suite keeps.
 
 A :class:`DatasetConfig` holds typed options; its ``load`` gives a :class:`Dataset`: three splits,
-the preprocessing from what is stored to what a flow models, and the truth where it is known.
+the preprocessing from what is stored to what a flow models, and the truth where it is known. Two
+kinds of sets derive from it: those that are drawn from a known density (:mod:`datasets.sampled`)
+and those that are read from files (:mod:`datasets.stored`).
 
 ``raw``
     what a split stores: float32 rows, already standardised where the literature does so, or the
@@ -17,15 +19,16 @@ stand for the same numbers on every machine.
 from __future__ import annotations
 
 import abc
+import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
 __all__ = [
@@ -190,21 +193,91 @@ class Dataset:
 
 
 class DatasetConfig(BaseModel, abc.ABC):
-    """Options of one data set. Strict: an unknown option or another type is an error."""
+    """Options of one data set. Strict: an unknown option or another type is an error.
+
+    The options that every set has choose rows and never change a row's values: whatever is
+    standardised is so with the whole set's moments, those of split 0, as in the literature. The NLL
+    of any number of training rows and of any split is therefore that of the same stored values.
+
+    Attributes:
+        rows: size of the training split; None for all rows that it has. It shrinks this split
+            alone: validation and test are the whole set's, so that scores at several sizes are of
+            the same points. The rows of a smaller number are the first of a larger one's.
+        test_rows: size of the test split, where all of it is too dear to evaluate; None for all.
+            It does not depend on ``rows`` either. The first of the split, or where a published
+            order may be no random one, a random choice that is always the same.
+        split: which division into the three splits; 0 is the published one, or the one that has
+            always been this set's. Any other number draws anew, from a seed that the set and the
+            number name: other samples of the same density, or all rows of a table shuffled
+            together and cut at the same sizes. Where the test split is published as such it
+            stays, and training and validation rows alone are shuffled; a set for which neither is
+            right refuses the option.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
+    kind: ClassVar[Kind]
+
+    rows: PositiveInt | None = None
+    test_rows: PositiveInt | None = None
+    split: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _within_sizes(self) -> Self:
+        train, _, test = self.sizes()
+        if self.rows is not None and train is not None and self.rows > train:
+            raise ValueError(f"rows = {self.rows} of a training split of {train}")
+        if self.test_rows is not None and self.test_rows > test:
+            raise ValueError(f"test_rows = {self.test_rows} of a test split of {test}")
+        return self
+
     @abc.abstractmethod
-    def load(self, name: str) -> Dataset:
-        """Make the data set.
+    def sizes(self) -> tuple[int | None, int, int]:
+        """Rows of the whole training, validation and test split; None for as many as one asks."""
+
+    @abc.abstractmethod
+    def whole(self, name: str) -> Dataset:
+        """The data set of this ``split`` with all its rows.
 
         Args:
-            name: the catalog's name, which the seeds depend on.
+            name: the catalog's name.
 
         Raises:
             DataMissing: if a file is not there.
             DataCorrupt: if a file is not what it should be.
         """
+
+    def part(self, rows: Array, count: int, purpose: Split) -> Array:
+        """The rows that a smaller split consists of, the first of those of a larger one.
+
+        Args:
+            rows: of the whole split, shape ``(n, *event_shape)``.
+            count: how many, fewer than ``n``.
+            purpose: the split's name.
+        """
+        return rows[:count]
+
+    def load(self, name: str) -> Dataset:
+        """Make the data set.
+
+        Args:
+            name: the catalog's name.
+
+        Raises:
+            DataMissing: if a file is not there.
+            DataCorrupt: if a file is not what it should be.
+            DataError: if an option has a value that the set cannot have.
+        """
+        dataset = self.whole(name)
+        wanted: dict[Split, int | None] = {"train": self.rows, "test": self.test_rows}
+        for split, count in wanted.items():
+            rows = dataset.split(split)
+            if count is not None and count < len(rows):
+                part = self.part(rows, count, split)
+                hashes = {**dataset.hashes, split: array_hash(part)}
+                changed: dict[str, Any] = {split: part, "hashes": hashes}
+                dataset = dataclasses.replace(dataset, **changed)
+        return dataset
 
 
 def make_dataset(
@@ -240,29 +313,3 @@ def make_dataset(
         },
         **more,
     )
-
-
-def part_of(splits: Sequence[Array], rows: int | None) -> list[Array]:
-    """The first rows of each split, the same proportion of each; None for all.
-
-    Args:
-        splits: train, validation, test.
-        rows: how many of train.
-
-    Raises:
-        DataError: if there are not so many, or so few are asked for that a split is empty.
-
-    Example:
-        >>> splits = [np.zeros(80), np.zeros(8), np.zeros(12)]
-        >>> [len(split) for split in part_of(splits, 20)]
-        [20, 2, 3]
-    """
-    if rows is None:
-        return list(splits)
-    total = len(splits[0])
-    if rows > total:
-        raise DataError(f"rows = {rows} of a training split of {total}")
-    part = [split[: round(len(split) * rows / total)] for split in splits]
-    if not all(map(len, part)):
-        raise DataError(f"rows = {rows} of {total} leaves a split without any")
-    return part

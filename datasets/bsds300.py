@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from pydantic import Field
+from pydantic import field_validator
 
 from datasets.archive import extracted
-from datasets.base import Array, DataCorrupt, DataError, Dataset, DatasetConfig
-from datasets.cache import cached_dataset
+from datasets.base import Array, DataCorrupt, DataError
 from datasets.sources import locate
+from datasets.stored import StoredConfig
 from datasets.tables import check_finite, check_sizes
 
 __all__ = ["Bsds300Config", "read_patches"]
@@ -61,25 +61,29 @@ def _prepare() -> Sequence[Array]:
     return splits
 
 
-class Bsds300Config(DatasetConfig):
-    """BSDS300, whole or a fixed part: 1,000,000 / 50,000 / 250,000 patches of 63 columns.
+class Bsds300Config(StoredConfig):
+    """BSDS300: 1,000,000 / 50,000 / 250,000 patches of 63 columns.
 
-    Attributes:
-        rows: how many training rows; None for all. Of validation and test the same proportion.
+    There is split 0 alone. The published file does not say from which image a patch comes, and
+    patches of one image must not fall into two splits: ``bsds300-style`` has further splits.
     """
 
-    rows: int | None = Field(default=None, ge=10, le=SIZES[0])
+    kind = "tabular"
 
-    def load(self, name: str) -> Dataset:
-        """Prepare the splits, or open them from the cache.
+    @field_validator("split")
+    @classmethod
+    def _published(cls, split: int) -> int:
+        if split:
+            raise ValueError(
+                "bsds300 has its published split 0 alone; bsds300-style draws other ones"
+            )
+        return split
 
-        Args:
-            name: the catalog's name.
+    def sizes(self) -> tuple[int, int, int]:
+        return SIZES
 
-        Raises:
-            DataMissing: if neither the published archive nor its HDF5 file is there.
-            DataCorrupt: if a file is not what it should be.
-            DataError: if h5py is not installed.
-        """
-        recipe = {"set": "bsds300", "version": 1}
-        return cached_dataset(name, "tabular", recipe, _prepare, self.rows)
+    def source(self) -> str:
+        return "bsds300"
+
+    def prepare(self) -> Sequence[Array]:
+        return _prepare()

@@ -16,12 +16,11 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
-from pydantic import Field
 
-from datasets.base import Array, DataCorrupt, Dataset, DatasetConfig, named_seed
-from datasets.cache import cached_dataset
+from datasets.base import Array, DataCorrupt, named_seed
 from datasets.recognise import DAMAGE
 from datasets.sources import locate
+from datasets.stored import StoredConfig
 from datasets.tables import check_sizes
 
 __all__ = ["Bsds300StyleConfig", "patches_of", "read_images"]
@@ -88,7 +87,7 @@ def patches_of(images: Sequence[Array], count: int, random: np.random.Generator)
     return together[random.permutation(count)]
 
 
-def _prepare() -> Sequence[Array]:
+def _prepare(*split: object) -> Sequence[Array]:
     train, test = read_images(locate("bsds300-style").paths[0])
     if (len(train), len(test)) != (200, 100):
         raise DataCorrupt(
@@ -97,7 +96,7 @@ def _prepare() -> Sequence[Array]:
         )
 
     def random(purpose: str) -> np.random.Generator:
-        return np.random.Generator(np.random.PCG64(named_seed("bsds300-style", purpose)))
+        return np.random.Generator(np.random.PCG64(named_seed("bsds300-style", purpose, *split)))
 
     order = random("images").permutation(len(train))
     groups = (
@@ -113,24 +112,24 @@ def _prepare() -> Sequence[Array]:
     return splits
 
 
-class Bsds300StyleConfig(DatasetConfig):
+class Bsds300StyleConfig(StoredConfig):
     """Patches in the style of BSDS300: 1,000,000 / 50,000 / 250,000 of 63 columns.
 
-    Attributes:
-        rows: how many training rows; None for all. Of validation and test the same proportion.
+    Another ``split`` is another choice of the images for training, and other patches of all; the
+    test images stay the published ones.
     """
 
-    rows: int | None = Field(default=None, ge=10, le=SIZES[0])
+    kind = "tabular"
+    in_random_order = True
 
-    def load(self, name: str) -> Dataset:
-        """Prepare the splits, or open them from the cache.
+    def sizes(self) -> tuple[int, int, int]:
+        return SIZES
 
-        Args:
-            name: the catalog's name.
+    def source(self) -> str:
+        return "bsds300-style"
 
-        Raises:
-            DataMissing: if no archive of the images is there.
-            DataCorrupt: if it is damaged.
-        """
-        recipe = {"set": "bsds300-style", "version": 1}
-        return cached_dataset(name, "tabular", recipe, _prepare, self.rows)
+    def prepare(self) -> Sequence[Array]:
+        return _prepare()
+
+    def prepare_split(self) -> Sequence[Array]:
+        return _prepare("split", self.split)

@@ -30,18 +30,9 @@ from typing import Any
 import numpy as np
 
 from datasets import folder
-from datasets.base import (
-    Array,
-    DataCorrupt,
-    DataError,
-    Dataset,
-    Kind,
-    array_hash,
-    make_dataset,
-    part_of,
-)
+from datasets.base import Array, DataCorrupt, DataError, array_hash
 
-__all__ = ["CacheWarning", "cached_dataset", "cached_splits", "prepared_folders"]
+__all__ = ["CacheWarning", "Splits", "cached_splits", "prepared_folders"]
 
 SPLITS = ("train", "validation", "test")
 _MANIFEST = "manifest.json"
@@ -109,30 +100,6 @@ def cached_splits(
     if found is None:
         raise DataError(f"{target} vanished after it was written: is something deleting it?")
     return found
-
-
-def cached_dataset(
-    name: str,
-    kind: Kind,
-    recipe: Mapping[str, Any],
-    prepare: Callable[[], Sequence[Array]],
-    rows: int | None = None,
-    **more: Any,
-) -> Dataset:
-    """A data set whose splits are cached, or the same proportion of each of them.
-
-    Args:
-        name: the catalog's name.
-        kind: of data set.
-        recipe: as for :func:`cached_splits`, which gets the key ``set`` from it.
-        prepare: as for :func:`cached_splits`.
-        rows: how many rows of train; None for all.
-        **more: other attributes of :class:`Dataset`.
-    """
-    splits, hashes = cached_splits(recipe["set"], recipe, prepare)
-    if rows is None:
-        return make_dataset(name, kind, splits, hashes=hashes, **more)
-    return make_dataset(name, kind, part_of(splits, rows), **more)
 
 
 def prepared_folders(name: str) -> list[Path]:

@@ -6,16 +6,16 @@ import io
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from PIL import Image
-from pydantic import Field
 
-from datasets.base import Array, DataCorrupt, Dataset, DatasetConfig, array_hash
-from datasets.cache import cached_dataset
+from datasets.base import Array, DataCorrupt, array_hash
 from datasets.preprocessing import Dequantize
 from datasets.recognise import DAMAGE
 from datasets.sources import locate
+from datasets.stored import StoredConfig
 from datasets.unpickle import load_plain
 
 __all__ = ["Cifar10Config", "read_pickles", "read_pngs"]
@@ -97,8 +97,8 @@ def _prepare() -> Sequence[Array]:
     return [train[: SIZES[0]], train[SIZES[0] :], test]
 
 
-class Cifar10Config(DatasetConfig):
-    """32 x 32 colour images with 256 levels: 45,000 / 5,000 / 10,000.
+class Cifar10Config(StoredConfig):
+    """32 x 32 colour images with 256 levels, shape ``(n, 3, 32, 32)``: 45,000 / 5,000 / 10,000.
 
     The test split is the published one; the last tenth of the training images is the validation
     split, as in Papamakarios et al. 2017 (arXiv:1705.07057, appendix).
@@ -106,32 +106,21 @@ class Cifar10Config(DatasetConfig):
     Attributes:
         alpha: of the logit; None for none. The default is that of the same paper, and of Dinh et
             al. 2016 (arXiv:1605.08803, section 4.1).
-        rows: how many training images; None for all. Of validation and test the same proportion.
     """
 
+    kind = "image"
+    test_is_published = True
+
     alpha: float | None = 0.05
-    rows: int | None = Field(default=None, ge=10, le=SIZES[0])
 
-    def load(self, name: str) -> Dataset:
-        """Read the images, or open them from the cache.
+    def sizes(self) -> tuple[int, int, int]:
+        return SIZES
 
-        Args:
-            name: the catalog's name.
+    def source(self) -> str:
+        return "cifar10"
 
-        Returns:
-            Splits of shape ``(n, 3, 32, 32)``, uint8.
+    def prepare(self) -> Sequence[Array]:
+        return _prepare()
 
-        Raises:
-            DataMissing: if no archive is there.
-            DataCorrupt: if it is not what it should be.
-            DataError: if ``alpha`` is not in (0, 0.5).
-        """
-        return cached_dataset(
-            name,
-            "image",
-            {"set": "cifar10", "version": 1},
-            _prepare,
-            self.rows,
-            preprocessing=Dequantize(LEVELS, self.alpha),
-            levels=LEVELS,
-        )
+    def attributes(self) -> dict[str, Any]:
+        return {"preprocessing": Dequantize(LEVELS, self.alpha), "levels": LEVELS}

@@ -197,7 +197,7 @@ def _retrieve(url: str, file: File, target: Path, downloader: Callable[..., bool
         path = Path(
             pooch.retrieve(
                 url,
-                known_hash=None if file.sha256 is None else f"sha256:{file.sha256}",
+                known_hash=file.checksum,
                 fname=file.name,
                 path=target,
                 downloader=downloader,
@@ -206,7 +206,8 @@ def _retrieve(url: str, file: File, target: Path, downloader: Callable[..., bool
     except requests.RequestException:
         raise
     except ValueError as error:
-        raise DataCorrupt(f"what came has another sha256 than {file.sha256}") from error
+        # pooch's first sentence has both sums; the rest is advice.
+        raise DataCorrupt(str(error).partition(". ")[0]) from error
     try:
         file.recognise(path)
     except DataCorrupt:

@@ -15,6 +15,7 @@ from datasets.base import DataCorrupt, DataError, DataMissing, Dataset, Split, a
 from datasets.cache import CacheWarning, prepared_folders
 from datasets.download import download
 from datasets.gaussian_baseline import PUBLISHED, gaussian_baseline
+from datasets.prepared_hashes import PREPARED_HASHES
 from datasets.sources import SOURCES, locate
 
 __all__ = ["Check", "State", "Status", "Verification", "fetch", "status", "verify"]
@@ -157,8 +158,9 @@ def fetch(name: str, *, progress: bool = True) -> tuple[Path, ...]:
 def verify(name: str) -> Verification:
     """Check a data set from its files to the splits that a flow is given.
 
-    The files by their content, the prepared splits by their hashes, the values by their range, and
-    for tables the Gaussian baseline next to the published one.
+    The files by their content, the prepared splits by their hashes, both those noted when they were
+    made and, where they are known, those that they must have; the values by their range, and for
+    tables the Gaussian baseline next to the published one.
 
     Args:
         name: the catalog's name.
@@ -182,6 +184,7 @@ def verify(name: str) -> Verification:
     except DataError as error:
         return Verification(name, [*checks, Check("loading", False, str(error))])
     checks.append(_check_hashes(dataset))
+    checks.extend(_check_content(dataset))
     checks.append(_check_values(dataset))
     checks.extend(_check_baseline(dataset))
     return Verification(name, checks)
@@ -201,6 +204,20 @@ def _check_hashes(dataset: Dataset) -> Check:
     return Check(
         "splits", False, f"changed since they were made: {', '.join(map(str, files))}; delete them"
     )
+
+
+def _check_content(dataset: Dataset) -> list[Check]:
+    """The prepared splits against those of this project, where they are known."""
+    due = PREPARED_HASHES.get(dataset.name)
+    if due is None:
+        return []
+    wrong = [
+        f"{split} has the sha256 {dataset.hashes[split]} where {expected} is due"
+        for split, expected in due.items()
+        if dataset.hashes[split] != expected
+    ]
+    detail = "; ".join(wrong) or "every split has the sha256 that is known of it"
+    return [Check("content", not wrong, detail)]
 
 
 def _check_values(dataset: Dataset) -> Check:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.io
-from pydantic import Field
 
-from datasets.base import Array, DataCorrupt, Dataset, DatasetConfig, array_hash, named_seed
-from datasets.cache import cached_dataset
+from datasets.base import Array, DataCorrupt, array_hash, named_seed
 from datasets.preprocessing import Dequantize
 from datasets.sources import locate
+from datasets.stored import StoredConfig
 
 __all__ = ["FreyfacesConfig", "read_mat"]
 
@@ -52,40 +52,29 @@ def _prepare() -> Sequence[Array]:
     return [frames[:start], frames[start:stop], frames[stop:]]
 
 
-class FreyfacesConfig(DatasetConfig):
-    """28 x 20 frames with 256 grey levels: 1,565 / 200 / 200, shuffled.
+class FreyfacesConfig(StoredConfig):
+    """Frames with 256 grey levels, shape ``(n, 1, 28, 20)``: 1,565 / 200 / 200, shuffled.
 
     The literature's split of 1,565 / 200 / 200 is of another shuffle. Frames that follow one
     another are alike, so every test frame has near copies in the training split, here as there.
 
     Attributes:
         alpha: of the logit; None for none.
-        rows: how many training images; None for all. Of validation and test the same proportion.
     """
 
+    kind = "image"
+    in_random_order = True
+
     alpha: float | None = 1e-6
-    rows: int | None = Field(default=None, ge=10, le=SIZES[0])
 
-    def load(self, name: str) -> Dataset:
-        """Read the frames, or open them from the cache.
+    def sizes(self) -> tuple[int, int, int]:
+        return SIZES
 
-        Args:
-            name: the catalog's name.
+    def source(self) -> str:
+        return "freyfaces"
 
-        Returns:
-            Splits of shape ``(n, 1, 28, 20)``, uint8.
+    def prepare(self) -> Sequence[Array]:
+        return _prepare()
 
-        Raises:
-            DataMissing: if no file is there.
-            DataCorrupt: if it is not what it should be.
-            DataError: if ``alpha`` is not in (0, 0.5).
-        """
-        return cached_dataset(
-            name,
-            "image",
-            {"set": "freyfaces", "version": 1},
-            _prepare,
-            self.rows,
-            preprocessing=Dequantize(LEVELS, self.alpha),
-            levels=LEVELS,
-        )
+    def attributes(self) -> dict[str, Any]:
+        return {"preprocessing": Dequantize(LEVELS, self.alpha), "levels": LEVELS}

@@ -6,10 +6,11 @@ import math
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from datasets.base import Array, Dataset, DatasetConfig, Truth, make_dataset, named_seed
+from datasets.base import Array
+from datasets.sampled import SampledConfig
 
 __all__ = ["Funnel", "FunnelConfig"]
 
@@ -48,43 +49,25 @@ class Funnel:
         return self.dimension / 2 * math.log(2 * math.pi * math.e) + math.log(self.deviation)
 
 
-class FunnelConfig(DatasetConfig):
+class FunnelConfig(SampledConfig):
     """Neal's funnel.
 
     Attributes:
         dimension: D, at least two.
         deviation: of the first coordinate.
-        rows: size of the training split; validation and test have 10,000 rows each.
+
+    Example:
+        >>> round(FunnelConfig(rows=10).load("funnel").truth.entropy_nats, 4)
+        15.288
     """
+
+    kind = "gaussian"
 
     dimension: int = Field(default=10, ge=2)
     deviation: PositiveFloat = Field(default=3.0, le=10.0)
-    rows: PositiveInt = 50_000
 
-    def load(self, name: str) -> Dataset:
-        """Draw the splits, each from a generator of its own.
+    def seed_names(self) -> tuple[object, ...]:
+        return "funnel", self.dimension
 
-        Args:
-            name: the catalog's name.
-
-        Returns:
-            The data set with its truth.
-
-        Example:
-            >>> round(FunnelConfig(rows=10).load("funnel").truth.entropy_nats, 4)
-            15.288
-        """
-        funnel = Funnel(self.dimension, self.deviation)
-        splits = [
-            funnel.sample(
-                n,
-                np.random.Generator(np.random.PCG64(named_seed("funnel", self.dimension, split))),
-            )
-            for split, n in (("train", self.rows), ("validation", 10_000), ("test", 10_000))
-        ]
-        return make_dataset(
-            name,
-            "gaussian",
-            [split.astype(np.float32) for split in splits],
-            truth=Truth(funnel.log_prob, funnel.entropy),
-        )
+    def density(self) -> Funnel:
+        return Funnel(self.dimension, self.deviation)

@@ -12,12 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from pydantic import Field
 
 from datasets.archive import extracted
-from datasets.base import Array, DataCorrupt, Dataset, DatasetConfig
-from datasets.cache import cached_dataset
+from datasets.base import Array, DataCorrupt
 from datasets.sources import locate
+from datasets.stored import StoredConfig
 from datasets.tables import check_finite, check_sizes, split_off, standardise, uncorrelated
 from datasets.unpickle import load_frame
 
@@ -77,23 +76,17 @@ def _read(path: Path) -> dict[str, Array]:
     return columns
 
 
-class GasConfig(DatasetConfig):
-    """GAS, whole or a fixed part of it: 852,174 / 94,685 / 105,206 rows of 8 columns.
+class GasConfig(StoredConfig):
+    """GAS: 852,174 / 94,685 / 105,206 rows of 8 columns."""
 
-    Attributes:
-        rows: how many training rows; None for all. Of validation and test the same proportion.
-    """
+    kind = "tabular"
+    in_random_order = True
 
-    rows: int | None = Field(default=None, ge=10, le=SIZES[0])
+    def sizes(self) -> tuple[int, int, int]:
+        return SIZES
 
-    def load(self, name: str) -> Dataset:
-        """Prepare the splits, or open them from the cache.
+    def source(self) -> str:
+        return "gas"
 
-        Args:
-            name: the catalog's name.
-
-        Raises:
-            DataMissing: if neither the published archive nor its pickle is there.
-            DataCorrupt: if a file is not what it should be.
-        """
-        return cached_dataset(name, "tabular", {"set": "gas", "version": 1}, _prepare, self.rows)
+    def prepare(self) -> Sequence[Array]:
+        return _prepare()

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from datasets.base import Dataset, DatasetConfig, Truth, make_dataset, named_seed
+from datasets.sampled import SampledConfig
 
 __all__ = ["Gaussian", "GaussianConfig", "random_rotation"]
 
@@ -57,7 +57,7 @@ class Gaussian:
         return float(0.5 * np.log(2 * math.pi * math.e * self.variances).sum())
 
 
-class GaussianConfig(DatasetConfig):
+class GaussianConfig(SampledConfig):
     """A Gaussian whose covariance has a set condition number, in a random orientation.
 
     The variances along its axes are evenly spaced on a logarithmic scale and their product is 1:
@@ -68,47 +68,24 @@ class GaussianConfig(DatasetConfig):
         dimension: D.
         condition_number: the largest variance over the smallest; 1 for an isotropic Gaussian (and
             without effect in one dimension).
-        rows: size of the training split; validation and test have 10,000 rows each.
+
+    Example:
+        >>> data = GaussianConfig(dimension=3, rows=10).load("gaussian")
+        >>> data.train.shape, round(data.truth.entropy_nats, 4)
+        ((10, 3), 4.2568)
     """
+
+    kind = "gaussian"
 
     dimension: PositiveInt = 2
     condition_number: float = Field(default=10.0, ge=1.0, le=1e6)
-    rows: PositiveInt = 50_000
 
-    def load(self, name: str) -> Dataset:
-        """Draw the splits, each from a generator of its own.
+    def seed_names(self) -> tuple[object, ...]:
+        return "gaussian", self.dimension
 
-        Args:
-            name: the catalog's name.
-
-        Returns:
-            The data set with its truth.
-
-        Example:
-            >>> data = GaussianConfig(dimension=3, rows=10).load("gaussian")
-            >>> data.train.shape, round(data.truth.entropy_nats, 4)
-            ((10, 3), 4.2568)
-        """
-
-        def random(purpose: str) -> np.random.Generator:
-            seed = named_seed("gaussian", self.dimension, purpose)
-            return np.random.Generator(np.random.PCG64(seed))
-
+    def density(self) -> Gaussian:
         exponents = np.linspace(0.5, -0.5, self.dimension) if self.dimension > 1 else np.zeros(1)
-        gaussian = Gaussian(
-            random_rotation(self.dimension, random("rotation")),
+        return Gaussian(
+            random_rotation(self.dimension, self.random("rotation")),
             self.condition_number**exponents,
-        )
-        return make_dataset(
-            name,
-            "gaussian",
-            [
-                gaussian.sample(n, random(split)).astype(np.float32)
-                for split, n in (
-                    ("train", self.rows),
-                    ("validation", 10_000),
-                    ("test", 10_000),
-                )
-            ],
-            truth=Truth(gaussian.log_prob, gaussian.entropy),
         )

@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import Field
-
 from datasets.archive import extracted
-from datasets.base import Array, DataCorrupt, Dataset, DatasetConfig
-from datasets.cache import cached_dataset
+from datasets.base import Array, DataCorrupt
 from datasets.sources import locate
+from datasets.stored import StoredConfig
 from datasets.tables import check_sizes, read_csv, standardise
 
 __all__ = ["HepmassConfig", "prepare_hepmass"]
@@ -68,24 +66,20 @@ def _prepare() -> Sequence[Array]:
     return splits
 
 
-class HepmassConfig(DatasetConfig):
-    """HEPMASS, whole or a fixed part of it: 315,123 / 35,013 / 174,987 rows of 21 columns.
+class HepmassConfig(StoredConfig):
+    """HEPMASS: 315,123 / 35,013 / 174,987 rows of 21 columns.
 
-    Attributes:
-        rows: how many training rows; None for all. Of validation and test the same proportion.
+    The test split is a file of its own at the source, and so stays what it is in every ``split``.
     """
 
-    rows: int | None = Field(default=None, ge=10, le=SIZES[0])
+    kind = "tabular"
+    test_is_published = True
 
-    def load(self, name: str) -> Dataset:
-        """Prepare the splits, or open them from the cache.
+    def sizes(self) -> tuple[int, int, int]:
+        return SIZES
 
-        Args:
-            name: the catalog's name.
+    def source(self) -> str:
+        return "hepmass"
 
-        Raises:
-            DataMissing: if neither the published archive nor UCI's two files are there.
-            DataCorrupt: if a file is not what it should be.
-        """
-        recipe = {"set": "hepmass", "version": 1}
-        return cached_dataset(name, "tabular", recipe, _prepare, self.rows)
+    def prepare(self) -> Sequence[Array]:
+        return _prepare()

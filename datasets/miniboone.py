@@ -12,13 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
 
 from datasets.archive import extracted
-from datasets.base import Array, DataCorrupt, Dataset, DatasetConfig
-from datasets.cache import cached_dataset
+from datasets.base import Array, DataCorrupt
 from datasets.recognise import DAMAGE
 from datasets.sources import locate
+from datasets.stored import StoredConfig
 from datasets.tables import check_finite, check_sizes, split_off, standardise
 
 __all__ = ["MinibooneConfig", "prepare_miniboone", "read_particle_text"]
@@ -90,24 +89,19 @@ def _prepare() -> Sequence[Array]:
     return splits
 
 
-class MinibooneConfig(DatasetConfig):
-    """MINIBOONE, whole or a fixed part of it: 29,556 / 3,284 / 3,648 rows of 43 columns.
+class MinibooneConfig(StoredConfig):
+    """MINIBOONE: 29,556 / 3,284 / 3,648 rows of 43 columns.
 
-    Attributes:
-        rows: how many training rows; None for all. Of validation and test the same proportion.
+    Split 0 takes the rows in the order of the file, as the paper does; another one shuffles them.
     """
 
-    rows: int | None = Field(default=None, ge=10, le=SIZES[0])
+    kind = "tabular"
 
-    def load(self, name: str) -> Dataset:
-        """Prepare the splits, or open them from the cache.
+    def sizes(self) -> tuple[int, int, int]:
+        return SIZES
 
-        Args:
-            name: the catalog's name.
+    def source(self) -> str:
+        return "miniboone"
 
-        Raises:
-            DataMissing: if neither the published array nor UCI's text is there.
-            DataCorrupt: if a file is not what it should be.
-        """
-        recipe = {"set": "miniboone", "version": 1}
-        return cached_dataset(name, "tabular", recipe, _prepare, self.rows)
+    def prepare(self) -> Sequence[Array]:
+        return _prepare()

@@ -9,8 +9,9 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from datasets.base import Array, Dataset, DatasetConfig, Truth, make_dataset, named_seed
+from datasets.base import Array
 from datasets.gaussian import random_rotation
+from datasets.sampled import SampledConfig
 
 __all__ = ["Mixture", "MixtureConfig"]
 
@@ -73,48 +74,31 @@ class Mixture:
         return in_plane + (self.dimension - 2) * across
 
 
-class MixtureConfig(DatasetConfig):
+class MixtureConfig(SampledConfig):
     """Gaussians on a circle in a random plane.
 
     Attributes:
         dimension: D, at least two.
         components: how many Gaussians.
         radius: of the circle, as a multiple of the standard deviation, which is 1.
-        rows: size of the training split; validation and test have 10,000 rows each.
+
+    Example:
+        One component is a Gaussian.
+
+        >>> data = MixtureConfig(dimension=3, components=1, rows=10).load("mixture")
+        >>> round(data.truth.entropy_nats, 6) == round(1.5 * math.log(2 * math.pi * math.e), 6)
+        True
     """
+
+    kind = "gaussian"
 
     dimension: int = Field(default=2, ge=2)
     components: PositiveInt = 8
     radius: PositiveFloat = Field(default=8.0, le=50.0)
-    rows: PositiveInt = 50_000
 
-    def load(self, name: str) -> Dataset:
-        """Draw the splits, each from a generator of its own.
+    def seed_names(self) -> tuple[object, ...]:
+        return "mixture", self.dimension
 
-        Args:
-            name: the catalog's name.
-
-        Returns:
-            The data set with its truth; the entropy is computed when it is first read.
-
-        Example:
-            One component is a Gaussian.
-
-            >>> data = MixtureConfig(dimension=3, components=1, rows=10).load("mixture")
-            >>> round(data.truth.entropy_nats, 6) == round(1.5 * math.log(2 * math.pi * math.e), 6)
-            True
-        """
-
-        def random(purpose: str) -> np.random.Generator:
-            seed = named_seed("mixture", self.dimension, purpose)
-            return np.random.Generator(np.random.PCG64(seed))
-
-        axes = random_rotation(self.dimension, random("rotation"))
-        mixture = Mixture(axes, self.components, self.radius, 1.0)
-        sizes = {"train": self.rows, "validation": 10_000, "test": 10_000}
-        return make_dataset(
-            name,
-            "gaussian",
-            [mixture.sample(n, random(split)).astype(np.float32) for split, n in sizes.items()],
-            truth=Truth(mixture.log_prob, mixture.entropy),
-        )
+    def density(self) -> Mixture:
+        axes = random_rotation(self.dimension, self.random("rotation"))
+        return Mixture(axes, self.components, self.radius, 1.0)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field
 
-from datasets.base import Array, DataCorrupt, Dataset, DatasetConfig
-from datasets.cache import cached_dataset
+from datasets.base import Array, DataCorrupt
 from datasets.preprocessing import Dequantize
 from datasets.recognise import DAMAGE, open_plain
 from datasets.sources import locate
+from datasets.stored import StoredConfig
 
 __all__ = ["MnistConfig", "read_idx"]
 
@@ -49,48 +48,32 @@ def read_idx(path: Path) -> Array:
     return np.frombuffer(values, np.uint8).reshape(shape)
 
 
-class MnistConfig(DatasetConfig):
-    """28 x 28 images with 256 grey levels: 50,000 / 10,000 / 10,000.
+class MnistConfig(StoredConfig):
+    """28 x 28 images with 256 grey levels, shape ``(n, 1, 28, 28)``: 50,000 / 10,000 / 10,000.
 
     The test split is the published one; the last 10,000 training images are the validation
-    split, as in Papamakarios et al. 2017 (arXiv:1705.07057, appendix).
+    split, as in Papamakarios et al. 2017 (arXiv:1705.07057, appendix). The first half of MNIST's
+    test images was written by other people than the second: a part of them is drawn from all.
 
     Attributes:
         variant: digits or clothes.
         alpha: of the logit; None for none. The default is that of the same paper, and of
             Grathwohl et al. 2018 (arXiv:1810.01367).
-        rows: how many training images; None for all. Of validation and test the same proportion.
     """
+
+    kind = "image"
+    test_is_published = True
 
     variant: Literal["mnist", "fashion-mnist"] = "mnist"
     alpha: float | None = 1e-6
-    rows: int | None = Field(default=None, ge=10, le=SIZES[0])
 
-    def load(self, name: str) -> Dataset:
-        """Read the images, or open them from the cache.
+    def sizes(self) -> tuple[int, int, int]:
+        return SIZES
 
-        Args:
-            name: the catalog's name.
+    def source(self) -> str:
+        return self.variant
 
-        Returns:
-            Splits of shape ``(n, 1, 28, 28)``, uint8.
-
-        Raises:
-            DataMissing: if the files are not there.
-            DataCorrupt: if a file is not what it should be.
-            DataError: if ``alpha`` is not in (0, 0.5).
-        """
-        return cached_dataset(
-            name,
-            "image",
-            {"set": self.variant, "version": 1},
-            self._prepare,
-            self.rows,
-            preprocessing=Dequantize(LEVELS, self.alpha),
-            levels=LEVELS,
-        )
-
-    def _prepare(self) -> Sequence[Array]:
+    def prepare(self) -> Sequence[Array]:
         found = locate(self.variant)
         if found.form == "npz":
             with np.load(found.paths[0]) as arrays:
@@ -99,3 +82,6 @@ class MnistConfig(DatasetConfig):
             train, test = (read_idx(path) for path in found.paths)
         # What is known of the content was checked where the files were found.
         return [train[: SIZES[0], None], train[SIZES[0] :, None], test[:, None]]
+
+    def attributes(self) -> dict[str, Any]:
+        return {"preprocessing": Dequantize(LEVELS, self.alpha), "levels": LEVELS}

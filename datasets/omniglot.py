@@ -10,16 +10,16 @@ import io
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
-from pydantic import Field
 
-from datasets.base import Array, DataCorrupt, Dataset, DatasetConfig, array_hash, named_seed
-from datasets.cache import cached_dataset
+from datasets.base import Array, DataCorrupt, array_hash, named_seed
 from datasets.preprocessing import Dequantize
 from datasets.recognise import DAMAGE
 from datasets.sources import locate
+from datasets.stored import StoredConfig
 
 __all__ = ["OmniglotConfig", "read_characters"]
 
@@ -77,37 +77,26 @@ def _prepare() -> Sequence[Array]:
     return [ink[:start], ink[start:stop], ink[stop:]]
 
 
-class OmniglotConfig(DatasetConfig):
-    """28 x 28 characters in black and white: 26,293 / 2,921 / 3,246, shuffled.
+class OmniglotConfig(StoredConfig):
+    """28 x 28 characters, ink 1, shape ``(n, 1, 28, 28)``: 26,293 / 2,921 / 3,246, shuffled.
 
     Attributes:
         alpha: of the logit; None for none.
-        rows: how many training images; None for all. Of validation and test the same proportion.
     """
 
+    kind = "image"
+    in_random_order = True
+
     alpha: float | None = 1e-6
-    rows: int | None = Field(default=None, ge=10, le=SIZES[0])
 
-    def load(self, name: str) -> Dataset:
-        """Read the images, or open them from the cache.
+    def sizes(self) -> tuple[int, int, int]:
+        return SIZES
 
-        Args:
-            name: the catalog's name.
+    def source(self) -> str:
+        return "omniglot"
 
-        Returns:
-            Splits of shape ``(n, 1, 28, 28)``, uint8, ink 1.
+    def prepare(self) -> Sequence[Array]:
+        return _prepare()
 
-        Raises:
-            DataMissing: if the files are not there.
-            DataCorrupt: if a file is not what it should be.
-            DataError: if ``alpha`` is not in (0, 0.5).
-        """
-        return cached_dataset(
-            name,
-            "image",
-            {"set": "omniglot", "version": 1},
-            _prepare,
-            self.rows,
-            preprocessing=Dequantize(LEVELS, self.alpha),
-            levels=LEVELS,
-        )
+    def attributes(self) -> dict[str, Any]:
+        return {"preprocessing": Dequantize(LEVELS, self.alpha), "levels": LEVELS}

@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from pydantic import Field
 
-from datasets.base import Array, DataCorrupt, Dataset, DatasetConfig, named_seed
-from datasets.cache import cached_dataset
+from datasets.base import Array, DataCorrupt, named_seed
+from datasets.stored import StoredConfig
 from datasets.tables import check_sizes
 
 __all__ = ["PowerConfig", "prepare_power"]
@@ -65,32 +64,7 @@ def prepare_power(columns: dict[str, Array]) -> tuple[Array, Array, Array]:
     return standard[:start], standard[start : n - test], standard[n - test :]
 
 
-class PowerConfig(DatasetConfig):
-    """POWER, whole or a fixed part of it.
-
-    Attributes:
-        rows: how many training rows; None for all 1,659,917. The first so many of the shuffled
-            training split, and of validation and test the same proportion: always the same rows,
-            standardised as in the whole set.
-    """
-
-    rows: int | None = Field(default=None, ge=10, le=SIZES[0])
-
-    def load(self, name: str) -> Dataset:
-        """Prepare the splits from the rows that ship with the project.
-
-        Args:
-            name: the catalog's name.
-
-        Raises:
-            DataCorrupt: if the embedded file is damaged.
-        """
-        return cached_dataset(
-            name, "tabular", {"set": "power", "version": 1}, _prepare_embedded, self.rows
-        )
-
-
-def _prepare_embedded() -> Sequence[Array]:
+def _prepare() -> Sequence[Array]:
     try:
         with np.load(EMBEDDED) as stored:
             columns = {column: stored[column] for column in COLUMNS}
@@ -99,3 +73,19 @@ def _prepare_embedded() -> Sequence[Array]:
     splits = prepare_power(columns)
     check_sizes("power", splits, SIZES, len(COLUMNS))
     return splits
+
+
+class PowerConfig(StoredConfig):
+    """POWER: 1,659,917 / 184,435 / 204,928 rows of 6 columns, which ship with the project."""
+
+    kind = "tabular"
+    in_random_order = True
+
+    def sizes(self) -> tuple[int, int, int]:
+        return SIZES
+
+    def source(self) -> str:
+        return "power"
+
+    def prepare(self) -> Sequence[Array]:
+        return _prepare()

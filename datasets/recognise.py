@@ -30,7 +30,6 @@ __all__ = [
     "open_plain",
     "starting_with",
     "tar_members",
-    "tar_named",
     "whole_file",
     "zip_members",
 ]
@@ -58,31 +57,39 @@ def open_plain(path: Path) -> IO[bytes]:
     return cast(IO[bytes], gzip.open(path)) if compressed else path.open("rb")
 
 
-def _digest(stream: IO[bytes]) -> str:
-    digest = hashlib.sha256()
-    while block := stream.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
-
-
-def whole_file(sha256: str, size: int) -> Recogniser:
+def whole_file(checksum: str, size: int | None = None, name: str = "") -> Recogniser:
     """A file of which every byte is known.
 
     Args:
-        sha256: of the file.
-        size: in bytes.
+        checksum: of the file, as ``sha256:...`` or ``md5:...``.
+        size: in bytes, where known.
+        name: the end of the file's name; where the size is not known, without this too many files
+            would be read.
     """
+    algorithm, _, due = checksum.partition(":")
 
     def recognise(path: Path) -> None:
-        found = path.stat().st_size
-        if found != size:
-            kind = "truncated" if found < size else "another file"
-            raise DataCorrupt(f"{path} has {found} bytes where {size} are due: {kind}")
-        with path.open("rb") as stream:
-            if _digest(stream) != sha256:
-                raise DataCorrupt(f"{path} has another sha256 than {sha256}: it is damaged")
+        if not path.name.endswith(name):
+            raise DataCorrupt(f"{path} is not called {name}")
+        status = path.stat()
+        if size is not None and status.st_size != size:
+            kind = "truncated" if status.st_size < size else "another file"
+            raise DataCorrupt(f"{path} has {status.st_size} bytes where {size} are due: {kind}")
+        found = _file_digest(path, algorithm, status.st_size, status.st_mtime_ns)
+        if found != due:
+            raise DataCorrupt(
+                f"{path} has the {algorithm} {found} where {due} is due: "
+                "it is damaged, or another file"
+            )
 
     return recognise
+
+
+@functools.lru_cache(maxsize=64)
+def _file_digest(path: Path, algorithm: str, size: int, changed: int) -> str:
+    """Of a file's bytes; several sets come from one large archive, which is read once."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, algorithm).hexdigest()
 
 
 def content(sha256: str, start: bytes) -> Recogniser:
@@ -99,9 +106,10 @@ def content(sha256: str, start: bytes) -> Recogniser:
                 if stream.read(len(start)) != start:
                     raise DataCorrupt(f"{path} starts with other bytes than {start!r}")
                 stream.seek(0)
-                if _digest(stream) != sha256:
+                found = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
+                if found != sha256:
                     raise DataCorrupt(
-                        f"the content of {path} has another sha256 than {sha256}: "
+                        f"the content of {path} has the sha256 {found} where {sha256} is due: "
                         "it is damaged, or something else of the same form"
                     )
         except (OSError, EOFError, zlib.error) as error:
@@ -228,27 +236,6 @@ def tar_members(*ends: str, largest: int) -> Recogniser:
         except DAMAGE as error:
             raise DataCorrupt(f"{path} is no complete tar archive ({error})") from error
         raise DataCorrupt(f"{path} holds no {' and no '.join(sorted(missing))}")
-
-    return recognise
-
-
-def tar_named(name: str) -> Recogniser:
-    """A tar archive of a known name, of which no more is known than that it is one.
-
-    Args:
-        name: the end of the file's name.
-    """
-
-    def recognise(path: Path) -> None:
-        if not path.name.endswith(name):
-            raise DataCorrupt(f"{path} is not called {name}")
-        try:
-            with tarfile.open(path) as archive:
-                first = archive.next()
-        except DAMAGE as error:
-            raise DataCorrupt(f"{path} is no tar archive ({error})") from error
-        if first is None:
-            raise DataCorrupt(f"{path} is an empty archive")
 
     return recognise
 

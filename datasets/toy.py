@@ -32,7 +32,8 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from datasets.base import Dataset, DatasetConfig, Truth, make_dataset, named_seed
+from datasets.base import Truth
+from datasets.sampled import Density, SampledConfig
 
 __all__ = ["SHAPES", "Shape", "ToyConfig"]
 
@@ -436,40 +437,29 @@ def _entropy(shape: str) -> float:
     return SHAPES[shape]().entropy()
 
 
-class ToyConfig(DatasetConfig):
+class ToyConfig(SampledConfig):
     """A two-dimensional toy density.
 
     Attributes:
         shape: which one.
-        rows: size of the training split; validation and test always have 10,000 rows each, so
-            that scores at several sizes are comparable.
+
+    Example:
+        >>> toy = ToyConfig(shape="checkerboard", rows=100).load("checkerboard")
+        >>> toy.train.shape, round(toy.truth.entropy_nats, 4)
+        ((100, 2), 3.4657)
     """
 
-    shape: ShapeName = "8gaussians"
+    kind = "toy"
+
     rows: PositiveInt = 100_000
+    shape: ShapeName = "8gaussians"
 
-    def load(self, name: str) -> Dataset:
-        """Draw the splits, each from a generator of its own.
+    def seed_names(self) -> tuple[object, ...]:
+        return (self.shape,)
 
-        Args:
-            name: the catalog's name.
+    def density(self) -> Shape:
+        return SHAPES[self.shape]()
 
-        Returns:
-            The data set with its truth; the entropy is computed when it is first read.
-
-        Example:
-            >>> toy = ToyConfig(shape="checkerboard", rows=100).load("checkerboard")
-            >>> toy.train.shape, round(toy.truth.entropy_nats, 4)
-            ((100, 2), 3.4657)
-        """
-        shape = SHAPES[self.shape]()
-        splits = [
-            shape.sample(n, np.random.Generator(np.random.PCG64(named_seed(self.shape, split))))
-            for split, n in (("train", self.rows), ("validation", 10_000), ("test", 10_000))
-        ]
-        return make_dataset(
-            name,
-            "toy",
-            [split.astype(np.float32) for split in splits],
-            truth=Truth(shape.log_prob, functools.partial(_entropy, self.shape)),
-        )
+    def truth(self, density: Density) -> Truth:
+        # Its quadrature is long enough to be kept from one loading to the next.
+        return Truth(density.log_prob, functools.partial(_entropy, self.shape))

@@ -21,12 +21,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from pydantic import Field
 
-from datasets.base import Array, DataCorrupt, Dataset, DatasetConfig, named_seed
-from datasets.cache import cached_dataset
+from datasets.base import Array, DataCorrupt, named_seed
 from datasets.recognise import DAMAGE
 from datasets.sources import locate
+from datasets.stored import StoredConfig
 from datasets.tables import (
     check_finite,
     check_sizes,
@@ -105,32 +104,25 @@ def _read(table: str) -> Array:
     return rows.astype(np.float32).astype(np.float64) if table == "magic" else rows
 
 
-class UciConfig(DatasetConfig):
+class UciConfig(StoredConfig):
     """A table of the UCI repository.
 
     Attributes:
         table: which one.
-        rows: how many training rows; None for all. Of validation and test the same proportion.
     """
 
+    kind = "tabular"
+    in_random_order = True
+
     table: Literal["magic", "protein", "keggundirected", "parkinsons"] = "magic"
-    rows: int | None = Field(default=None, ge=10)
 
-    def load(self, name: str) -> Dataset:
-        """Prepare the splits, or open them from the cache.
+    def sizes(self) -> tuple[int, int, int]:
+        return SIZES[self.table][0]
 
-        Args:
-            name: the catalog's name.
+    def source(self) -> str:
+        return self.table
 
-        Raises:
-            DataMissing: if no file with the table is there.
-            DataCorrupt: if it is not what it should be.
-            DataError: if there are fewer rows than asked for.
-        """
-        recipe = {"set": self.table, "version": 1}
-        return cached_dataset(name, "tabular", recipe, self._prepare, self.rows)
-
-    def _prepare(self) -> Sequence[Array]:
+    def prepare(self) -> Sequence[Array]:
         seed = named_seed("uci", self.table, "shuffle")
         splits = prepare_table(_read(self.table), np.random.Generator(np.random.PCG64(seed)))
         sizes, dimension = SIZES[self.table]
