@@ -12,7 +12,7 @@ import torch
 
 from datasets import cache, folder
 from datasets.base import array_hash
-from datasets.cache import CacheWarning, cached_dataset, cached_splits, prepared_folders
+from datasets.cache import CacheWarning, cached_splits, prepared_folders
 
 RECIPE = {"set": "made-up", "version": 1}
 
@@ -64,15 +64,6 @@ def test_torch_uses_the_map_without_a_copy_or_a_warning() -> None:
     tensor[0, 0] = 99
     (fresh, *_), _ = cached_splits("made-up", RECIPE, Recipe())
     assert fresh[0, 0] != 99
-
-
-def test_a_part_has_hashes_of_its_own() -> None:
-    recipe = Recipe()
-    whole = cached_dataset("made-up", "tabular", RECIPE, recipe)
-    part = cached_dataset("made-up", "tabular", RECIPE, recipe, rows=20)
-    assert [len(part.train), len(part.validation), len(part.test)] == [20, 2, 3]
-    assert part.hashes["train"] == array_hash(recipe.splits[0][:20])
-    assert whole.hashes["train"] == array_hash(recipe.splits[0])
 
 
 def damage(path: Path) -> None:

@@ -40,7 +40,9 @@ def test_every_source_is_in_the_catalog_and_has_what_a_user_must_know() -> None:
         for form in source.forms:
             for file in form.files:
                 assert all(url.startswith(("https://", "http://")) for url in file.addresses)
-                assert file.sha256 is None or len(file.sha256) == 64
+                if file.checksum is not None:
+                    algorithm, _, digest = file.checksum.partition(":")
+                    assert len(digest) == {"sha256": 64, "md5": 32}[algorithm]
 
 
 @pytest.mark.parametrize("name", list(catalog.ENTRIES))
@@ -79,6 +81,7 @@ def small_magic(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setitem(sources.SOURCES, "magic", Source((Form("npz", (file,)),), "CC0", "nobody"))
     monkeypatch.setitem(uci.SHAPES, "magic", (100, 4))
     monkeypatch.setitem(uci.SIZES, "magic", ((81, 9, 10), 4))
+    monkeypatch.delitem(fetch.PREPARED_HASHES, "magic")
     return path
 
 
@@ -119,6 +122,21 @@ def test_verify_of_a_corrupt_file(small_magic: Path) -> None:
     found = fetch.verify("magic")
     assert not found.ok
     assert "small.npz" in found.checks[0].detail
+
+
+@pytest.mark.parametrize("name", ["magic", "optdigits"])
+def test_verify_holds_the_splits_to_their_known_hashes(
+    name: str, small_magic: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole files of the right form, and yet not the splits that records were made with."""
+    hashes = dict(datasets.load(name).hashes)
+    monkeypatch.setitem(fetch.PREPARED_HASHES, name, hashes)
+    assert next(check for check in fetch.verify(name).checks if check.what == "content").ok
+    monkeypatch.setitem(fetch.PREPARED_HASHES, name, {**hashes, "test": "0" * 64})
+    found = fetch.verify(name)
+    assert not found.ok
+    (wrong,) = [check for check in found.checks if not check.ok]
+    assert wrong.detail == f"test has the sha256 {hashes['test']} where {'0' * 64} is due"
 
 
 def test_verify_of_a_file_that_makes_other_splits(

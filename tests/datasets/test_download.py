@@ -20,7 +20,8 @@ from datasets.sources import File, Form, Source
 
 # Interruptions fall between blocks of 65,536 bytes, which are what is written at once.
 CONTENT = bytes(range(256)) * 4000
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
+SHA256 = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
+MD5 = "md5:" + hashlib.md5(CONTENT).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
@@ -205,6 +206,38 @@ def test_wrong_content_is_thrown_away_and_the_next_mirror_serves(
     with pytest.raises(DownloadFailed, match="sha256"):
         get(file_at("wrong"))
     assert left_in(data_folder) == []
+
+
+def test_a_published_md5_alone_tells_wrong_content_with_both_sums(
+    server: Server, data_folder: Path
+) -> None:
+    """Of a file that was never at hand; its beginning alone would let this one pass."""
+    anything = starting_with(b"", "thing.bin")
+    due = hashlib.md5(b"another file").hexdigest()
+    other = File("thing.bin", anything, (server.url("fine"),), f"md5:{due}")
+    with pytest.raises(DownloadFailed, match=rf"thing\.bin(.|\n)*{due}(.|\n)*{MD5[4:]}"):
+        get(other)
+    assert left_in(data_folder) == []
+    mirrors = tuple(server.url(path) for path in ("gone", "wrong", "fine"))
+    assert get(File("thing.bin", anything, mirrors, MD5)).read_bytes() == CONTENT
+    assert [path for path, _ in server.requests] == ["/fine", "/gone", "/wrong", "/fine"]
+
+
+def test_what_is_published_of_sets_that_were_not_at_hand_is_held_to() -> None:
+    """Zenodo's own sum; torchvision's of the others."""
+    files = {
+        file.name: file
+        for source in sources.SOURCES.values()
+        for form in source.forms
+        for file in form.files
+    }
+    assert files["data.tar.gz"].checksum == "md5:9b9c9b0375315ad270eba4ce80c093ab"
+    assert len(files["data.tar.gz"].addresses) == 2
+    assert len(files["BSDS300-images.tgz"].addresses) == 2
+    cifar = files["cifar-10-python.tar.gz"]
+    assert (cifar.checksum, cifar.size) == ("md5:c58f30108f718f92721af3b95e74349a", 170_498_071)
+    assert files["images_background.zip"].checksum == "md5:68d2efa1b9178cc56df9314c21c6e718"
+    assert files["images_evaluation.zip"].checksum == "md5:6b91aef0f799c5bb55b94e3f2daec811"
 
 
 def test_wrong_content_is_told_without_a_sum_too(server: Server, data_folder: Path) -> None:
