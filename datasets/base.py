@@ -28,7 +28,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
 __all__ = [
@@ -218,9 +218,11 @@ class DatasetConfig(BaseModel, abc.ABC):
 
     kind: ClassVar[Kind]
 
-    rows: PositiveInt | None = None
-    test_rows: PositiveInt | None = None
-    split: NonNegativeInt = 0
+    rows: PositiveInt | None = Field(None, description="size of the training split; None for all")
+    test_rows: PositiveInt | None = Field(
+        None, description="size of the test split, whatever the rows; None for all"
+    )
+    split: NonNegativeInt = Field(0, description="which division; 0 is the published or usual one")
 
     @model_validator(mode="after")
     def _within_sizes(self) -> Self:

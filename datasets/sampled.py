@@ -6,7 +6,7 @@ import abc
 from typing import Any, Protocol
 
 import numpy as np
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from datasets.base import Array, Dataset, DatasetConfig, Split, Truth, make_dataset, named_seed
@@ -44,7 +44,7 @@ class SampledConfig(DatasetConfig):
         rows: size of the training split, as large as one likes.
     """
 
-    rows: PositiveInt = 50_000
+    rows: PositiveInt = Field(50_000, description="size of the training split")
 
     @abc.abstractmethod
     def density(self) -> Density:

@@ -29,7 +29,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from datasets.base import Truth
@@ -451,7 +451,7 @@ class ToyConfig(SampledConfig):
 
     kind = "toy"
 
-    rows: PositiveInt = 100_000
+    rows: PositiveInt = Field(100_000, description="size of the training split")
     shape: ShapeName = "8gaussians"
 
     def seed_names(self) -> tuple[object, ...]:
