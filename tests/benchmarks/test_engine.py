@@ -208,7 +208,9 @@ def test_a_flow_that_does_not_apply_is_skipped_with_a_reason(
 
 
 def test_record_of_a_failure_keeps_what_was_measured(tmp_path: Path, cell: Cell) -> None:
-    pending = cell_module.Pending(dimension=2, measures={"nll_nats": 1.5}, data_hashes={})
+    pending = cell_module.Pending(
+        dimension=2, learning_rate=1e-3, measures={"nll_nats": 1.5}, data_hashes={}
+    )
     found = record_of(cell, "timeout", "why", pending=pending)
     assert found.failed
     assert found.measures == {"nll_nats": 1.5}
