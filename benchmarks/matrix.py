@@ -239,7 +239,8 @@ def _label(name: str, options: Mapping[str, Any], default: BaseModel) -> str:
     usual = default.model_dump(mode="json")
     changed = [
         f"{option}={'-'.join(map(str, value)) if isinstance(value, list) else value}"
-        for option, value in options.items()
+        # In the config's order, since a record's options come back in another.
+        for option, value in {**usual, **options}.items()
         if value != usual.get(option)
     ]
     return f"{name}[{','.join(changed)}]" if changed else name
