@@ -115,7 +115,7 @@ def run_cells(
             waiting["cost"].append(cell)
             return
         elif found is None:
-            status, reason = ("timeout", why) if why else ("crashed", _death(item.process))
+            status, reason = ("timeout", why) if why else ("crashed", _death(item))
             pending = cell_module.read_pending(store, cell)
             found = cell_module.record_of(cell, status, reason, pending=pending)  # type: ignore[arg-type]
             store.write(found)
@@ -155,13 +155,14 @@ def _start_server() -> None:
             os.environ.pop(name)
 
 
-def _death(process: BaseProcess) -> str:
-    code = process.exitcode
+def _death(item: _Running) -> str:
+    code = item.process.exitcode
     if code is not None and code < 0:
         name = signal.Signals(-code).name
         hint = " (often the kernel, out of memory)" if name == "SIGKILL" else ""
         return f"the process was ended by {name}{hint}"
-    return f"the process ended with exit code {code} and left no record"
+    stage = item.task.stage
+    return f"the {stage} stage ended with exit code {code} and left nothing to go on with"
 
 
 def _end(items: Sequence[_Running]) -> None:
