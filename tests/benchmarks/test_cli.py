@@ -295,7 +295,17 @@ def test_lists_and_descriptions(capsys: Any) -> None:
 def test_a_matrix_is_described_with_the_budgets_of_its_flows(tiny: Path, capsys: Any) -> None:
     code, out, _ = call("describe", "quick-rates", capsys=capsys)
     assert code == 0
-    assert "learning_rate = the best of 0.001, " in out
+    assert "  budget: steps = 500, learning_rate = the best of 0.001, 0.003, " in out
+    own = 'layers = 2, hidden = [8], budget = { learning_rate = 1e-2 } }, { name = "maf"'
+    tiny.write_text(tiny.read_text().replace('layers = 2, hidden = [8] }, { name = "maf"', own))
+    cli._describe_matrix(load_matrix(str(tiny)))
+    lines = [line for line in capsys.readouterr().out.splitlines() if "budget" in line]
+    assert lines == [
+        "  budget of realnvp[layers=2,hidden=8]: steps = 20, batch_size = 64, "
+        "learning_rate = 0.01, validate_every = 10",
+        "  budget of maf[layers=2,hidden=8]: steps = 20, batch_size = 64, "
+        "learning_rate = 0.005, validate_every = 10",
+    ]
 
 
 def test_a_choice_at_the_edge_of_the_grid_is_said(
@@ -320,21 +330,20 @@ def test_a_choice_at_the_edge_of_the_grid_is_said(
     assert f"{first}: the best" not in err
 
 
-def test_signals_are_handled_within_the_command_line_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(**_: Any) -> None:
-        signal.raise_signal(sent)
-
-    monkeypatch.setattr(cli.cli, "main", interrupted)
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_signals_are_handled_within_the_command_line_alone(
+    sent: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the process was started with them ignored."""
+    monkeypatch.setattr(cli.cli, "main", lambda **_: signal.raise_signal(sent))
+    before = signal.signal(sent, signal.SIG_IGN)
     try:
-        for sent in (signal.SIGINT, signal.SIGTERM):
-            with pytest.raises(SystemExit) as ended:
-                cli.main()
-            assert ended.value.code == 130
-        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 130
+        assert signal.getsignal(sent) == signal.SIG_IGN
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(sent, before)
 
 
 def test_help_needs_no_torch() -> None:
