@@ -1,6 +1,6 @@
 """Remembers the code behind each version of :mod:`benchmarks.versions`.
 
-    python tests/benchmarks/remember_versions.py
+    .venv/bin/python tests/benchmarks/remember_versions.py
 
 writes ``versions.json``: for each version its number and a hash of the code behind it, which
 ``test_versions.py`` compares with what is there. The code behind a system or a family of measures
@@ -22,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 MEMORY = Path(__file__).with_name("versions.json")
-COMMAND = "python tests/benchmarks/remember_versions.py"
+COMMAND = ".venv/bin/python tests/benchmarks/remember_versions.py"
 
 PACKAGES = ("flows", "datasets", "benchmarks")
 COMMON_CODE = {

@@ -295,7 +295,7 @@ def test_lists_and_descriptions(capsys: Any) -> None:
 def test_a_matrix_is_described_with_the_budgets_of_its_flows(tiny: Path, capsys: Any) -> None:
     code, out, _ = call("describe", "quick-rates", capsys=capsys)
     assert code == 0
-    assert "  budget: steps = 500, learning_rate = the best of 0.001, 0.003, " in out
+    assert "learning_rate = the best of 0.001, 0.003, 0.01, 0.03, 0.1\n" in out
     own = 'layers = 2, hidden = [8], budget = { learning_rate = 1e-2 } }, { name = "maf"'
     tiny.write_text(tiny.read_text().replace('layers = 2, hidden = [8] }, { name = "maf"', own))
     cli._describe_matrix(load_matrix(str(tiny)))
