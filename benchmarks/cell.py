@@ -1,8 +1,9 @@
 """One cell from start to end, in processes of its own.
 
-A cell has two stages, each a fresh process. ``quality`` trains the flow and measures what may be
-measured while other cells run. ``cost`` measures times and memory with the machine to itself.
-Between them the weights lie in ``pending/``; the record is written when the last stage ends.
+A cell has two stages, each a fresh process. ``quality`` trains the flow (at each learning rate, if
+the cell is tuned) and measures what may be measured while other cells run. ``cost`` measures times
+and memory with the machine to itself. Between them the weights lie in ``pending/``; the record is
+written when the last stage ends.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import math
 import os
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,16 +29,38 @@ import torch
 from pydantic import BaseModel
 
 import datasets
-import flows
 from benchmarks import measures
-from benchmarks.environment import describe_environment
+from benchmarks.environment import OthersWork, describe_environment
 from benchmarks.matrix import Cell
 from benchmarks.measures.subject import Subject
 from benchmarks.store import Record, Status, Store, write_atomically
-from benchmarks.train import CurveRow, Diverged, train
-from datasets.base import named_seed
+from benchmarks.train import CurveRow, Diverged
+from benchmarks.tune import NotApplicable, fresh_flow, train_cell
 
-__all__ = ["Stage", "Task", "pending_stage", "record_of", "run"]
+__all__ = ["COLUMNS", "Stage", "Task", "pending_stage", "record_of", "run"]
+
+COLUMNS = {
+    "parameters": "numbers that are learned",
+    "steps": "optimiser steps of the training of the tested weights; 0: untrained",
+    "best_step": "the step of the best validation, whose weights are tested",
+    "validation_nll_nats": "NLL of the first rows of the validation split at that step, of a flow "
+    "whose density is estimated with one noise draw, nats",
+    "train_seconds": "seconds of those steps, validations apart",
+    "train_nfe": "network evaluations of those steps, counted as budget.nfe counts them; 0 where "
+    "the step is compiled whole",
+    "skipped_steps": "steps of them that changed nothing, for want of a finite loss or gradient",
+    "stopped_by": "what ended the training: budget or patience",
+    "learning_rate": "peak learning rate of the training of the tested weights",
+    "learning_rate_at_edge": "whether that is the lowest or the highest rate of the grid, so that "
+    "one outside it may be better; tuned cells only",
+    "tuning_seconds": "train_seconds of all rates of the grid together; tuned cells only",
+    "tuning_steps": "steps of all rates together",
+    "tuning_nfe": "train_nfe of all rates together",
+    "training_shared": "whether others used the machine while the cell was trained: its seconds, "
+    "and what a bound in seconds gave it, then mean less",
+    "cost_shared": "whether others used the machine while times, ratios and memory were measured",
+}
+"""What a record holds whatever its cell measures."""
 
 Stage = Literal["quality", "cost"]
 
@@ -48,23 +73,22 @@ class Task:
         cell: which cell.
         stage: which of its stages.
         directory: the store's folder.
+        runner: an end of a pipe whose other end the runner alone holds open; None for no runner.
     """
 
     cell: Cell
     stage: Stage
     directory: Path
+    runner: Connection | None = None
 
 
 class Pending(BaseModel):
     """What is known of a trained cell whose cost is still to be measured."""
 
     dimension: int
+    learning_rate: float
     measures: dict[str, float | int | str | bool | None]
     data_hashes: dict[str, str]
-
-
-class _NotApplicable(Exception):
-    """The flow does not apply to the data set, or a library that it needs is missing."""
 
 
 def stages(cell: Cell) -> list[Stage]:
@@ -121,15 +145,23 @@ def clear_pending(store: Store, cell: Cell) -> None:
 def run(task: Task) -> None:
     """Entry point of a cell's process: do one stage, leave a record or a pending file.
 
-    Never raises for what goes wrong in the cell: that is the record's to say.
+    Never raises for what goes wrong in the cell: that is the record's to say. A cell that has a
+    record which ended well, once it is this process's, is left as it is.
     """
-    _leave_with_parent()
+    _leave_with_server()
+    if task.runner is not None:
+        _leave_with_runner(task.runner)
     # Ctrl-C goes to the whole process group; the engine ends its cells itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     store = Store(task.directory)
     log = store.path(task.cell, ".log")
-    with store.claim(task.cell.key), _logged(log, fresh=task.stage == "quality"):
-        _run_logged(task, store)
+    with store.claim(task.cell.key):
+        # Another process may have been at work on it while this one waited.
+        found = store.read(task.cell)
+        if isinstance(found, Record) and found.status == "ok":
+            return
+        with _logged(log, fresh=task.stage == "quality"):
+            _run_logged(task, store)
 
 
 def _run_logged(task: Task, store: Store) -> None:
@@ -145,8 +177,10 @@ def _run_logged(task: Task, store: Store) -> None:
             if "cost" in stages(cell):
                 return
         else:
-            more = _cost(cell, store)
-    except _NotApplicable as error:
+            if pending is None:
+                raise FileNotFoundError("what the training left is gone: run the cell again")
+            more = _cost(cell, store, pending)
+    except NotApplicable as error:
         status, reason = "skipped", str(error)
     except Exception as error:
         traceback.print_exc()
@@ -168,29 +202,19 @@ def _diagnose(error: Exception) -> tuple[Status, str]:
     return "error", f"{type(error).__name__}: {error}"
 
 
-def _prepare(cell: Cell) -> tuple[flows.Flow, datasets.Dataset]:
-    """The cell's flow, fresh, and its data."""
-    dataset = cell.dataset_config().load(cell.dataset)
-    torch.manual_seed(named_seed("weights", cell.seed))
-    try:
-        flow = cell.contestant.config().build(dataset.event_shape)
-    except flows.FlowError as error:
-        raise _NotApplicable(str(error)) from error
-    if not flow.traits.trains_on_data:
-        raise _NotApplicable(f"{cell.flow} cannot be trained on data: it has no density of data")
-    dtype = torch.float64 if cell.dtype == "float64" else torch.float32
-    return flow.to(cell.device, dtype), dataset
-
-
 def _quality(cell: Cell, store: Store) -> Pending:
-    flow, dataset = _prepare(cell)
-    subject = Subject(cell, flow, dataset)
-    flow.initialize(next(iter(subject.batches("initialisation")))[0])
-    with _curve(store.path(cell, ".curve.jsonl")) as on_row:
-        result = train(flow, dataset, cell.budget, seed=cell.seed, on_row=on_row)
-    found: dict[str, Any] = dataclasses.asdict(result)
-    found["parameters"] = flow.parameter_count
-    found["train_nfe"] = found.pop("nfe")
+    dataset = cell.dataset_config().load(cell.dataset)
+    device = torch.device(cell.device)
+    with (
+        _curve(store.path(cell, ".curve.jsonl")) as on_row,
+        OthersWork(device, cell.threads) as others,
+    ):
+        trained = train_cell(cell, dataset, on_row)
+    found: dict[str, Any] = {**trained.columns, "parameters": trained.flow.parameter_count}
+    if found["steps"] > 0:
+        found["training_shared"] = others.shared
+    assert found.keys() <= COLUMNS.keys(), "training filled an undeclared column"
+    subject = Subject(cell.at_rate(trained.learning_rate), trained.flow, dataset)
     found |= _measure(subject, "quality")
     nll = found.get("nll_nats")
     if nll is not None and not math.isfinite(nll):
@@ -198,23 +222,31 @@ def _quality(cell: Cell, store: Store) -> Pending:
     if subject.arrays:
         store.write_arrays(cell, subject.arrays)
     hashes = {str(split): digest for split, digest in dataset.hashes.items()}
-    pending = Pending(dimension=dataset.dimension, measures=found, data_hashes=hashes)
+    pending = Pending(
+        dimension=dataset.dimension,
+        learning_rate=trained.learning_rate,
+        measures=found,
+        data_hashes=hashes,
+    )
     if "cost" in stages(cell):
         weights = io.BytesIO()
-        torch.save({name: value.cpu() for name, value in flow.state_dict().items()}, weights)
+        state = trained.flow.state_dict()
+        torch.save({name: value.cpu() for name, value in state.items()}, weights)
         write_atomically(store.pending(cell.key, ".pt"), weights.getvalue())
         # Last: its presence says that the weights are whole.
         write_atomically(store.pending(cell.key, ".json"), pending.model_dump_json().encode())
     return pending
 
 
-def _cost(cell: Cell, store: Store) -> dict[str, Any]:
-    flow, dataset = _prepare(cell)
-    subject = Subject(cell, flow, dataset)
-    # Fills what a data-dependent initialisation marks as done; the weights come from training.
-    flow.initialize(next(iter(subject.batches("initialisation")))[0])
+def _cost(cell: Cell, store: Store, pending: Pending) -> dict[str, Any]:
+    dataset = cell.dataset_config().load(cell.dataset)
+    # Initialised as for training, which fills what that marks as done; the weights come from it.
+    flow = fresh_flow(cell, dataset)
     flow.load_state_dict(torch.load(store.pending(cell.key, ".pt"), weights_only=True))
-    return _measure(subject, "cost")
+    subject = Subject(cell.at_rate(pending.learning_rate), flow, dataset)
+    with OthersWork(subject.device, cell.threads) as others:
+        found = _measure(subject, "cost")
+    return {**found, "cost_shared": others.shared}
 
 
 def _measure(subject: Subject, stage: Stage) -> dict[str, Any]:
@@ -231,11 +263,25 @@ def _measure(subject: Subject, stage: Stage) -> dict[str, Any]:
 # -- its surroundings -------------------------------------------------------------------------
 
 
-def _leave_with_parent() -> None:
-    """Have the kernel end this process when its parent ends, however that comes about."""
+def _leave_with_server() -> None:
+    """Have the kernel end this process with its parent, the server that it was forked from."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def _leave_with_runner(runner: Connection) -> None:
+    """End this process when its runner ends, however that comes about.
+
+    The server outlives the runner for as long as a cell runs. The runner writes nothing into the
+    pipe: reading returns when the system closes the other end.
+    """
+
+    def watch() -> None:
+        runner.poll(None)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="runner", daemon=True).start()
 
 
 @contextmanager
@@ -260,16 +306,17 @@ def _logged(path: Path, *, fresh: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _curve(path: Path) -> Iterator[Any]:
+def _curve(path: Path) -> Iterator[Callable[[float, CurveRow], None]]:
     """Appends rows to a curve, each at the disk before training goes on."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
 
-        def on_row(row: CurveRow) -> None:
+        def on_row(learning_rate: float, row: CurveRow) -> None:
             document = {
                 name: value if not isinstance(value, float) or math.isfinite(value) else None
                 for name, value in dataclasses.asdict(row).items()
             }
+            document["learning_rate"] = learning_rate
             file.write(json.dumps(document) + "\n")
             file.flush()
 

@@ -6,11 +6,12 @@ corrupt; 130 interrupted.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import signal
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     import flows
     from benchmarks.engines.local import Outcome
     from benchmarks.matrix import Cell, Matrix
-    from benchmarks.store import Foreign, Record, Store
+    from benchmarks.store import LeftOut, Record, Stale, Store
 
 __all__ = ["main"]
 
@@ -46,7 +47,8 @@ class NearestGroup(click.Group):
 def main() -> NoReturn:
     """Run the command line and leave with its exit code."""
     try:
-        code = cli.main(standalone_mode=False)
+        with _interruptible():
+            code = cli.main(standalone_mode=False)
     except BenchError as error:
         click.echo(f"error: {error}", err=True)
         code = error.exit_code
@@ -61,6 +63,27 @@ def main() -> NoReturn:
         sys.stderr.close()
         code = 0
     sys.exit(code if isinstance(code, int) else 0)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGINT and SIGTERM raise KeyboardInterrupt inside the block, whatever was inherited.
+
+    A shell starts what a script runs in the background with SIGINT ignored, and Python then leaves
+    it so.
+    """
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = {
+        number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @click.group(cls=NearestGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -110,10 +133,11 @@ def run(
 ) -> int:
     """Run the cells of MATRIX (a name from `list matrices`, or a .toml file).
 
-    A cell that has a record is not run again, so an interrupted run goes on where it was.
+    A cell that has a record is not run again, so an interrupted run goes on where it was. A stale
+    record (of code with other versions) is replaced by a new one.
     """
     from benchmarks.matrix import filter_cells, load_matrix, parse_seeds
-    from benchmarks.store import Foreign, Store
+    from benchmarks.store import LeftOut, Store
 
     chosen = _device(device)
     seeds = parse_seeds(seeds_text) if seeds_text else None
@@ -122,17 +146,19 @@ def run(
     store = Store(out or Path("results/runs") / resolved.name)
 
     records: dict[str, Record] = {}
-    foreign: list[Foreign] = []
+    left_out: list[LeftOut] = []
     to_run: list[Cell] = []
     for cell in cells:
         found = store.read(cell)
-        if isinstance(found, Foreign):
-            foreign.append(found)
+        if isinstance(found, LeftOut):
+            left_out.append(found)
         elif found is None or force or (found.failed and retry_failed):
             to_run.append(cell)
         else:
             records[cell.key] = found
     to_run = to_run[:limit]
+    stale = _stale(store)
+    _print_stale([item for cell in to_run for item in stale.get(cell.identity, ())])
     if dry_run:
         for cell in to_run:
             click.echo(f"{cell.key}  {cell}")
@@ -143,15 +169,32 @@ def run(
         store.write_plan(resolved)
         _check_data(to_run)
         for cell in to_run:
-            _discard(store, cell)
-        finished = _run_cells(to_run, len(records), store, jobs or _jobs(chosen, cells), timeout)
-    for outcome in finished:
-        if outcome.record is not None:
+            store.discard(cell)
+
+        def on_outcome(outcome: Outcome) -> None:
+            if outcome.record is None:
+                assert outcome.left_out is not None
+                left_out.append(outcome.left_out)
+                return
             records[outcome.cell.key] = outcome.record
-        elif outcome.foreign is not None:
-            foreign.append(outcome.foreign)
+            for item in stale.get(outcome.cell.identity, ()):
+                store.remove(item)
+
+        jobs = jobs or _jobs(chosen, cells)
+        _run_cells(to_run, len(records), store, jobs, timeout, on_outcome)
     _print_ratios([*records.values()])
-    return _summarise(store, [*records.values()], foreign)
+    return _summarise(store, [*records.values()], left_out)
+
+
+def _stale(store: Store) -> dict[str, list[Stale]]:
+    """The stale records of a folder by the identity of their cells."""
+    from benchmarks.store import Stale
+
+    found: dict[str, list[Stale]] = {}
+    for item in store.records()[1]:
+        if isinstance(item, Stale):
+            found.setdefault(item.cell.identity, []).append(item)
+    return found
 
 
 def _device(name: str) -> Any:
@@ -191,34 +234,29 @@ def _check_data(cells: Sequence[Cell]) -> None:
         )
 
 
-def _discard(store: Store, cell: Cell) -> None:
-    """Make room for a cell that is to run again; what it had trained it may go on with."""
-    for suffix in (".json", ".npz"):
-        store.path(cell, suffix).unlink(missing_ok=True)
-
-
 def _run_cells(
-    cells: Sequence[Cell], cached: int, store: Store, jobs: int, timeout: float | None
-) -> list[Outcome]:
+    cells: Sequence[Cell],
+    cached: int,
+    store: Store,
+    jobs: int,
+    timeout: float | None,
+    on_outcome: Callable[[Outcome], None],
+) -> None:
+    """Run cells and show how far they are."""
     from tqdm import tqdm
 
     from benchmarks.engines.local import run_cells
 
-    finished: list[Outcome] = []
     terminal = sys.stderr.isatty()
-
-    def terminate(number: int, frame: FrameType | None) -> NoReturn:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, terminate)
-    failed = 0
+    finished = failed = 0
     with tqdm(
         total=len(cells), disable=not terminal, unit="cell", dynamic_ncols=True, desc="cells"
     ) as bar:
 
-        def on_outcome(outcome: Outcome) -> None:
-            nonlocal failed
-            finished.append(outcome)
+        def show(outcome: Outcome) -> None:
+            nonlocal finished, failed
+            on_outcome(outcome)
+            finished += 1
             line = _outcome_line(outcome)
             bad = outcome.record is None or outcome.record.failed
             failed += bad
@@ -228,7 +266,7 @@ def _run_cells(
                 bar.set_postfix(failed=failed, cached=cached)
                 bar.update()
             else:
-                click.echo(f"[{len(finished)}/{len(cells)}] {line}", err=True)
+                click.echo(f"[{finished}/{len(cells)}] {line}", err=True)
 
         def on_stage(cell: Cell, stage: str) -> None:
             if stage == "cost" and terminal:
@@ -240,25 +278,22 @@ def _run_cells(
                 store.directory,
                 jobs=jobs,
                 timeout=timeout,
-                on_outcome=on_outcome,
+                on_outcome=show,
                 on_stage=on_stage,
             )
         except KeyboardInterrupt:
             bar.close()
             raise Interrupted(
-                f"interrupted: {len(finished)} of {len(cells)} cells finished and kept in "
+                f"interrupted: {finished} of {len(cells)} cells finished and kept in "
                 f"{store.directory}; the same command goes on from there"
             ) from None
-        finally:
-            signal.signal(signal.SIGTERM, before)
-    return finished
 
 
 def _outcome_line(outcome: Outcome) -> str:
     record = outcome.record
     if record is None:
-        assert outcome.foreign is not None
-        return f"{outcome.cell}: {outcome.foreign.path}: {outcome.foreign.why}"
+        assert outcome.left_out is not None
+        return f"{outcome.cell}: {outcome.left_out.path}: {outcome.left_out.why}"
     if record.status != "ok":
         return f"{outcome.cell}: {record.status}: {_first_line(record.reason)}"
     nll = record.measures.get("nll_nats")
@@ -269,15 +304,23 @@ def _first_line(text: str) -> str:
     return text.splitlines()[0] if text else ""
 
 
-def _summarise(store: Store, records: Sequence[Record], foreign: Sequence[Foreign]) -> int:
+def _summarise(store: Store, records: Sequence[Record], left_out: Sequence[LeftOut]) -> int:
     counts = Counter(record.status for record in records)
     text = ", ".join(f"{number} {status}" for status, number in counts.most_common())
     click.echo(f"{len(records)} cells: {text or 'none'}; records in {store.directory}")
     for record in records:
         if record.failed:
             click.echo(f"  {record.cell}: {record.status}: {_first_line(record.reason)}", err=True)
-    _warn_foreign(foreign)
-    return 1 if foreign or any(record.failed for record in records) else 0
+    for record in records:
+        if record.measures.get("learning_rate_at_edge"):
+            rate = record.measures["learning_rate"]
+            click.echo(
+                f"  {record.cell}: the best learning rate, {rate:g}, is at the edge of its grid: "
+                "one outside it may be better",
+                err=True,
+            )
+    _warn(left_out)
+    return 1 if left_out or any(record.failed for record in records) else 0
 
 
 def _print_ratios(records: Sequence[Record]) -> None:
@@ -307,9 +350,23 @@ def _print_ratios(records: Sequence[Record]) -> None:
         _table([(*head, *limits), *rows])
 
 
-def _warn_foreign(foreign: Sequence[Foreign]) -> None:
-    for item in foreign:
-        click.echo(f"  left out: {item.path}: {item.why}; move it away", err=True)
+def _warn(left_out: Sequence[LeftOut]) -> None:
+    """Name the files that do not count: what is foreign each, what is stale by its reason."""
+    from benchmarks.store import Stale
+
+    for item in left_out:
+        if not isinstance(item, Stale):
+            click.echo(f"  left out: {item.path}: {item.why}; move it away", err=True)
+    _print_stale([item for item in left_out if isinstance(item, Stale)])
+
+
+def _print_stale(stale: Sequence[Stale]) -> None:
+    for why, number in Counter(item.why for item in stale).most_common():
+        click.echo(f"  stale: {_count(number, 'record')} {why}; `run` measures anew", err=True)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 # -- records ----------------------------------------------------------------------------------
@@ -331,12 +388,13 @@ def _existing(directory: Path) -> Store:
 def status(directory: Path) -> int:
     """Show what is done, failed, running and left in DIRECTORY, and why."""
     from benchmarks.cell import pending_stage
-    from benchmarks.store import STATUSES
+    from benchmarks.store import STATUSES, Stale
 
     store = _existing(directory)
-    records, foreign = store.records()
+    records, left_out = store.records()
+    stale = [item for item in left_out if isinstance(item, Stale)]
     plan = store.plan()
-    known = {record.key for record in records} | {item.path.stem for item in foreign}
+    known = {record.key for record in records} | {item.path.stem for item in left_out}
     left = [cell for cell in plan.cells if cell.key not in known] if plan else []
     running = [cell for cell in left if store.is_running(cell.key)]
     trained = [
@@ -349,12 +407,16 @@ def status(directory: Path) -> int:
     click.echo(f"{'running':9} {len(running)}")
     waiting = f" ({len(trained)} trained, to be timed)" if trained else ""
     click.echo(f"{'left':9} {len(left) - len(running)}{waiting}")
+    if stale:
+        click.echo(f"{'stale':9} {len(stale)}")
     for record in records:
         if record.status != "ok":
             click.echo(f"  {record.cell}: {record.status}: {_first_line(record.reason)}")
     for cell in running:
         click.echo(f"  {cell}: running")
-    _warn_foreign(foreign)
+    for item in stale:
+        click.echo(f"  {item.cell}: stale: {item.why}")
+    _warn(left_out)
     return 0
 
 
@@ -364,13 +426,13 @@ def status(directory: Path) -> int:
 def collect(directory: Path, output: Path | None) -> int:
     """Write the records of DIRECTORY as one CSV, a row a cell."""
     store = _existing(directory)
-    _, foreign = store.records()
+    _, left_out = store.records()
     text = store.frame().to_csv(index=False)
     if output is None:
         click.echo(text, nl=False)
     else:
         output.write_text(text, encoding="utf-8")
-    _warn_foreign(foreign)
+    _warn(left_out)
     return 0
 
 
@@ -553,13 +615,17 @@ def list_matrices() -> int:
 
 @list_.command("measures")
 def list_measures() -> int:
-    """List measures and the columns that they fill."""
+    """List measures and the columns that they fill, and those that are always filled."""
     from benchmarks import measures
+    from benchmarks.cell import COLUMNS
 
     for name, summary in measures.FAMILIES.items():
         click.echo(f"{name}: {summary}")
         for column, meaning in measures.family(name).COLUMNS.items():
             click.echo(f"  {column}: {meaning}")
+    click.echo("always: of the training, and of the machine meanwhile")
+    for column, meaning in COLUMNS.items():
+        click.echo(f"  {column}: {meaning}")
     return 0
 
 
@@ -602,13 +668,25 @@ def _describe_matrix(matrix: Matrix) -> None:
     by_key = {cell.key: cell for cell in matrix.cells}
     for study, keys in matrix.studies.items():
         cells = [by_key[key] for key in keys]
-        budget = cells[0].budget.model_dump(exclude_defaults=True)
         click.echo(f"{study}: {len(cells)} cells")
         click.echo(f"  flows: {', '.join(dict.fromkeys(c.flow_label for c in cells))}")
         click.echo(f"  datasets: {', '.join(dict.fromkeys(c.dataset_label for c in cells))}")
         click.echo(f"  seeds: {', '.join(dict.fromkeys(str(c.seed) for c in cells))}")
         click.echo(f"  measures: {', '.join(cells[0].measures)}")
-        click.echo(f"  budget: {', '.join(f'{k} = {v}' for k, v in budget.items()) or 'default'}")
+        rules: dict[str, dict[str, None]] = {}
+        for cell in cells:
+            rules.setdefault(_budget_words(cell), {})[cell.flow_label] = None
+        for words, labels in rules.items():
+            whose = f" of {', '.join(labels)}" if len(rules) > 1 else ""
+            click.echo(f"  budget{whose}: {words}")
+
+
+def _budget_words(cell: Cell) -> str:
+    """What of a cell's budget differs from the default."""
+    budget = cell.budget.model_dump(exclude_defaults=True)
+    if cell.learning_rates:
+        budget["learning_rate"] = f"the best of {', '.join(f'{r:g}' for r in cell.learning_rates)}"
+    return ", ".join(f"{name} = {value}" for name, value in budget.items()) or "default"
 
 
 @cli.command()

@@ -127,7 +127,7 @@ class OthersWork:
         shared: after the block: other processes used a quarter of the cores or more, or the GPU.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, threads: int | None = None) -> None:
         self.device = device
         self.shared = False
 

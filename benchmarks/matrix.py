@@ -1,8 +1,27 @@
 """From a matrix file to cells.
 
 A matrix file names axes: flows, data sets, seeds, budgets. Their product gives cells; a cell is
-one training run with everything that determines its result, defaults filled in. The hash of that
-is its key: the same key never runs twice, and a default that changes in the code changes the key.
+one contestant's training with everything that determines its result, defaults filled in. The hash
+of that is its key: the same key never runs twice, and a default that changes in the code, or a
+version raised by hand (:mod:`benchmarks.versions`), changes the key.
+
+Budgets are merged: the matrix's, over it the study's, over it that of a flow's item, so that each
+contestant's own learning rate can stand beside it::
+
+    [budget]
+    steps = 500
+    learning_rate = 1e-2
+
+    [[study]]
+    flows = [{ name = "ffjord", budget = { learning_rate = 3e-2 } }, "realnvp"]
+    datasets = ["8gaussians"]
+    budget = { batch_size = 128 }
+
+A list of learning rates is no axis of the product: it is a grid that is *tuned*. Each cell trains a
+fresh flow of the same seed at every rate of it, and the one with the best validation is tested
+(:mod:`benchmarks.tune`)::
+
+    budget = { learning_rate = [1e-3, 3e-3, 1e-2] }
 """
 
 from __future__ import annotations
@@ -11,6 +30,7 @@ import difflib
 import hashlib
 import itertools
 import json
+import math
 import tomllib
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,6 +58,7 @@ import datasets
 import flows
 from benchmarks import measures
 from benchmarks.errors import MatrixError
+from benchmarks.versions import versions_of
 
 __all__ = [
     "SCHEMA",
@@ -50,7 +71,7 @@ __all__ = [
     "parse_seeds",
 ]
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of cells and records. Raising it makes every cell a new one."""
 
 DType = Literal["float32", "float64"]
@@ -63,19 +84,28 @@ class Strict(BaseModel):
 
 
 class Budget(Strict):
-    """The one training rule: the same for every contestant of a study.
+    """The one training rule: the same for every contestant of a study, unless its item says other.
 
-    Training ends at the first bound reached. Seconds exclude evaluation; NFE counts evaluations
-    of networks, forward and backward (:mod:`flows.meter`), so that contestants can be compared
-    at equal steps, equal time or equal work.
+    Training ends at the first bound reached, so that contestants can be compared at equal steps,
+    equal time or equal work.
     """
 
     steps: NonNegativeInt | None = Field(1000, description="optimiser steps; 0 for none at all")
     seconds: PositiveFloat | None = Field(None, description="training seconds, evaluation apart")
-    nfe: PositiveInt | None = Field(None, description="network evaluations, both passes")
+    nfe: PositiveInt | None = Field(
+        None,
+        description="network evaluations of the training steps (flows.meter), validations apart: "
+        "each pass through a conditioner counts 1, so that a step of RealNVP with 10 couplings "
+        "counts 10, and D for a network that is inverted one dimension after another; each "
+        "evaluation of an ODE's right-hand side counts 1, those of the backward pass (adjoint or "
+        "recomputation) too; backpropagation itself counts nothing, and a network counts 1 "
+        "whatever its size",
+    )
     batch_size: PositiveInt = Field(256, description="rows a step")
     optimizer: Literal["adam", "adamw", "adamax"] = Field("adam", description="update rule")
-    learning_rate: PositiveFloat = Field(1e-3, description="peak learning rate")
+    learning_rate: PositiveFloat = Field(
+        1e-3, description="peak learning rate; in a matrix file, a list is a grid that is tuned"
+    )
     weight_decay: NonNegativeFloat = Field(0.0, description="decay, as the optimiser defines it")
     schedule: Literal["constant", "cosine"] = Field(
         "cosine", description="of the learning rate, over the part of the budget used"
@@ -119,8 +149,12 @@ class Contestant(Strict):
         return flows.configure(self.flow, self.flow_options)
 
 
+# JSON knows lists only.
+_as_tuple = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+
+
 class Cell(Strict):
-    """One training run, with everything that determines its result.
+    """One contestant's training, with everything that determines its result.
 
     Attributes:
         flow: catalog name.
@@ -128,7 +162,8 @@ class Cell(Strict):
         dataset: catalog name.
         dataset_options: all options of the data set, defaults filled in.
         seed: of weights, batch order and estimator noise; the data do not depend on it.
-        budget: the training rule.
+        budget: the training rule; of a tuned cell with the least rate of the grid.
+        learning_rates: the grid of a tuned cell, rising; empty for one rate, the budget's.
         measures: families to measure.
         device: ``cpu`` or ``cuda``.
         threads: of the process, for operations on the CPU.
@@ -142,21 +177,40 @@ class Cell(Strict):
     dataset_options: Mapping[str, Any]
     seed: NonNegativeInt
     budget: Budget
-    measures: Annotated[
-        tuple[str, ...], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)
-    ]
+    learning_rates: Annotated[tuple[PositiveFloat, ...], _as_tuple] = ()
+    measures: Annotated[tuple[str, ...], _as_tuple]
     device: Literal["cpu", "cuda"]
     threads: PositiveInt
     dtype: DType = "float32"
     reference: Contestant | None = None
 
+    @model_validator(mode="after")
+    def _one_form(self) -> Cell:
+        """The same grid is the same cell, however it is written."""
+        if rates := self.learning_rates:
+            if len(rates) < 2 or rates != tuple(sorted(set(rates))):
+                raise ValueError("a grid of learning rates has two or more, each once, rising")
+            if self.budget.learning_rate != rates[0]:
+                raise ValueError("the budget of a tuned cell has the least rate of its grid")
+        return self
+
     @cached_property
     def key(self) -> str:
-        """Sixteen hexadecimal digits that stand for the cell and the schema's version."""
-        text = json.dumps(
-            {"schema": SCHEMA, **self.model_dump(mode="json")}, sort_keys=True, allow_nan=False
-        )
+        """Sixteen hexadecimal digits: for the cell, the schema and the versions of the code."""
+        document = {"schema": SCHEMA, "versions": versions_of(self), "cell": self.identity}
+        text = json.dumps(document, sort_keys=True, allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @cached_property
+    def identity(self) -> str:
+        """The cell as text, the same for the same cell whatever the versions of the code."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, allow_nan=False)
+
+    def at_rate(self, learning_rate: float) -> Cell:
+        """The same cell with one learning rate and no grid."""
+        document = self.model_dump()
+        document["budget"]["learning_rate"] = learning_rate
+        return Cell.model_validate({**document, "learning_rates": ()})
 
     @cached_property
     def flow_label(self) -> str:
@@ -185,7 +239,8 @@ def _label(name: str, options: Mapping[str, Any], default: BaseModel) -> str:
     usual = default.model_dump(mode="json")
     changed = [
         f"{option}={'-'.join(map(str, value)) if isinstance(value, list) else value}"
-        for option, value in options.items()
+        # In the config's order, since a record's options come back in another.
+        for option, value in {**usual, **options}.items()
         if value != usual.get(option)
     ]
     return f"{name}[{','.join(changed)}]" if changed else name
@@ -215,7 +270,7 @@ class MatrixFile(Strict):
     threads: PositiveInt = 1
     dtype: DType = "float32"
     measures: list[str] = Field(default_factory=lambda: list(measures.FAMILIES), min_length=1)
-    budget: Budget = Budget()  # type: ignore[call-arg]
+    budget: dict[str, Any] = Field(default_factory=dict)
     study: list[Study] = Field(min_length=1)
 
     @field_validator("name")
@@ -299,12 +354,11 @@ def _resolve(
 ) -> Matrix:
     cells: dict[str, Cell] = {}
     studies: dict[str, list[str]] = {}
+    _budget(shown, [(("budget",), file.budget)])
     for number, study in enumerate(file.study, start=1):
         place = ("study", number)
-        try:
-            budget = Budget.model_validate({**file.budget.model_dump(), **study.budget})
-        except ValidationError as error:
-            raise MatrixError(_explain(shown, (*place, "budget"), error)) from error
+        layers = [(("budget",), file.budget), ((*place, "budget"), study.budget)]
+        _budget(shown, layers)
         families = study.measures or file.measures
         for family in families:
             if family not in measures.FAMILIES:
@@ -312,11 +366,12 @@ def _resolve(
                     f"{shown}: {_place((*place, 'measures'))}: no measure is called {family!r}"
                     f"{_hint(family, measures.FAMILIES)}"
                 )
-        flow_axis = [
-            resolved
-            for index, item in enumerate(study.flows, start=1)
-            for resolved in _configure(item, flows, shown, (*place, "flows", index))
-        ]
+        flow_axis = []
+        for index, item in enumerate(study.flows, start=1):
+            here = (*place, "flows", index)
+            options, own = _own_budget(item, shown, here)
+            rule = _budget(shown, [*layers, ((*here, "budget"), own)])
+            flow_axis += [(*found, *rule) for found in _configure(options, flows, shown, here)]
         dataset_axis = [
             resolved
             for index, item in enumerate(study.datasets, start=1)
@@ -335,9 +390,10 @@ def _resolve(
         if name in studies:
             raise MatrixError(f"{shown}: {_place(place)}: another study is called {name!r} too")
         studies[name] = []
-        for (flow, flow_options), (dataset, dataset_options), seed in itertools.product(
+        for contestant, (dataset, dataset_options), seed in itertools.product(
             flow_axis, dataset_axis, seeds or study.seeds or file.seeds
         ):
+            flow, flow_options, budget, rates = contestant
             cell = Cell(
                 flow=flow,
                 flow_options=flow_options,
@@ -345,6 +401,7 @@ def _resolve(
                 dataset_options=dataset_options,
                 seed=seed,
                 budget=budget,
+                learning_rates=rates,
                 # In the catalog's order, so that the order in the file does not change the key.
                 measures=tuple(family for family in measures.FAMILIES if family in families),
                 device=device,
@@ -357,6 +414,75 @@ def _resolve(
     return Matrix(
         name=file.name, description=file.description, cells=list(cells.values()), studies=studies
     )
+
+
+def _own_budget(
+    item: str | dict[str, Any], shown: str, place: tuple[str | int, ...]
+) -> tuple[str | dict[str, Any], dict[str, Any]]:
+    """An item of the flows without its budget, and the budget."""
+    if isinstance(item, str) or "budget" not in item:
+        return item, {}
+    own = item["budget"]
+    if not isinstance(own, dict):
+        raise MatrixError(
+            f"{shown}: {_place((*place, 'budget'))}: expected a table such as "
+            f"{{ learning_rate = 1e-3 }}, got {own!r}"
+        )
+    return {name: value for name, value in item.items() if name != "budget"}, own
+
+
+def _budget(
+    shown: str, layers: Sequence[tuple[tuple[str | int, ...], dict[str, Any]]]
+) -> tuple[Budget, tuple[float, ...]]:
+    """Budgets laid over each other to (training rule, grid of learning rates).
+
+    Args:
+        shown: how the file is called in messages.
+        layers: places and budgets, the last of which counts most; all but it were checked before.
+    """
+    place = layers[-1][0]
+    merged: dict[str, Any] = {}
+    for _, layer in layers:
+        merged |= layer
+    for name, value in merged.items():
+        if isinstance(value, list) and name in Budget.model_fields and name != "learning_rate":
+            raise MatrixError(
+                f"{shown}: {_place((*place, name))}: only learning_rate may be a list in a "
+                f"budget, got {value!r}; make a study for each"
+            )
+    rates: tuple[float, ...] = ()
+    if isinstance(merged.get("learning_rate"), list):
+        rates = _grid(merged["learning_rate"], shown, (*place, "learning_rate"))
+        merged["learning_rate"] = rates[0]
+    try:
+        budget = Budget.model_validate(merged)
+    except ValidationError as error:
+        raise MatrixError(_explain(shown, place, error)) from error
+    if rates and budget.steps == 0:
+        raise MatrixError(
+            f"{shown}: {_place((*place, 'learning_rate'))}: a grid of rates needs training, "
+            "and steps = 0 has none; give one rate"
+        )
+    return budget, rates
+
+
+def _grid(values: list[Any], shown: str, place: tuple[str | int, ...]) -> tuple[float, ...]:
+    """A grid of learning rates, rising."""
+    for index, value in enumerate(values, start=1):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not 0 < value < math.inf:
+            raise MatrixError(
+                f"{shown}: {_place((*place, index))}: a learning rate is a number above 0, "
+                f"got {value!r}"
+            )
+        if value in values[: index - 1]:
+            raise MatrixError(f"{shown}: {_place((*place, index))}: {value!r} is there already")
+    if len(values) < 2:
+        raise MatrixError(
+            f"{shown}: {_place(place)}: a grid has two learning rates or more, got {values!r}; "
+            "write a single one without brackets"
+        )
+    return tuple(sorted(map(float, values)))
 
 
 def _configure(

@@ -10,7 +10,11 @@ A folder of a run holds::
     pending/<key>.*                             what a trained cell that awaits its timing needs
 
 A record is written to a temporary name, synced and renamed, so that it is whole or absent, also
-on a network file system. A file that is not a record is named and left alone.
+on a network file system. A file that is not a record is named and left alone. A record that ended
+well is not overwritten: who wants it anew discards it first.
+
+A record of another schema, or of code with other versions (:mod:`benchmarks.versions`), is *stale*:
+it counts nowhere, and is removed when its cell has been measured anew.
 """
 
 from __future__ import annotations
@@ -27,12 +31,22 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from benchmarks.errors import StoreError
 from benchmarks.matrix import SCHEMA, Cell, Matrix
+from benchmarks.versions import explain_difference, versions_of
 
-__all__ = ["FAILED", "Foreign", "Record", "Status", "Store", "write_atomically"]
+__all__ = [
+    "FAILED",
+    "Foreign",
+    "LeftOut",
+    "Record",
+    "Stale",
+    "Status",
+    "Store",
+    "write_atomically",
+]
 
 Status = Literal["ok", "skipped", "diverged", "oom", "timeout", "crashed", "error"]
 FAILED: tuple[Status, ...] = ("diverged", "oom", "timeout", "crashed", "error")
@@ -47,6 +61,7 @@ class Record(BaseModel):
 
     Attributes:
         schema_version: of cell and record.
+        versions: of the code that measured it; those of now unless given.
         key: the cell's.
         cell: the cell, complete.
         flow_label, dataset_label: as shown in tables.
@@ -62,6 +77,7 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     schema_version: int = SCHEMA
+    versions: dict[str, int] = {}
     key: str
     cell: Cell
     flow_label: str
@@ -74,6 +90,12 @@ class Record(BaseModel):
     data_hashes: dict[str, str] = {}
     environment: dict[str, Value] = {}
 
+    @model_validator(mode="after")
+    def _of_now(self) -> Record:
+        if not self.versions:
+            self.versions = versions_of(self.cell)
+        return self
+
     @property
     def failed(self) -> bool:
         """Whether the status counts as a failure."""
@@ -81,11 +103,27 @@ class Record(BaseModel):
 
 
 @dataclass(frozen=True)
-class Foreign:
-    """A file where a record should be that is none, and why it was left out."""
+class LeftOut:
+    """A file where a record should be that does not count, and why."""
 
     path: Path
     why: str
+
+
+@dataclass(frozen=True)
+class Foreign(LeftOut):
+    """A file that is no record of this program's; left alone."""
+
+
+@dataclass(frozen=True)
+class Stale(LeftOut):
+    """A record whose numbers no longer compare with those of now.
+
+    Attributes:
+        cell: what was measured.
+    """
+
+    cell: Cell
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -195,18 +233,32 @@ class Store:
         write_atomically(self.directory / "plan.json", matrix.model_dump_json(indent=1).encode())
 
     def write(self, record: Record) -> None:
-        """Write a cell's record.
+        """Write a cell's record, unless it has one that ended well.
 
         Raises:
             StoreError: if a file that is no record lies in its place.
         """
         path = self.path(record.cell)
-        if path.exists() and isinstance(self._read(path), Foreign):
-            raise StoreError(f"{path} is not a record and was left as it is: move it away")
+        if path.exists():
+            there = self._read(path)
+            if not isinstance(there, Record):
+                raise StoreError(f"{path} is not a record and was left as it is: move it away")
+            if there.status == "ok":
+                return
         document = record.model_dump(mode="json")
         document["measures"] = {k: _finite(v) for k, v in document["measures"].items()}
         text = json.dumps(document, indent=1, sort_keys=True, allow_nan=False)
         write_atomically(path, text.encode() + b"\n")
+
+    def discard(self, cell: Cell) -> None:
+        """Make room for a cell that is to be measured again; what it had trained stays."""
+        for suffix in (".json", ".npz"):
+            self.path(cell, suffix).unlink(missing_ok=True)
+
+    def remove(self, stale: Stale) -> None:
+        """Remove a stale record and what lies beside it."""
+        for suffix in (".curve.jsonl", ".npz", ".log", ".json"):
+            stale.path.with_suffix(suffix).unlink(missing_ok=True)
 
     def write_arrays(self, cell: Cell, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
         """Keep arrays beside a cell's record."""
@@ -234,24 +286,24 @@ class Store:
                 f"{path} is damaged or of another version: move it away and run again"
             ) from error
 
-    def read(self, cell: Cell) -> Record | Foreign | None:
+    def read(self, cell: Cell) -> Record | LeftOut | None:
         """The record of a cell; None if it has none."""
         path = self.path(cell)
         return self._read(path) if path.exists() else None
 
-    def records(self) -> tuple[list[Record], list[Foreign]]:
-        """Every record, ordered by path, and the files that are none."""
+    def records(self) -> tuple[list[Record], list[LeftOut]]:
+        """Every record that counts, ordered by path, and the files that do not."""
         records: list[Record] = []
-        foreign: list[Foreign] = []
+        left_out: list[LeftOut] = []
         for path in sorted(self.directory.glob("cells/*/*/*.json")):
             found = self._read(path)
             if isinstance(found, Record):
                 records.append(found)
             else:
-                foreign.append(found)
-        return records, foreign
+                left_out.append(found)
+        return records, left_out
 
-    def _read(self, path: Path) -> Record | Foreign:
+    def _read(self, path: Path) -> Record | LeftOut:
         try:
             record = Record.model_validate_json(path.read_bytes())
         except ValidationError as error:
@@ -260,11 +312,15 @@ class Store:
             return Foreign(path, f"not a record: {place + ': ' if place else ''}{first['msg']}")
         except OSError as error:
             return Foreign(path, f"unreadable: {error.strerror}")
-        if record.schema_version != SCHEMA:
-            return Foreign(path, f"schema {record.schema_version}, this version reads {SCHEMA}")
         if record.key != path.stem:
             return Foreign(path, f"holds the record of {record.key}")
-        return record
+        if record.schema_version > SCHEMA:
+            return Foreign(path, f"schema {record.schema_version}, this version reads {SCHEMA}")
+        if record.schema_version < SCHEMA:
+            why = f"measured under schema {record.schema_version} of records, now {SCHEMA}"
+        else:
+            why = explain_difference(record.cell, record.versions, versions_of(record.cell))
+        return Stale(path, why, record.cell) if why else record
 
     def frame(self) -> pd.DataFrame:
         """A row a cell, columns as ARCHITECTURE.md lists them; empty if there are no records."""
@@ -288,13 +344,21 @@ class Store:
         return {}
 
     def curve(self, key: str) -> pd.DataFrame:
-        """The training curve of a cell, a row a validation; empty if there is none."""
+        """The training curve of a cell, a row a validation; empty if there is none.
+
+        Of a tuned cell the curve of the weights that were tested; while it has no record, those of
+        all rates so far, told apart by ``learning_rate``.
+        """
         rows = []
         for path in self.directory.glob(f"cells/*/*/{key}.curve.jsonl"):
             for line in path.read_text(encoding="utf-8").splitlines():
                 # The last line of a killed process may be cut off.
                 with contextlib.suppress(json.JSONDecodeError):
                     rows.append(json.loads(line))
+            record = self._read(path.with_name(f"{key}.json"))
+            if isinstance(record, Record) and record.cell.learning_rates:
+                chosen = record.measures.get("learning_rate")
+                rows = [row for row in rows if chosen in (None, row["learning_rate"])]
         return pd.DataFrame(rows)
 
 
@@ -339,6 +403,11 @@ def _row(record: Record) -> dict[str, Any]:
     row |= {f"flow.{name}": _flat(value) for name, value in cell.flow_options.items()}
     row |= {f"dataset.{name}": _flat(value) for name, value in cell.dataset_options.items()}
     row |= {f"budget.{name}": value for name, value in cell.budget.model_dump().items()}
+    if cell.learning_rates:
+        # The rate of the tested weights is a result, under ``learning_rate``.
+        row["budget.learning_rate"] = None
+        row["budget.learning_rates"] = _flat([f"{rate:g}" for rate in cell.learning_rates])
+    row |= {f"version.{name}": value for name, value in record.versions.items()}
     row |= {f"environment.{name}": value for name, value in record.environment.items()}
     row |= {f"data_hash.{name}": value for name, value in record.data_hashes.items()}
     return row

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PositiveInt
 
@@ -24,9 +24,15 @@ class FlowConfig(BaseModel, abc.ABC):
     """Options of one system. Each system's file defines its own, beside the system.
 
     Strict: an unknown option, or a value of another type, is an error that names it.
+
+    Attributes:
+        version: of the system, of all entries made of it. Raised by hand with a change after which
+            its results or its costs no longer compare with those before.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    version: ClassVar[int] = 1
 
     @abc.abstractmethod
     def build(self, event_shape: Sequence[int], context_features: int = 0) -> Flow:

@@ -23,7 +23,7 @@ from benchmarks import measures
 from benchmarks.allocator import ALLOCATOR
 from benchmarks.cell import Stage, Task
 from benchmarks.matrix import Cell
-from benchmarks.store import Foreign, Record, Store
+from benchmarks.store import LeftOut, Record, Store
 
 __all__ = ["Outcome", "run_cells"]
 
@@ -44,7 +44,7 @@ class Outcome:
 
     cell: Cell
     record: Record | None
-    foreign: Foreign | None = None
+    left_out: LeftOut | None = None
 
 
 @dataclass
@@ -78,6 +78,8 @@ def run_cells(
             finished stays.
     """
     store = Store(directory)
+    # Nobody writes into it. This process alone holds ``mine``: when it ends, cells notice.
+    runner, mine = multiprocessing.Pipe(duplex=False)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     _start_server()
@@ -88,11 +90,19 @@ def run_cells(
 
     def start(stage: Stage) -> None:
         cell = waiting[stage].popleft()
-        task = Task(cell, stage, directory)
+        task = Task(cell, stage, directory, runner)
         on_stage(cell, stage)
         process = context.Process(target=cell_module.run, args=(task,), name=str(cell))
         process.start()
         running.append(_Running(task, process))
+
+    def trained(item: _Running) -> bool:
+        """Whether a process has ended well and left what the cost stage needs."""
+        return (
+            item.task.stage == "quality"
+            and item.process.exitcode == 0
+            and cell_module.pending_stage(store, item.task.cell) == "cost"
+        )
 
     def finish(item: _Running, why: str | None) -> None:
         running.remove(item)
@@ -100,18 +110,18 @@ def run_cells(
         found = store.read(cell)
         if isinstance(found, Record):
             cell_module.clear_pending(store, cell)
-        elif found is None and item.process.exitcode == 0 and not why:
-            # Trained; its cost is measured when the machine is quiet.
+        elif not why and trained(item):
+            # Its cost is measured when the machine is quiet.
             waiting["cost"].append(cell)
             return
         elif found is None:
-            status, reason = ("timeout", why) if why else ("crashed", _death(item.process))
+            status, reason = ("timeout", why) if why else ("crashed", _death(item))
             pending = cell_module.read_pending(store, cell)
             found = cell_module.record_of(cell, status, reason, pending=pending)  # type: ignore[arg-type]
             store.write(found)
             cell_module.clear_pending(store, cell)
         on_outcome(
-            Outcome(cell, None, found) if isinstance(found, Foreign) else Outcome(cell, found)
+            Outcome(cell, None, found) if isinstance(found, LeftOut) else Outcome(cell, found)
         )
 
     try:
@@ -130,6 +140,8 @@ def run_cells(
                     finish(item, f"the {item.task.stage} stage took more than {timeout:g} s")
     finally:
         _end(running)
+        runner.close()
+        mine.close()
 
 
 def _start_server() -> None:
@@ -143,13 +155,14 @@ def _start_server() -> None:
             os.environ.pop(name)
 
 
-def _death(process: BaseProcess) -> str:
-    code = process.exitcode
+def _death(item: _Running) -> str:
+    code = item.process.exitcode
     if code is not None and code < 0:
         name = signal.Signals(-code).name
         hint = " (often the kernel, out of memory)" if name == "SIGKILL" else ""
         return f"the process was ended by {name}{hint}"
-    return f"the process ended with exit code {code} and left no record"
+    stage = item.task.stage
+    return f"the {stage} stage ended with exit code {code} and left nothing to go on with"
 
 
 def _end(items: Sequence[_Running]) -> None:

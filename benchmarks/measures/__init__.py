@@ -4,6 +4,8 @@ A family is a module with
 
 ``STAGE``
     ``quality``: may share the machine with other cells, or ``cost``: has it alone.
+``VERSION``
+    raised by hand when its numbers no longer compare with those before; :mod:`benchmarks.versions`
 ``COLUMNS``
     each column that it fills, with what it means and its unit.
 ``measure(subject) -> dict``

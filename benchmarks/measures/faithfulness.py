@@ -9,6 +9,7 @@ from benchmarks.train import evaluation_mode
 from flows import NotInvertible
 
 STAGE = "quality"
+VERSION = 1
 COLUMNS = {
     "round_trip_error": "largest |x - decode(encode(x))| over fixed test points, in model units",
     "log_det_error_nats": "largest |log-determinant of encode + that of decode| over them, exact "

@@ -18,6 +18,7 @@ from benchmarks.measures.subject import Subject
 from benchmarks.train import Trainer
 
 STAGE = "cost"
+VERSION = 1
 COLUMNS = {
     "peak_memory_bytes": "peak of the tensors alive in a training step: weights, gradients, "
     "optimiser, batch and all intermediate values; the data set apart; bytes",

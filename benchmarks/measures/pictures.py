@@ -9,6 +9,7 @@ from benchmarks.measures.subject import Subject
 from benchmarks.train import evaluation_mode
 
 STAGE = "quality"
+VERSION = 1
 COLUMNS = {
     "density_integral": "integral of the model's density over the picture's square, which holds "
     "all training data with a margin of a quarter; 1 unless mass lies outside",

@@ -10,6 +10,7 @@ from datasets.gaussian_baseline import gaussian_baseline
 from datasets.preprocessing import bits_per_dim
 
 STAGE = "quality"
+VERSION = 1
 COLUMNS = {
     "nll_nats": "mean negative log-likelihood of the test split, nats; for images of the "
     "dequantised integers",

@@ -28,6 +28,7 @@ from flows import Meter
 from flows.dense import product
 
 STAGE = "cost"
+VERSION = 1
 COLUMNS = {
     **{
         f"{name}_ratio{suffix}": text

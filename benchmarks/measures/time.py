@@ -17,6 +17,7 @@ from benchmarks.measures.subject import Subject
 from benchmarks.train import Trainer
 
 STAGE = "cost"
+VERSION = 1
 COLUMNS = {
     "first_step_seconds": "the first training step of a fresh process, seconds",
     "train_step_seconds": "a training step at the cell's batch size, median, seconds",

@@ -8,6 +8,7 @@ from benchmarks.measures.subject import Subject
 from benchmarks.train import evaluation_mode
 
 STAGE = "quality"
+VERSION = 1
 COLUMNS = {
     "trace_std": "standard deviation of the trace estimate over noise draws, at fixed test points "
     "and the start of the flow; root of the mean variance; nats per unit of time",

@@ -9,6 +9,7 @@ from benchmarks.train import evaluation_mode
 from flows import Meter
 
 STAGE = "quality"
+VERSION = 1
 COLUMNS = {
     "nfe_train_forward": "network evaluations of a training step's forward pass, mean of batches",
     "nfe_train_backward": "network evaluations of its backward pass (adjoint or recomputation)",

@@ -1,6 +1,7 @@
 """The command line as a user meets it: what it prints, what it leaves, how it ends."""
 
 import io
+import os
 import shutil
 import signal
 import subprocess
@@ -151,28 +152,35 @@ def test_a_failed_cell_makes_the_exit_code_one_and_is_retried_on_request(
 
 @pytest.mark.slow
 def test_interrupted_keeps_what_was_finished_and_goes_on(tmp_path: Path, tiny: Path) -> None:
-    """Ctrl-C in the middle of the second cell."""
-    text = tiny.read_text().replace(
-        '{ name = "maf", layers = 2, hidden = [8] }]', '{ name = "maf", layers = 40 }]'
-    )
-    tiny.write_text(text.replace("steps = 20", "steps = 300"))
+    """Ctrl-C in the middle of the second cell, of a run that was started with Ctrl-C ignored.
+
+    So does a shell start what a script runs in the background.
+    """
     command = [sys.executable, "-m", "benchmarks", "run", tiny, "--out", tmp_path / "run"]
     store = Store(tmp_path / "run")
     first, second = load_matrix(str(tiny)).cells
+    # A pipe that nobody reads: the second cell waits there until it is ended.
+    waits = store.path(second, ".curve.jsonl")
+    waits.parent.mkdir(parents=True)
+    os.mkfifo(waits)
     with subprocess.Popen(
-        [*command, "--jobs", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ["sh", "-c", 'trap "" INT; exec "$0" "$@"', *command, "--jobs", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not store.is_running(second.key):
             assert time.monotonic() < deadline
             assert process.poll() is None
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert "the same command goes on from there" in err
     assert not store.is_running(second.key)
     assert store.read(second) is None
+    waits.unlink()
     # The first was trained; only its timing is left, and it is not trained again.
     trained = store.pending(first.key, ".pt")
     assert trained.exists()
@@ -271,6 +279,8 @@ def test_lists_and_descriptions(capsys: Any) -> None:
         (("list", "datasets"), "8gaussians"),
         (("list", "matrices"), "quick"),
         (("list", "measures"), "nll_nats"),
+        (("list", "measures"), "always: of the training"),
+        (("list", "measures"), "tuning_seconds: train_seconds of all rates"),
         (("describe", "ffjord"), "bottleneck"),
         (("describe", "power"), "rows"),
         (("describe", "quick"), "comparison"),
@@ -280,6 +290,60 @@ def test_lists_and_descriptions(capsys: Any) -> None:
         code, out, err = call(*words, capsys=capsys)
         assert code == 0, err
         assert expected in out
+
+
+def test_a_matrix_is_described_with_the_budgets_of_its_flows(tiny: Path, capsys: Any) -> None:
+    code, out, _ = call("describe", "quick-rates", capsys=capsys)
+    assert code == 0
+    assert "learning_rate = the best of 0.001, 0.003, 0.01, 0.03, 0.1\n" in out
+    own = 'layers = 2, hidden = [8], budget = { learning_rate = 1e-2 } }, { name = "maf"'
+    tiny.write_text(tiny.read_text().replace('layers = 2, hidden = [8] }, { name = "maf"', own))
+    cli._describe_matrix(load_matrix(str(tiny)))
+    lines = [line for line in capsys.readouterr().out.splitlines() if "budget" in line]
+    assert lines == [
+        "  budget of realnvp[layers=2,hidden=8]: steps = 20, batch_size = 64, "
+        "learning_rate = 0.01, validate_every = 10",
+        "  budget of maf[layers=2,hidden=8]: steps = 20, batch_size = 64, "
+        "learning_rate = 0.005, validate_every = 10",
+    ]
+
+
+def test_a_choice_at_the_edge_of_the_grid_is_said(
+    tmp_path: Path, tiny: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks.cell import Pending, record_of
+    from benchmarks.engines import local
+
+    tiny.write_text(tiny.read_text().replace("5e-3", "[1e-3, 1e-2]"))
+    first, second = load_matrix(str(tiny)).cells
+
+    def measured(cells: Any, directory: Path, *, on_outcome: Any, **_: Any) -> None:
+        for cell in cells:
+            found = {"learning_rate": 1e-2, "learning_rate_at_edge": cell == second}
+            pending = Pending(dimension=2, learning_rate=1e-2, measures=found, data_hashes={})
+            on_outcome(local.Outcome(cell, record_of(cell, "ok", pending=pending)))
+
+    monkeypatch.setattr(local, "run_cells", measured)
+    code, _, err = call("run", tiny, "--out", tmp_path / "run", capsys=capsys)
+    assert code == 0
+    assert f"{second}: the best learning rate, 0.01, is at the edge of its grid" in err
+    assert f"{first}: the best" not in err
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_signals_are_handled_within_the_command_line_alone(
+    sent: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the process was started with them ignored."""
+    monkeypatch.setattr(cli.cli, "main", lambda **_: signal.raise_signal(sent))
+    before = signal.signal(sent, signal.SIG_IGN)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 130
+        assert signal.getsignal(sent) == signal.SIG_IGN
+    finally:
+        signal.signal(sent, before)
 
 
 def test_help_needs_no_torch() -> None:

@@ -2,10 +2,12 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +137,76 @@ def test_a_killed_cell_is_a_record_and_names_the_signal(tmp_path: Path, cell: Ce
     assert "SIGKILL" in found[0].record.reason
 
 
+RUNNER = """
+import sys
+from pathlib import Path
+from benchmarks.engines.local import run_cells
+from benchmarks.matrix import Cell
+cell = Cell.model_validate_json(sys.argv[1])
+run_cells([cell], Path(sys.argv[2]), jobs=1, timeout=None, on_outcome=print)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
+def test_a_cell_ends_with_its_runner(tmp_path: Path, cell: Cell, sent: signal.Signals) -> None:
+    """However the runner ends, nothing goes on training, and nobody writes a record later."""
+    store = Store(tmp_path)
+    curve = store.path(cell, ".curve.jsonl")
+    curve.parent.mkdir(parents=True)
+    # A pipe that nobody reads: the cell waits there, in the middle of its stage.
+    os.mkfifo(curve)
+    command = [sys.executable, "-c", RUNNER, cell.model_dump_json(), tmp_path]
+    with subprocess.Popen(command) as runner:
+        wait_for(lambda: store.is_running(cell.key))
+        runner.send_signal(sent)
+    try:
+        wait_for(lambda: not store.is_running(cell.key))
+    finally:
+        # One that went on regardless can go on to its end.
+        os.close(os.open(curve, os.O_RDONLY | os.O_NONBLOCK))
+    assert store.read(cell) is None
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait until something holds; a failure if it never does."""
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_record_that_ended_well_is_left_as_it_is(tmp_path: Path, cell: Cell) -> None:
+    """It may have come between the runner's look at the store and the cell's claim."""
+    store = Store(tmp_path)
+    pending = cell_module.Pending(
+        dimension=2, learning_rate=1e-3, measures={"nll_nats": 1.5}, data_hashes={}
+    )
+    store.write(record_of(cell, "ok", pending=pending))
+    before = store.path(cell).read_bytes()
+    assert record(run([cell], tmp_path), cell).measures == {"nll_nats": 1.5}
+    assert store.path(cell).read_bytes() == before
+    assert not store.path(cell, ".log").exists()
+
+
+def test_a_stage_that_ends_well_and_leaves_nothing_is_a_crash(
+    tmp_path: Path, cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    trained = changed(cell, seed=3)
+    cell_module._run_logged(Task(trained, "quality", tmp_path), store)
+    assert cell_module.pending_stage(store, trained) == "cost"
+    nll = cell_module.read_pending(store, trained).measures["nll_nats"]  # type: ignore[union-attr]
+    # Prints its task instead of doing it, and ends with exit code 0.
+    monkeypatch.setattr(cell_module, "run", print)
+    found = run([cell, trained], tmp_path)
+    for one, stage in ((cell, "quality"), (trained, "cost")):
+        assert record(found, one).status == "crashed"
+        assert f"the {stage} stage ended with exit code 0 and left" in record(found, one).reason
+    # What had been measured by then is kept.
+    assert record(found, trained).measures["nll_nats"] == nll
+
+
 @pytest.mark.slow
 def test_a_record_has_every_measure_that_applies(tmp_path: Path, cell: Cell) -> None:
     ffjord = Cell.model_validate(
@@ -166,6 +238,8 @@ def test_a_record_has_every_measure_that_applies(tmp_path: Path, cell: Cell) -> 
         "round_trip_error",
         "density_integral",
         "cost_shared",
+        "training_shared",
+        "learning_rate",
     ):
         assert found.measures[name] is not None, name
     assert found.dimension == 2
@@ -208,7 +282,9 @@ def test_a_flow_that_does_not_apply_is_skipped_with_a_reason(
 
 
 def test_record_of_a_failure_keeps_what_was_measured(tmp_path: Path, cell: Cell) -> None:
-    pending = cell_module.Pending(dimension=2, measures={"nll_nats": 1.5}, data_hashes={})
+    pending = cell_module.Pending(
+        dimension=2, learning_rate=1e-3, measures={"nll_nats": 1.5}, data_hashes={}
+    )
     found = record_of(cell, "timeout", "why", pending=pending)
     assert found.failed
     assert found.measures == {"nll_nats": 1.5}

@@ -123,6 +123,55 @@ def test_a_study_changes_the_budget_in_part(tmp_path: Path) -> None:
     assert (cell.budget.steps, cell.budget.batch_size) == (7, 99)
 
 
+def test_the_budget_of_a_flow_counts_most(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        """
+        flows = [
+            "maf",
+            { name = ["realnvp", "glow"], budget = { learning_rate = 3e-3, patience = 4 } },
+            { name = "nice", layers = [2, 3], budget = { learning_rate = [1e-2, 1e-3] } },
+        ]
+        datasets = ["8gaussians"]
+        budget = { steps = 7, learning_rate = 1e-2 }
+        """,
+        top='name = "m"\n[budget]\nbatch_size = 99\nlearning_rate = [0.1, 1]',
+    )
+    found = {
+        cell.flow_label: (cell.budget.learning_rate, cell.learning_rates, cell.budget.patience)
+        for cell in load_matrix(path).cells
+    }
+    assert found == {
+        "maf": (1e-2, (), None),
+        "realnvp": (3e-3, (), 4),
+        "glow": (3e-3, (), 4),
+        "nice[layers=2]": (1e-3, (1e-3, 1e-2), None),
+        "nice[layers=3]": (1e-3, (1e-3, 1e-2), None),
+    }
+    assert {(c.budget.steps, c.budget.batch_size) for c in load_matrix(path).cells} == {(7, 99)}
+
+
+@pytest.mark.parametrize("place", ["matrix", "study"])
+def test_a_list_of_learning_rates_is_one_tuned_cell(tmp_path: Path, place: str) -> None:
+    def cell_of(rates: str) -> Cell:
+        if place == "matrix":
+            path = write(tmp_path, GOOD, top=f'name = "m"\n[budget]\nlearning_rate = {rates}')
+        else:
+            path = write(tmp_path, f"{GOOD}\nbudget = {{ learning_rate = {rates} }}")
+        (cell,) = load_matrix(path).cells
+        return cell
+
+    tuned = cell_of("[1e-3, 3e-3, 1e-2]")
+    assert tuned.learning_rates == (1e-3, 3e-3, 1e-2)
+    assert isinstance(tuned.budget.learning_rate, float)
+    # Order is no part of a grid; its rates are.
+    assert cell_of("[1e-2, 1e-3, 3e-3]").key == tuned.key
+    assert cell_of("[1e-3, 1e-2]").key != tuned.key
+    assert cell_of("1e-3").key != tuned.key
+    assert tuned.at_rate(1e-2).key == cell_of("1e-2").key
+    assert Cell.model_validate_json(tuned.model_dump_json()) == tuned
+
+
 GOOD = 'flows = ["maf"]\ndatasets = ["8gaussians"]'
 
 
@@ -184,6 +233,64 @@ GOOD = 'flows = ["maf"]\ndatasets = ["8gaussians"]'
             'name = "m"',
             r"study -> 1 -> seed: unknown key; did you mean 'seeds'",
         ),
+        (
+            f"{GOOD}\nbudget = {{ learning_rate = [] }}",
+            'name = "m"',
+            r"study -> 1 -> budget -> learning_rate: a grid has two learning rates or more",
+        ),
+        (
+            f"{GOOD}\nbudget = {{ learning_rate = [1e-3] }}",
+            'name = "m"',
+            r"learning_rate: a grid has .* got \[0.001\]; write a single one without brackets",
+        ),
+        (
+            f"{GOOD}\nbudget = {{ learning_rate = [1e-3, 1e-2, 1e-3] }}",
+            'name = "m"',
+            r"budget -> learning_rate -> 3: 0.001 is there already",
+        ),
+        *(
+            (
+                f"{GOOD}\nbudget = {{ learning_rate = [1e-3, {value}] }}",
+                'name = "m"',
+                r"budget -> learning_rate -> 2: a learning rate is a number above 0, got ",
+            )
+            for value in ("0", "-1e-3", "nan", "inf", "true", "'1e-2'", "[1e-2]")
+        ),
+        (
+            f"{GOOD}\nbudget = {{ batch_size = [64, 128] }}",
+            'name = "m"',
+            r"study -> 1 -> budget -> batch_size: only learning_rate may be a list in a budget",
+        ),
+        (
+            f"{GOOD}\nbudget = {{ steps = 0, learning_rate = [1e-3, 1e-2] }}",
+            'name = "m"',
+            r"budget -> learning_rate: a grid of rates needs training, and steps = 0 has none",
+        ),
+        (
+            GOOD,
+            'name = "m"\nbudget = { learning_rate = [1e-3, 0] }',
+            r"m.toml: budget -> learning_rate -> 2: a learning rate is a number above 0, got 0",
+        ),
+        (
+            GOOD,
+            'name = "m"\nbudget = { step = 3 }',
+            r"m.toml: budget -> step: unknown key; did you mean 'steps'",
+        ),
+        (
+            'flows = ["maf", { name = "glow", budget = { step = 3 } }]\ndatasets = ["power"]',
+            'name = "m"',
+            r"study -> 1 -> flows -> 2 -> budget -> step: unknown key; did you mean 'steps'",
+        ),
+        (
+            'flows = [{ name = "maf", budget = 3 }]\ndatasets = ["power"]',
+            'name = "m"',
+            r"flows -> 1 -> budget: expected a table such as .*, got 3",
+        ),
+        (
+            'flows = ["maf"]\ndatasets = [{ name = "power", budget = { steps = 3 } }]',
+            'name = "m"',
+            r"power -> budget: unknown key",
+        ),
         ("flows = []\ndatasets = []", 'name = "m"', r"flows: List should have at least 1 item"),
         ('datasets = ["power"]', 'name = "m"', r"study -> 1 -> flows: is missing"),
         (GOOD, "", r"name: is missing"),
@@ -202,6 +309,14 @@ def test_an_unbounded_budget_is_refused() -> None:
     # TOML has no null: the only way to a budget without bound is through the API.
     with pytest.raises(ValueError, match="needs a bound"):
         Budget.model_validate({"steps": None})
+
+
+@pytest.mark.parametrize("rates", [(1e-3,), (1e-2, 1e-3), (1e-3, 1e-3), (3e-3, 1e-2)])
+def test_a_tuned_cell_has_one_form(tmp_path: Path, rates: tuple[float, ...]) -> None:
+    (cell,) = load_matrix(write(tmp_path, GOOD)).cells
+    assert cell.budget.learning_rate == 1e-3
+    with pytest.raises(ValueError, match=r"a grid of|the least rate of its grid"):
+        Cell.model_validate({**cell.model_dump(), "learning_rates": rates})
 
 
 def test_unknown_matrix_is_answered_with_the_nearest() -> None:

@@ -14,7 +14,12 @@ from benchmarks.errors import StoreError
 from benchmarks.matrix import Cell
 from benchmarks.store import Foreign, Record, Store, write_atomically
 
-PENDING = Pending(dimension=2, measures={"nll_nats": 2.5, "steps": 20}, data_hashes={"test": "ab"})
+PENDING = Pending(
+    dimension=2,
+    learning_rate=5e-3,
+    measures={"nll_nats": 2.5, "steps": 20, "learning_rate": 5e-3},
+    data_hashes={"test": "ab"},
+)
 
 
 def test_a_record_comes_back_as_it_was(tmp_path: Path, cell: Cell) -> None:
