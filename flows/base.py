@@ -77,7 +77,9 @@ class Traits:
 
     Attributes:
         density: whether ``log_prob`` is exact or an unbiased estimate.
-        density_passes: network passes of a density: ``"1"``, ``"D"``, ``"solver"`` or ``"none"``.
+        density_passes: network passes of a density one after the other, by the system's
+            definition: ``"1"``, ``"D"``, ``"solver"`` or ``"none"``. What an implementation
+            evaluates, which may be less, :mod:`flows.meter` counts.
         sample_passes: network passes of a sample, likewise.
         jacobian: the form to which the Jacobian is restricted.
         trains_on_data: whether the density of given data can be evaluated, hence maximised.
