@@ -259,11 +259,12 @@ class Flow(nn.Module, abc.ABC):
         self._check(batch, context, "batch")
 
     def refresh_statistics(self, data: Tensor, context: Tensor | None = None) -> None:
-        """Set the statistics that evaluation uses to those of a whole training set.
+        """Set the statistics that evaluation uses to those of a training set.
 
         For batch normalisation between layers, whose running averages are only an approximation
         (MAF, arXiv:1705.07057, appendix B, evaluates with the statistics of the training set); to
-        be called before validating and testing. Most systems keep none and do nothing.
+        be called before validating and testing. The layers' networks take the data in chunks, so
+        that memory is that of the data, twice. Most systems keep none and do nothing.
 
         Args:
             data: the training set, shape ``(n, *event_shape)``.
