@@ -93,12 +93,29 @@ _FFJORD_PRESETS = [
         Entry(
             f"ffjord-{name}{'-multiscale' if multiscale else ''}",
             _IMAGE_FFJORD,
-            f"FFJORD for {name.upper()}, {'several scales' if multiscale else 'one scale'}",
-            _FFJORD_CODE + "train_cnf.py",
-            {"multiscale": multiscale, "noise": "rademacher"},
+            f"FFJORD for {title}, {'several scales' if options['multiscale'] else 'one scale'}",
+            _FFJORD_CODE + f"train_cnf.py{architecture}, whose logit has alpha = 1e-6{alpha}",
+            {"noise": "rademacher", **options},
         )
-        for name in ("mnist", "cifar10")
-        for multiscale in (False, True)
+        for name, title, alpha in (
+            ("mnist", "MNIST", ""),
+            # The logit is the data set's, and so are its options.
+            ("cifar10", "CIFAR-10", ": give the data set that option, its own is RealNVP's 0.05"),
+        )
+        for multiscale, architecture, options in (
+            (
+                False,
+                " (its default dims, strides and blocks; the paper's own single flow has "
+                "convolutions 64-64-128-128 and their mirror)",
+                {
+                    "multiscale": False,
+                    "hidden": (8, 32, 32, 8),
+                    "strides": (2, 2, 1, -2, -2),
+                    "blocks": 1,
+                },
+            ),
+            (True, " with dims 64,64,64 and 2 blocks", {"multiscale": True}),
+        )
     ),
     Entry(
         "cnf-exact",

@@ -272,6 +272,7 @@ def test_lists_and_descriptions(capsys: Any) -> None:
         (("list", "matrices"), "quick"),
         (("list", "measures"), "nll_nats"),
         (("describe", "ffjord"), "bottleneck"),
+        (("describe", "nflows/realnvp"), "remark: Each coupling of nflows"),
         (("describe", "power"), "rows"),
         (("describe", "quick"), "comparison"),
         (("describe", "time"), "train_step_seconds"),
