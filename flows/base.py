@@ -30,6 +30,7 @@ What a flow must also keep, and ``tests/flows/test_contract.py`` checks for ever
   training mode keeps statistics, as its paper defines it, and is the one exception.)
 * Randomness is explicit: what is drawn is drawn from the generator handed in.
 * Each evaluation of a network is reported to :func:`flows.meter.tick`.
+* No rows give no rows, in every direction that the flow has, and evaluate nothing.
 """
 
 from __future__ import annotations
@@ -333,6 +334,8 @@ class Flow(nn.Module, abc.ABC):
             NotInvertible: if the system lacks this direction.
         """
         self._check(x, context, "x")
+        if len(x) == 0 and self.traits.density_passes != "none":
+            return self._no_rows(x)
         return self._encode(x, context, exact=exact, generator=generator)
 
     def decode(
@@ -348,6 +351,8 @@ class Flow(nn.Module, abc.ABC):
         Args, returns and errors are those of :meth:`encode`, with ``z`` for ``x``.
         """
         self._check(z, context, "z")
+        if len(z) == 0 and self.traits.sample_passes != "none":
+            return self._no_rows(z)
         return self._decode(z, context, exact=exact, generator=generator)
 
     def log_prob(
@@ -374,6 +379,8 @@ class Flow(nn.Module, abc.ABC):
             NotInvertible: if the system cannot evaluate the density of given data.
         """
         self._check(x, context, "x")
+        if len(x) == 0 and self.traits.density_passes != "none":
+            return self._no_rows(x)[1]
         z, log_abs_det = self._encode(x, context, exact=exact, generator=generator)
         return self.base.log_prob(z, context) + log_abs_det
 
@@ -442,6 +449,8 @@ class Flow(nn.Module, abc.ABC):
             NotInvertible: if the system cannot be sampled.
         """
         self._check_context(n, context)
+        if n == 0 and self.traits.sample_passes != "none":
+            return self._no_rows(self.base.anchor.new_empty(0, *self.event_shape))[0]
         z = self.base.sample(n, context, generator=generator)
         return self._sample_from(z, context)
 
@@ -470,6 +479,11 @@ class Flow(nn.Module, abc.ABC):
     def parameter_count(self) -> int:
         """Number of trainable scalars."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+    def _no_rows(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What a direction makes of no rows: as many, whose gradients are zero."""
+        zero = sum((p.flatten()[:0].sum() for p in self.parameters()), x.new_zeros(()))
+        return x + zero, x.new_zeros(0) + zero
 
     # -- checks, in one place -----------------------------------------------------------------
 

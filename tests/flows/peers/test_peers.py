@@ -192,6 +192,13 @@ def test_context_and_single_numbers_are_refused(name: str) -> None:
 
 
 @every
+def test_no_rows_give_no_rows(name: str) -> None:
+    flow = peer(name, (4,)).train()
+    assert flow.log_prob(torch.zeros(0, 4)).shape == (0,)
+    assert flow.sample(0).shape == (0, 4)
+
+
+@every
 def test_images_are_flattened(name: str) -> None:
     flow = peer(name, (1, 2, 3))
     with torch.no_grad():
