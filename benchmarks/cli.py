@@ -567,7 +567,7 @@ def list_flows() -> int:
                 traits.sample_passes,
                 traits.jacobian,
                 "yes" if traits.trains_on_data else "no",
-                entry.summary,
+                " ".join(filter(None, (entry.summary, entry.remark and f"({entry.remark})"))),
             )
         )
     _table(rows)
@@ -641,6 +641,8 @@ def describe(name: str) -> int:
     if name in flows.ENTRIES or name in datasets.ENTRIES:
         entry = flows.ENTRIES.get(name) or datasets.ENTRIES[name]
         click.echo(f"{entry.name}: {entry.summary}\nsource: {entry.source}")
+        if remark := getattr(entry, "remark", ""):
+            click.echo(f"remark: {remark}")
         config: Any = entry.config_class.model_validate(dict(entry.options))
         click.echo((entry.config_class.__doc__ or "").strip())
         click.echo("options:")

@@ -105,7 +105,7 @@ class Cifar10Config(StoredConfig):
 
     Attributes:
         alpha: of the logit; None for none. The default is that of the same paper, and of Dinh et
-            al. 2016 (arXiv:1605.08803, section 4.1).
+            al. 2016 (arXiv:1605.08803, section 4.1); the code of FFJORD has 1e-6.
     """
 
     kind = "image"

@@ -30,6 +30,7 @@ What a flow must also keep, and ``tests/flows/test_contract.py`` checks for ever
   training mode keeps statistics, as its paper defines it, and is the one exception.)
 * Randomness is explicit: what is drawn is drawn from the generator handed in.
 * Each evaluation of a network is reported to :func:`flows.meter.tick`.
+* No rows give no rows, in every direction that the flow has, and evaluate nothing.
 """
 
 from __future__ import annotations
@@ -77,7 +78,9 @@ class Traits:
 
     Attributes:
         density: whether ``log_prob`` is exact or an unbiased estimate.
-        density_passes: network passes of a density: ``"1"``, ``"D"``, ``"solver"`` or ``"none"``.
+        density_passes: network passes of a density one after the other, by the system's
+            definition: ``"1"``, ``"D"``, ``"solver"`` or ``"none"``. What an implementation
+            evaluates, which may be less, :mod:`flows.meter` counts.
         sample_passes: network passes of a sample, likewise.
         jacobian: the form to which the Jacobian is restricted.
         trains_on_data: whether the density of given data can be evaluated, hence maximised.
@@ -257,11 +260,12 @@ class Flow(nn.Module, abc.ABC):
         self._check(batch, context, "batch")
 
     def refresh_statistics(self, data: Tensor, context: Tensor | None = None) -> None:
-        """Set the statistics that evaluation uses to those of a whole training set.
+        """Set the statistics that evaluation uses to those of a training set.
 
         For batch normalisation between layers, whose running averages are only an approximation
         (MAF, arXiv:1705.07057, appendix B, evaluates with the statistics of the training set); to
-        be called before validating and testing. Most systems keep none and do nothing.
+        be called before validating and testing. The layers' networks take the data in chunks, so
+        that memory is that of the data, twice. Most systems keep none and do nothing.
 
         Args:
             data: the training set, shape ``(n, *event_shape)``.
@@ -330,6 +334,8 @@ class Flow(nn.Module, abc.ABC):
             NotInvertible: if the system lacks this direction.
         """
         self._check(x, context, "x")
+        if len(x) == 0 and self.traits.density_passes != "none":
+            return self._no_rows(x)
         return self._encode(x, context, exact=exact, generator=generator)
 
     def decode(
@@ -345,6 +351,8 @@ class Flow(nn.Module, abc.ABC):
         Args, returns and errors are those of :meth:`encode`, with ``z`` for ``x``.
         """
         self._check(z, context, "z")
+        if len(z) == 0 and self.traits.sample_passes != "none":
+            return self._no_rows(z)
         return self._decode(z, context, exact=exact, generator=generator)
 
     def log_prob(
@@ -371,6 +379,8 @@ class Flow(nn.Module, abc.ABC):
             NotInvertible: if the system cannot evaluate the density of given data.
         """
         self._check(x, context, "x")
+        if len(x) == 0 and self.traits.density_passes != "none":
+            return self._no_rows(x)[1]
         z, log_abs_det = self._encode(x, context, exact=exact, generator=generator)
         return self.base.log_prob(z, context) + log_abs_det
 
@@ -439,6 +449,8 @@ class Flow(nn.Module, abc.ABC):
             NotInvertible: if the system cannot be sampled.
         """
         self._check_context(n, context)
+        if n == 0 and self.traits.sample_passes != "none":
+            return self._no_rows(self.base.anchor.new_empty(0, *self.event_shape))[0]
         z = self.base.sample(n, context, generator=generator)
         return self._sample_from(z, context)
 
@@ -467,6 +479,11 @@ class Flow(nn.Module, abc.ABC):
     def parameter_count(self) -> int:
         """Number of trainable scalars."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+    def _no_rows(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What a direction makes of no rows: as many, whose gradients are zero."""
+        zero = sum((p.flatten()[:0].sum() for p in self.parameters()), x.new_zeros(()))
+        return x + zero, x.new_zeros(0) + zero
 
     # -- checks, in one place -----------------------------------------------------------------
 

@@ -1,11 +1,19 @@
 """Counting what really ran: evaluations of networks inside flows.
 
 Every flow calls :func:`tick` once for each evaluation of one of its networks, where that
-evaluation happens. The dynamics of a continuous flow tick once an evaluation of the ODE's
+evaluation happens. One evaluation is one use of each of the network's weights on a batch, in
+however many pieces. The dynamics of a continuous flow tick once an evaluation of the ODE's
 right-hand side, so the count is the "number of function evaluations" (NFE) of Chen et al. 2018
 (Neural Ordinary Differential Equations, arXiv:1806.07366). A conditioner of a discrete flow
-ticks once a pass, so that RealNVP with ten couplings counts 10 for a density, and MAF with five
-layers in D dimensions counts 5 for a density and 5 D for a sample.
+ticks once a pass, so that RealNVP with ten couplings counts 10 for a density.
+
+The sequential direction of an autoregressive flow (samples of MAF, densities of IAF) is where the
+count tells implementations apart. Run naively it takes D passes through each of its networks, of
+which each is thrown away but for one feature; other libraries do that, and count 5 D for a sample
+of MAF with five layers in D dimensions (some a few passes more, which count too). Ours goes over
+the features once and computes each hidden unit when what it sees has become known
+(:mod:`flows.discrete.made`): each weight is used once, and it counts 5, as for a density. What the
+count does not say is that these are D steps one after the other; :class:`flows.Traits` does.
 
 Nothing is counted, and nothing is paid, unless a :class:`Meter` is open.
 """
@@ -89,8 +97,7 @@ def tick(evaluations: int = 1, part: str | None = None) -> None:
     A function that torch.compile has compiled reports nothing.
 
     Args:
-        evaluations: how many evaluations the call stands for; D for a sequential inverse that
-            computes in one sweep what D passes through the network would.
+        evaluations: how many evaluations the call stands for.
         part: name of the part of the flow that the network belongs to.
     """
     # In a compiled graph counting would be traced once and never run again.

@@ -5,16 +5,19 @@ the official code of FFJORD uses it (Grathwohl et al. 2018, arXiv:1810.01367, se
 scale but the last some blocks, a squeeze of 2 x 2 pixels into channels, as many blocks again, and
 half of the channels go to the latent as they are; at the last scale the blocks alone. There are as
 many scales as height and width can be halved and stay at least 4.
+
+At one scale the official code's dynamics are an encoder and a decoder: convolutions of stride 2,
+and transposed convolutions that undo them.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Literal, cast
+from typing import Annotated, Literal, cast
 
 import torch
-from pydantic import PositiveInt
+from pydantic import BeforeValidator, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -25,7 +28,7 @@ from flows.continuous.dynamics import ACTIVATIONS, Activation
 from flows.continuous.options import ContinuousConfig
 from flows.continuous.transform import ContinuousTransform
 
-__all__ = ["ConvolutionalDynamics", "ImageFFJORD", "ImageFFJORDConfig"]
+__all__ = ["ConvolutionalDynamics", "ImageFFJORD", "ImageFFJORDConfig", "Stride"]
 
 SMALLEST = 4
 """Height and width below which the official code does not go on to another scale."""
@@ -35,38 +38,60 @@ ConvolutionKind = Literal[
 ]
 
 
-class _TimeConvolution(nn.Module):
-    """A 3 x 3 convolution that depends on time as :mod:`flows.continuous.dynamics` says."""
+Stride = Literal[1, 2, -2]
+"""Of a convolution: 1 keeps height and width, 2 halves them, -2 doubles them."""
 
-    def __init__(self, inputs: int, outputs: int, kind: ConvolutionKind) -> None:
+Strides = Annotated[
+    tuple[Stride, ...],
+    BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+]
+
+
+def _convolution(inputs: int, outputs: int, stride: Stride) -> nn.Conv2d | nn.ConvTranspose2d:
+    """With the official code's kernels: 3 x 3, and 4 x 4 where the size changes."""
+    if stride == 1:
+        return nn.Conv2d(inputs, outputs, 3, padding=1)
+    kind = nn.Conv2d if stride == 2 else nn.ConvTranspose2d
+    return kind(inputs, outputs, 4, stride=2, padding=1)
+
+
+class _TimeConvolution(nn.Module):
+    """A convolution that depends on time as :mod:`flows.continuous.dynamics` says."""
+
+    def __init__(self, inputs: int, outputs: int, kind: ConvolutionKind, stride: Stride) -> None:
         super().__init__()
         self.kind = kind
+        self.stride = stride
         self.outputs = outputs
-        self.shape = (outputs, inputs, 3, 3)
         if kind == "hyper":
+            size = 3 if stride == 1 else 4
+            ends = (inputs, outputs) if stride == -2 else (outputs, inputs)
+            self.shape = (*ends, size, size)
             self.hidden = nn.Linear(1, 8)
-            self.made = nn.Linear(8, outputs * (inputs * 9 + 1))
+            self.made = nn.Linear(8, outputs * (inputs * size**2 + 1))
             with torch.no_grad():
                 # So that a fresh layer has weights of the usual size.
                 for parameter in self.made.parameters():
-                    parameter.div_((9 * inputs) ** 0.5)
+                    parameter.div_((size**2 * inputs) ** 0.5)
             return
         extra = 1 if kind == "concat" else 0
-        self.convolution = nn.Conv2d(inputs + extra, outputs, 3, padding=1)
+        self.convolution = _convolution(inputs + extra, outputs, stride)
         if kind == "blend":
-            self.end = nn.Conv2d(inputs, outputs, 3, padding=1)
+            self.end = _convolution(inputs, outputs, stride)
         if kind in ("squash", "concatsquash"):
             self.gate = nn.Linear(1, outputs)
         if kind in ("concat_v2", "concatsquash"):
             self.shift = nn.Linear(1, outputs, bias=kind == "concat_v2")
 
     def forward(self, t: Tensor, x: Tensor) -> Tensor:
-        """``(n, inputs, height, width)`` to ``(n, outputs, height, width)``."""
+        """``(n, inputs, height, width)`` to ``(n, outputs, ...)``, of the stride's size."""
         time = t.reshape(1)
         if self.kind == "hyper":
             made = self.made(torch.tanh(self.hidden(time)))
             weight, bias = made[self.outputs :].view(self.shape), made[: self.outputs]
-            return functional.conv2d(x, weight, bias, padding=1)
+            if self.stride == -2:
+                return functional.conv_transpose2d(x, weight, bias, stride=2, padding=1)
+            return functional.conv2d(x, weight, bias, stride=self.stride, padding=1)
         if self.kind == "concat":
             # A channel of the time, and not a shift: the padding around it is zero.
             x = torch.cat([t.expand(len(x), 1, *x.shape[2:]), x], 1)
@@ -81,15 +106,20 @@ class _TimeConvolution(nn.Module):
 
 
 class ConvolutionalDynamics(nn.Module):
-    """A time-dependent stack of 3 x 3 convolutions; height and width stay.
+    """A time-dependent stack of convolutions.
 
     Args:
         channels: of the state.
         hidden: channels of the hidden layers.
+        strides: of the layers, one more than hidden ones; empty for 1 everywhere. Whether they
+            lead back to the state's height and width depends on these.
         layers: how the layers depend on time.
         activation: nonlinearity after each layer but the last.
         context_features: width of a context, which is added to the input as constant channels.
         residual: whether the velocity is the network's value minus the state.
+
+    Raises:
+        InputError: if the number of strides is another.
     """
 
     def __init__(
@@ -97,6 +127,7 @@ class ConvolutionalDynamics(nn.Module):
         channels: int,
         hidden: Sequence[int],
         *,
+        strides: Sequence[Stride] = (),
         layers: ConvolutionKind = "concat",
         activation: Activation = "softplus",
         context_features: int = 0,
@@ -107,9 +138,17 @@ class ConvolutionalDynamics(nn.Module):
         self.residual = residual
         self.activation = activation
         sizes = (channels + context_features, *hidden, channels)
+        ones: list[Stride] = [1] * (len(hidden) + 1)
+        if len(strides) not in (0, len(ones)):
+            raise InputError(
+                f"{len(hidden)} hidden convolutions have {len(ones)} strides, of which the last is "
+                f"the last layer's; got {list(strides)}"
+            )
         self.stack = nn.ModuleList(
-            _TimeConvolution(inputs, outputs, layers)
-            for inputs, outputs in itertools.pairwise(sizes)
+            _TimeConvolution(inputs, outputs, layers, stride)
+            for (inputs, outputs), stride in zip(
+                itertools.pairwise(sizes), strides or ones, strict=True
+            )
         )
 
     def forward(self, t: Tensor, z: Tensor, context: Tensor | None = None) -> Tensor:
@@ -130,6 +169,8 @@ class ImageFFJORDConfig(ContinuousConfig):
 
     Attributes:
         hidden: channels of the hidden convolutions.
+        strides: of each convolution, the last one's included: 1 (3 x 3), 2 (4 x 4, which halves
+            height and width) or -2 (4 x 4 and transposed, which doubles them); empty for 1.
         layers: how the convolutions depend on time.
         activation: nonlinearity of the dynamics.
         residual: whether the velocity is the network's value minus the state.
@@ -138,6 +179,7 @@ class ImageFFJORDConfig(ContinuousConfig):
     """
 
     hidden: Widths = (64, 64, 64)
+    strides: Strides = ()
     layers: ConvolutionKind = "concat"
     activation: Activation = "softplus"
     residual: bool = False
@@ -160,7 +202,7 @@ class ImageFFJORD(ContinuousFlow):
         config: the options; the defaults if None.
 
     Raises:
-        InputError: if the event is not an image.
+        InputError: if the event is not an image, or the strides do not lead back to its size.
 
     Example:
         >>> flow = ImageFFJORD((1, 8, 8), config=ImageFFJORDConfig(hidden=(4,), blocks=1))
@@ -191,9 +233,11 @@ class ImageFFJORD(ContinuousFlow):
         # Channels at each group of blocks; groups 2 s and 2 s + 1 before and after squeeze s.
         groups = [channels]
         scales = 1
+        self._check_strides(config.strides, height, width)
         while config.multiscale and self._can_halve(height, width):
             scales += 1
             height, width = height // 2, width // 2
+            self._check_strides(config.strides, height, width)
             groups += [4 * channels, 2 * channels]
             channels *= 2
         self.scales = scales
@@ -204,6 +248,7 @@ class ImageFFJORD(ContinuousFlow):
                     ConvolutionalDynamics(
                         size,
                         config.hidden,
+                        strides=config.strides,
                         layers=config.layers,
                         activation=config.activation,
                         context_features=context_features,
@@ -215,6 +260,22 @@ class ImageFFJORD(ContinuousFlow):
                 for _ in range(config.blocks)
             )
             for size in groups
+        )
+
+    @staticmethod
+    def _check_strides(strides: Sequence[Stride], height: int, width: int) -> None:
+        """See that strides lead back to the size from which they set out."""
+        sides = [height, width]
+        for stride in strides:
+            if stride == 2 and (sides[0] % 2 or sides[1] % 2):
+                break
+            sides = [side * 2 if stride == -2 else side // stride for side in sides]
+        else:
+            if sides == [height, width]:
+                return
+        raise InputError(
+            f"strides {list(strides)} do not lead from {height} x {width} back to it: "
+            "each 2 halves even sides, and a -2 must undo it"
         )
 
     @staticmethod

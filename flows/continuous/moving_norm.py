@@ -11,11 +11,12 @@ __all__ = ["MovingBatchNorm"]
 class MovingBatchNorm(nn.Module):
     """``y = (x - mean) / sqrt(variance + eps) * exp(log_scale) + shift`` by feature.
 
-    Mean and variance are moving averages, in training too, so that the map is invertible and one
-    sample's density does not depend on the others in its batch. The constants are those of the
-    official code of FFJORD (Grathwohl et al. 2018, arXiv:1810.01367); unlike there,
-    :meth:`initialize` sets the statistics from data, without which the first batch is not
-    normalised at all.
+    Mean and variance are moving averages, in training too. A batch in training is normalised with
+    the averages as the batches before left them, and moves them afterwards: a sample's density
+    depends on those, but not on the others in its own batch, and the averages are constants to the
+    gradient. Order and constants are those of the official code of FFJORD (Grathwohl et al. 2018,
+    arXiv:1810.01367); unlike there, :meth:`initialize` sets the averages from data, without which
+    the first batches are hardly normalised at all.
 
     Args:
         features: number of features.
@@ -42,19 +43,18 @@ class MovingBatchNorm(nn.Module):
             self.variance.copy_(x.var(0))
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalise; in training, move the statistics towards the batch's first.
+        """Normalise; then, in training, move the statistics towards the batch's.
 
         Returns:
             Shape ``(n, features)``, and the log-determinant, ``(n,)``.
         """
+        log_scale = self.log_scale - 0.5 * (self.variance + self.eps).log()
+        # A copy, because the buffer changes before the backward pass.
+        y = (x - self.mean.clone()) * log_scale.exp() + self.shift
         if self.training and len(x) > 1:
             with torch.no_grad():
                 self.mean.lerp_(x.mean(0), self.decay)
                 self.variance.lerp_(x.var(0), self.decay)
-        # Copies, because the buffers change at the next call, maybe before the backward pass.
-        variance = self.variance.clone() + self.eps
-        log_scale = self.log_scale - 0.5 * variance.log()
-        y = (x - self.mean.clone()) * log_scale.exp() + self.shift
         return y, log_scale.sum().expand(len(x))
 
     def decode(self, y: Tensor) -> tuple[Tensor, Tensor]:

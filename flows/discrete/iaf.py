@@ -15,7 +15,14 @@ from flows.discrete.spline import RationalQuadratic
 from flows.discrete.transforms import ChainFlow, dimension_of
 from flows.networks import Activation
 
-__all__ = ["IAFConfig"]
+__all__ = ["IAF_TRAITS", "IAFConfig"]
+
+IAF_TRAITS = Traits(
+    density="exact",
+    density_passes="D",
+    sample_passes="1",
+    jacobian="triangular",
+)
 
 
 class IAFConfig(FlowConfig):
@@ -23,7 +30,7 @@ class IAFConfig(FlowConfig):
 
     Improved Variational Inference with Inverse Autoregressive Flow (Kingma et al. 2016,
     arXiv:1606.04934), section 3: the latent's features come first, and a sample is made of them
-    in one pass a layer. Its density is exact too, at D passes.
+    in one pass a layer. Its density is exact too, feature by feature.
 
     Attributes:
         layers: number of autoregressive layers, order reversed from one to the next.
@@ -71,7 +78,4 @@ class IAFConfig(FlowConfig):
             )
             for layer in range(self.layers)
         ]
-        traits = Traits(
-            density="exact", density_passes="D", sample_passes="1", jacobian="triangular"
-        )
-        return ChainFlow(event_shape, context_features, transforms, traits)
+        return ChainFlow(event_shape, context_features, transforms, IAF_TRAITS)

@@ -178,7 +178,8 @@ class MADE(nn.Module):
         Returns:
             The vector, shape ``(D, n)``.
         """
-        tick(self.dimension)
+        # Each weight is used once: one evaluation, however many steps it is spread over.
+        tick()
         first, *deeper = (_masked(layer) for layer in self.hidden)
         first_weight, first_bias = first
         offset = None if self.context is None else self.context.weight @ _given(context)

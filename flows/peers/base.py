@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import abc
 import importlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 import torch
@@ -90,23 +90,41 @@ class IgnoreContext(nn.Module):
 class PeerFlow(VectorFlow):
     """A flow of another library behind the contract.
 
-    Passes are counted as the architecture has them: a density or a sample takes one a layer,
-    a sequential direction D a layer.
+    Passes are counted where the library calls its conditioners, which may be more often than the
+    system's definition asks for.
 
     Args:
         event_shape: shape of one datum.
         system: which one it is.
-        layers: number of layers.
+        layers: number of layers, each with one conditioner.
         peer: the library's module.
+        traits: of the flow; None for the system's.
+
+    Attributes:
+        conditioner_names: by which the library's layers call their conditioners.
     """
 
+    conditioner_names: Collection[str]
+
     def __init__(
-        self, event_shape: Sequence[int], system: System, layers: int, peer: nn.Module
+        self,
+        event_shape: Sequence[int],
+        system: System,
+        layers: int,
+        peer: nn.Module,
+        traits: Traits | None = None,
     ) -> None:
         super().__init__(event_shape)
-        self.traits = _TRAITS[system]
-        self.layers = layers
+        self.traits = _TRAITS[system] if traits is None else traits
         self.peer = peer
+        conditioners = [
+            module
+            for name, module in peer.named_modules()
+            if name.rpartition(".")[2] in self.conditioner_names
+        ]
+        assert len(conditioners) == layers, "the library calls its conditioners otherwise"
+        for conditioner in conditioners:
+            conditioner.register_forward_pre_hook(_tick)
 
     @abc.abstractmethod
     def _forth(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,7 +142,6 @@ class PeerFlow(VectorFlow):
         exact: bool,
         generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor]:
-        tick(self.layers)
         return self._forth(x)
 
     def _decode_vector(
@@ -135,11 +152,12 @@ class PeerFlow(VectorFlow):
         exact: bool,
         generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor]:
-        self._tick_back()
         return self._back(z)
 
-    def _tick_back(self) -> None:
-        tick(self.layers * (self.dimension if self.traits.sample_passes == "D" else 1))
+
+def _tick(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+    """What runs before each pass of a conditioner."""
+    tick()
 
 
 class PeerConfig(FlowConfig):

@@ -1,7 +1,8 @@
 """Flows of the library nflows (Durkan, Bekasov, Murray and Papamakarios), as they are.
 
-Its known faults come along: affine scales within (0.001, 1.001) from data to latent for
-couplings, fresh autoregressive flows whose samples explode.
+Its known faults come along, and are the remarks of its entries in the catalog: affine couplings
+whose scales from data to latent lie within (0.001, 1.001), and affine autoregressive layers whose
+scales start at 0.7, so that fresh samples explode.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ __all__ = ["NflowsConfig"]
 
 
 class _Nflows(PeerFlow):
+    conditioner_names = ("transform_net", "autoregressive_net")
+
     def _forth(self, x: Tensor) -> tuple[Tensor, Tensor]:
         result: tuple[Tensor, Tensor] = self.peer(x)
         return result

@@ -1,8 +1,11 @@
 """Flows of the library normflows (Stimper et al.), as they are.
 
-Its layers run from latent to data. Couplings and splines are used so; its masked affine layer is
-fast in the direction that the library samples in, and is turned round here, so that its density
-takes one pass as MAF's does.
+Its layers run from latent to data, and so they are used: a density takes the layers' inverses, as
+its ``NormalizingFlow.log_prob`` and ``forward_kld`` do. Its masked affine layer, which the library
+calls MAF, has its one-pass direction from latent to data. As its authors train it on data (their
+notebook ``conditional_flow``) a density then takes D passes a layer and a sample one, which is what
+others call IAF. Turned round, its scale, within (0.001, 1.001), could not expand the data: see the
+remark of its entry in the catalog.
 """
 
 from __future__ import annotations
@@ -14,17 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from flows.base import Flow
-from flows.peers.base import IgnoreContext, PeerConfig, PeerFlow, System, load
+from flows.discrete.iaf import IAF_TRAITS
+from flows.peers.base import IgnoreContext, PeerConfig, PeerFlow, load
 
 __all__ = ["NormflowsConfig"]
 
 
 class _Normflows(PeerFlow):
-    def __init__(
-        self, event_shape: Sequence[int], system: System, layers: int, peer: nn.ModuleList
-    ) -> None:
-        super().__init__(event_shape, system, layers, peer)
-        self.turned = system == "maf"
+    conditioner_names = ("param_map", "transform_net", "autoregressive_net")
 
     def _run(self, value: Tensor, *, forward: bool) -> tuple[Tensor, Tensor]:
         """The library's layers in their own order, or their inverses from the last to the first."""
@@ -37,24 +37,27 @@ class _Normflows(PeerFlow):
         return value, log_abs_det
 
     def _forth(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self._run(x, forward=self.turned)
+        return self._run(x, forward=False)
 
     def _back(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        return self._run(z, forward=not self.turned)
+        return self._run(z, forward=True)
 
 
 class NormflowsConfig(PeerConfig):
     """A flow of normflows; see :class:`flows.peers.base.PeerConfig`.
 
-    Halves are swapped (as its RealNVP example does) or, for splines, masks alternate.
+    Halves are swapped and the last layers of affine couplings' conditioners start at zero (as in
+    its RealNVP example); for splines, masks alternate.
     """
 
     def _build(self, event_shape: Sequence[int], dimension: int) -> Flow:
         normflows = load("normflows")
         splines = load("normflows.flows.neural_spline.coupling")
 
-        def network(inputs: int, outputs: int) -> nn.Module:
-            peer: nn.Module = normflows.nets.MLP([inputs, *self.hidden, outputs])
+        def network(inputs: int, outputs: int, *, init_zeros: bool = False) -> nn.Module:
+            peer: nn.Module = normflows.nets.MLP(
+                [inputs, *self.hidden, outputs], init_zeros=init_zeros
+            )
             return peer
 
         flows = normflows.flows
@@ -62,7 +65,8 @@ class NormflowsConfig(PeerConfig):
         for layer in range(self.layers):
             if self.system == "realnvp":
                 given = dimension - dimension // 2
-                layers.append(flows.AffineCouplingBlock(network(given, 2 * (dimension // 2))))
+                conditioner = network(given, 2 * (dimension // 2), init_zeros=True)
+                layers.append(flows.AffineCouplingBlock(conditioner))
                 layers.append(flows.Permute(dimension, mode="swap"))
             elif self.system == "rqnsf-c":
                 mask = torch.where((torch.arange(dimension) + layer) % 2 == 0, -1.0, 1.0)
@@ -97,7 +101,8 @@ class NormflowsConfig(PeerConfig):
                         )
                     )
                 layers.append(_Reverse())
-        return _Normflows(event_shape, self.system, self.layers, nn.ModuleList(layers))
+        traits = IAF_TRAITS if self.system == "maf" else None
+        return _Normflows(event_shape, self.system, self.layers, nn.ModuleList(layers), traits)
 
 
 class _Turned(nn.Module):

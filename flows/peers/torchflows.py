@@ -20,6 +20,8 @@ __all__ = ["TorchflowsConfig"]
 
 
 class _Torchflows(PeerFlow):
+    conditioner_names = ("conditioner_transform",)
+
     def _forth(self, x: Tensor) -> tuple[Tensor, Tensor]:
         result: tuple[Tensor, Tensor] = self.peer(x)
         return result

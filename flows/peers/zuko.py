@@ -31,6 +31,8 @@ def load_zuko() -> Any:
 
 
 class _Zuko(PeerFlow):
+    conditioner_names = ("hyper",)
+
     def _transform(self) -> Any:
         return self.peer().transform
 
@@ -44,7 +46,6 @@ class _Zuko(PeerFlow):
 
     def _sample_from(self, z: Tensor, context: Tensor | None) -> Tensor:
         # As the library samples: without the log-determinant.
-        self._tick_back()
         x: Tensor = self._transform().inv(z.flatten(1))
         return x.reshape(z.shape)
 

@@ -282,6 +282,7 @@ def test_lists_and_descriptions(capsys: Any) -> None:
         (("list", "measures"), "always: of the training"),
         (("list", "measures"), "tuning_seconds: train_seconds of all rates"),
         (("describe", "ffjord"), "bottleneck"),
+        (("describe", "nflows/realnvp"), "remark: Each coupling of nflows"),
         (("describe", "power"), "rows"),
         (("describe", "quick"), "comparison"),
         (("describe", "time"), "train_step_seconds"),

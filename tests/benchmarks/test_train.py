@@ -245,6 +245,99 @@ def test_batch_norm_is_evaluated_with_the_statistics_of_the_training_set() -> No
         torch.testing.assert_close(value, kept[name], rtol=1e-4, atol=1e-5)
 
 
+class Clock:
+    """A clock that stands still unless something says that it takes time."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+class Normed(Scale):
+    """Keeps a mean as batch norm would; a step takes a second, a row of statistics a hundredth."""
+
+    keeps_statistics = True
+
+    def __init__(self, event_shape: Sequence[int], clock: Clock) -> None:
+        super().__init__(event_shape)
+        self.clock = clock
+        self.seen: list[Tensor] = []
+        self.mean: Tensor
+        self.register_buffer("mean", torch.zeros(event_shape))
+
+    def loss(self, x: Tensor, context: Any = None, **more: Any) -> Tensor:
+        self.clock.now += 1
+        return super().loss(x, context, **more)
+
+    def refresh_statistics(self, data: Tensor, context: Any = None) -> None:
+        self.clock.now += len(data) / 100
+        self.seen.append(data)
+        self.mean.copy_(data.mean(0))
+
+
+@pytest.fixture
+def normed(monkeypatch: pytest.MonkeyPatch) -> Normed:
+    clock = Clock()
+    monkeypatch.setattr("benchmarks.train.time", clock)
+    monkeypatch.setattr("benchmarks.train.STATISTICS_ROWS", 1000)
+    return Normed((4,), clock)
+
+
+def test_statistics_are_of_a_fixed_part_in_training_and_of_the_whole_at_the_end(
+    gaussian: datasets.Dataset, normed: Normed
+) -> None:
+    train(normed, gaussian, budget(), seed=0, on_row=lambda row: None)
+    assert [len(data) for data in normed.seen] == [1000, 1000, 1000, 4000]
+    rows = torch.as_tensor(gaussian.train)
+    part = normed.seen[0]
+    assert all(torch.equal(part, data) for data in normed.seen[1:3])
+    # A part of the rows, none twice, and not the first ones.
+    assert len({tuple(row) for row in [*part.tolist(), *rows.tolist()]}) == len(rows)
+    assert len({tuple(row) for row in part.tolist()}) == len(part)
+    assert not torch.equal(part, rows[:1000])
+    torch.testing.assert_close(normed.mean, rows.mean(0))
+
+
+def test_a_small_training_set_is_not_passed_twice(
+    gaussian: datasets.Dataset, normed: Normed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best weights come with the statistics of the whole set already."""
+    monkeypatch.setattr("benchmarks.train.STATISTICS_ROWS", 4000)
+    train(normed, gaussian, budget(), seed=0, on_row=lambda row: None)
+    assert [len(data) for data in normed.seen] == [4000, 4000, 4000]
+    torch.testing.assert_close(normed.mean, torch.as_tensor(gaussian.train).mean(0))
+
+
+def test_an_untrained_flow_has_the_statistics_of_the_whole_set(
+    gaussian: datasets.Dataset, normed: Normed
+) -> None:
+    result = train(normed, gaussian, budget(steps=0), seed=0, on_row=lambda row: None)
+    assert [len(data) for data in normed.seen] == [4000]
+    torch.testing.assert_close(normed.mean, torch.as_tensor(gaussian.train).mean(0))
+    assert result.train_seconds == 40
+
+
+def test_statistics_are_on_the_clock_of_the_budget(
+    gaussian: datasets.Dataset, normed: Normed
+) -> None:
+    rows: list[CurveRow] = []
+    options = budget(steps=None, seconds=48, validate_every=5)
+    result = train(normed, gaussian, options, seed=0, on_row=rows.append)
+    # 5 steps of a second and 10 seconds of statistics a row; in the fourth three steps were left.
+    assert [row.seconds for row in rows] == [15, 30, 45, 58]
+    assert result.steps == 18
+    assert result.train_seconds == 58 + 40
+    # The statistics themselves can end it.
+    rows.clear()
+    options = budget(steps=None, seconds=14, validate_every=5)
+    result = train(normed, gaussian, options, seed=0, on_row=rows.append)
+    assert result.steps == 5
+    assert [row.seconds for row in rows] == [15]
+    assert result.stopped_by == "budget"
+
+
 def test_regularisers_take_part_in_training() -> None:
     torch.manual_seed(0)
     plain = flows.build("ffjord", (3,), hidden=(8,))

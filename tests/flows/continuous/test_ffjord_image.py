@@ -45,6 +45,8 @@ def make(
     [
         ("ffjord-mnist-multiscale", (1, 28, 28), 10, 800_646),
         ("ffjord-cifar10-multiscale", (3, 32, 32), 14, 1_358_882),
+        ("ffjord-mnist", (1, 28, 28), 1, 18_818),
+        ("ffjord-cifar10", (3, 32, 32), 1, 19_364),
     ],
 )
 def test_the_presets_have_the_parameters_of_the_official_code(
@@ -57,12 +59,17 @@ def test_the_presets_have_the_parameters_of_the_official_code(
     assert flow.parameter_count == parameters
 
 
-@pytest.mark.parametrize("multiscale", [False, True])
-def test_log_determinant_is_that_of_autograd(multiscale: bool) -> None:
-    flow = make((1, 8, 8), 2, multiscale=multiscale)
+STRIDED = {"hidden": (4, 6, 6, 4), "strides": (2, 2, 1, -2, -2)}
+
+
+@pytest.mark.parametrize(
+    "options", [{"multiscale": False}, {"multiscale": True}, {"multiscale": False, **STRIDED}]
+)
+def test_log_determinant_is_that_of_autograd(options: dict[str, Any]) -> None:
+    flow = make((1, 8, 8), 2, **options)
     x, context = torch.randn(1, 1, 8, 8), torch.randn(1, 2)
     _, log_abs_det = flow.encode(x, context, exact=True)
-    flow_fixed = make((1, 8, 8), 2, multiscale=multiscale, solver="rk4", steps=8)
+    flow_fixed = make((1, 8, 8), 2, solver="rk4", steps=8, **options)
     flow_fixed.load_state_dict(flow.state_dict())
     z = x.clone().requires_grad_(True)
     latent = flow_fixed.encode(z, context)[0].flatten()
@@ -72,8 +79,9 @@ def test_log_determinant_is_that_of_autograd(multiscale: bool) -> None:
 
 
 @pytest.mark.parametrize("layers", get_args(ConvolutionKind))
-def test_decode_inverts_encode(layers: str) -> None:
-    flow = make((2, 8, 16), layers=layers, hidden=(4, 4))
+@pytest.mark.parametrize("options", [{"hidden": (4, 4)}, {"multiscale": False, **STRIDED}])
+def test_decode_inverts_encode(layers: str, options: dict[str, Any]) -> None:
+    flow = make((2, 8, 16), layers=layers, **options)
     x = torch.randn(2, 2, 8, 16)
     with torch.no_grad():
         z, forth = flow.encode(x, generator=torch.Generator().manual_seed(0))
@@ -84,6 +92,31 @@ def test_decode_inverts_encode(layers: str) -> None:
         sample = flow.sample(2, generator=source)
         latent = flow.base.sample(2, generator=torch.Generator().manual_seed(1))
         torch.testing.assert_close(flow.encode(sample)[0], latent, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("layers", get_args(ConvolutionKind))
+def test_strided_dynamics_see_the_whole_of_a_small_image(layers: str) -> None:
+    """Down to one pixel and back: every output pixel depends on every input pixel."""
+    dynamics = ConvolutionalDynamics(1, (3, 3, 3, 3), strides=(2, 2, 1, -2, -2), layers=layers)
+    x = torch.randn(1, 1, 4, 4)
+    t = torch.tensor(0.3)
+    jacobian = torch.autograd.functional.jacobian(lambda y: dynamics(t, y), x).reshape(16, 16)
+    assert (jacobian != 0).all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "message"),
+    [
+        ((1, 6, 6), STRIDED, "do not lead from 6 x 6"),
+        ((1, 8, 8), {"hidden": (4,), "strides": (2, 1)}, "do not lead from 8 x 8"),
+        ((1, 8, 8), {"hidden": (4,), "strides": (1, 1, 1)}, "1 hidden convolutions have 2 strides"),
+    ],
+)
+def test_strides_that_do_not_fit_are_answered(
+    shape: tuple[int, ...], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        make(shape, **{"multiscale": False, **options})
 
 
 def test_the_trace_estimate_is_unbiased() -> None:

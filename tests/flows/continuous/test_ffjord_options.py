@@ -321,12 +321,52 @@ def test_moving_norm_inverts_and_has_its_determinant() -> None:
     torch.testing.assert_close(reverse, -log_abs_det)
 
 
-def test_moving_norm_moves_by_its_decay() -> None:
+def test_moving_norm_in_training_has_its_closed_form() -> None:
+    """Batch k is normalised with 0.9^k (0, 1) + 0.1 sum_j 0.9^(k - 1 - j) (mean_j, var_j)."""
     norm = MovingBatchNorm(2)
-    x = torch.randn(50, 2) + 7
-    norm.encode(x)
-    torch.testing.assert_close(norm.mean, 0.1 * x.mean(0))
-    torch.testing.assert_close(norm.variance, 0.9 + 0.1 * x.var(0))
+    with torch.no_grad():
+        norm.log_scale.copy_(torch.tensor([0.3, -0.2]))
+        norm.shift.copy_(torch.tensor([0.5, 1.5]))
+    batches = [(k + 1) * torch.randn(50, 2) + 7 for k in range(4)]
+    for k, x in enumerate(batches):
+        weights = [0.1 * 0.9 ** (k - 1 - j) for j in range(k)]
+        mean = sum((w * b.mean(0) for w, b in zip(weights, batches, strict=False)), torch.zeros(2))
+        variance = 0.9**k + sum(
+            (w * b.var(0) for w, b in zip(weights, batches, strict=False)), torch.zeros(2)
+        )
+        y, log_abs_det = norm.encode(x)
+        scale = torch.tensor([0.3, -0.2]).exp() / (variance + 1e-4).sqrt()
+        torch.testing.assert_close(y, (x - mean) * scale + torch.tensor([0.5, 1.5]))
+        torch.testing.assert_close(log_abs_det, scale.log().sum().expand(50))
+    torch.testing.assert_close(norm.mean, 0.9 * mean + 0.1 * x.mean(0))
+    torch.testing.assert_close(norm.variance, 0.9 * variance + 0.1 * x.var(0))
+
+
+def test_moving_norm_in_training_keeps_the_samples_of_a_batch_apart() -> None:
+    x = torch.randn(6, 2)
+    found = []
+    for batch in (x, torch.cat([x[:1], x[1:] + 5])):
+        norm = MovingBatchNorm(2)
+        y, log_abs_det = norm.encode(batch)
+        found.append((y[0], log_abs_det[0]))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+    # One sample has no variance to move the averages by.
+    norm = MovingBatchNorm(2)
+    norm.encode(x[:1])
+    assert torch.equal(norm.mean, torch.zeros(2))
+
+
+def test_moving_norm_has_the_gradient_of_what_it_computed() -> None:
+    """The averages move before the backward pass, which must not see them moved."""
+    norm, x = MovingBatchNorm(2), torch.randn(20, 2) + 3
+    held = MovingBatchNorm(2).eval()
+    for one in (norm, held):
+        y, log_abs_det = one.encode(x)
+        (y.pow(3).sum() + log_abs_det.sum()).backward()
+    assert not torch.equal(norm.mean, held.mean)
+    for one, other in zip(norm.parameters(), held.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
 
 
 def test_initialize_normalises_between_blocks() -> None:
