@@ -96,8 +96,10 @@ _MARKERS: tuple[Marker, ...] = (
 # Entries whose name does not begin with that of their system.
 _ALIASES = {"cnf": "ffjord", "made": "maf"}
 # The systems in the order of every legend and table.
-_ORDER = ("ffjord", "cnf", "realnvp", "glow", "maf", "nice", "maf-mog", "iaf", "rqnsf-c")
-_ORDER += ("rqnsf-ar", "planar", "radial", "sylvester")
+_ORDER = (
+    *("ffjord", "cnf", "realnvp", "glow", "maf", "nice", "maf-mog", "iaf"),
+    *("rqnsf-c", "rqnsf-ar", "planar", "radial", "sylvester"),
+)
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,8 @@ def _colour(name: str) -> str:
     library = name.rpartition("/")[0]
     part = (_DARK_SHADES if sum(rgb) < 0.6 else _LIBRARY_SHADES).get(library, 0.0)
     towards = 1.0 if part > 0 else 0.0
-    return to_hex([value + abs(part) * (towards - value) for value in rgb]).upper()
+    red, green, blue = (value + abs(part) * (towards - value) for value in rgb)
+    return to_hex((red, green, blue)).upper()
 
 
 def _legend_order(name: str) -> tuple[int, bool, tuple[int, str]]:

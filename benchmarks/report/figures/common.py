@@ -22,7 +22,6 @@ from benchmarks.report.style import Look, flow_order, new_figure, variant_looks
 from benchmarks.report.tables import contestant
 
 __all__ = [
-    "INTERVAL",
     "LOG_INTERVAL",
     "Drawn",
     "Picture",
@@ -46,11 +45,10 @@ __all__ = [
 _PANEL = (2.55, 2.15)
 _COLUMNS = 3
 
-INTERVAL = "95 % t interval over seeds (over splits where there are several), of two or more"
-"""What a band or an error bar of a linear axis is."""
 LOG_INTERVAL = (
-    "Means and intervals on logarithmic axes are those of the logarithms: geometric means"
+    "On logarithmic axes means and intervals are those of the logarithms: geometric means."
 )
+"""Said under every figure with a logarithmic axis of measured values."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +106,14 @@ class Scene:
             variants.setdefault(name, []).append(contestant(short[flow], label))
         return cls(records, variant_looks(variants))
 
+    @property
+    def interval(self) -> str:
+        """What a band or an error bar is, for captions."""
+        over = "seeds"
+        if _splits(self.records.cells) > 1:
+            over = "splits where a data set has several (each the mean over its seeds), else seeds"
+        return f"95 % t interval over {over}, where there are two or more"
+
     def named(self, cells: pd.DataFrame) -> pd.DataFrame:
         """The cells that ended well, with the column ``contestant``."""
         cells = cells[cells["status"] == "ok"]
@@ -144,13 +150,15 @@ def without_shared(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def replicate_of(cells: pd.DataFrame) -> pd.Series[Any]:
-    """What each cell of one contestant on one data set repeats: its split where several, or its seed.
+    """What each cell of one contestant on one data set repeats: its seed, or its split.
 
     Seeds share a split: where there are several splits, the seeds of one count as one value.
     """
-    if "dataset.split" in cells and cells["dataset.split"].nunique() > 1:
-        return cells["dataset.split"]
-    return cells["seed"]
+    return cells["dataset.split"] if _splits(cells) > 1 else cells["seed"]
+
+
+def _splits(cells: pd.DataFrame) -> int:
+    return cells["dataset.split"].nunique() if "dataset.split" in cells else 1
 
 
 def replicates(cells: pd.DataFrame, by: Sequence[str], measures: Sequence[str]) -> pd.DataFrame:
@@ -193,7 +201,7 @@ def log_centre_and_bounds(values: Iterable[float]) -> Bounds:
 def panels(
     count: int, *, columns: int | None = None, height: float = _PANEL[1]
 ) -> tuple[Figure, list[Axes]]:
-    """Panels in rows, by default of three or what leaves fewest places empty, with so many inches of height each."""
+    """Panels so many inches high, in rows, by default of what leaves fewest places empty."""
     if columns is None:
         columns = {4: 2, 7: 4, 8: 4}.get(count, min(count, _COLUMNS))
     rows = math.ceil(count / columns)
@@ -301,12 +309,17 @@ def log_axis(axis: Any, values: Iterable[float]) -> None:
     if not finite:
         return
     low, high = min(finite), max(finite)
-    axis.axes.set_xscale("log") if axis.axis_name == "x" else axis.axes.set_yscale("log")
     decades = math.log10(high / low)
     # Room at both ends, so that no marker is cut and two equal values make no empty range.
     room = max(0.06 * decades, 0.12)
     limits = (low * 10**-room, high * 10**room)
-    axis.axes.set_xlim(limits) if axis.axis_name == "x" else axis.axes.set_ylim(limits)
+    # Limits before the scale, which would look for limits of its own.
+    if axis.axis_name == "x":
+        axis.axes.set_xlim(limits)
+        axis.axes.set_xscale("log")
+    else:
+        axis.axes.set_ylim(limits)
+        axis.axes.set_yscale("log")
     axis.set_major_locator(FixedLocator(_log_ticks(*limits)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
     axis.set_minor_formatter(NullFormatter())
@@ -336,11 +349,11 @@ def _log_ticks(low: float, high: float) -> list[float]:
 def whole_number_axis(ax: Axes, values: Iterable[float]) -> None:
     """A logarithmic x axis of small whole numbers with a tick at each that was measured."""
     ticks = sorted(set(values))
+    ax.set_xlim(ticks[0] / 1.3, ticks[-1] * 1.3)
     ax.set_xscale("log")
     ax.xaxis.set_major_locator(FixedLocator(ticks))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.set_xlim(ticks[0] / 1.3, ticks[-1] * 1.3)
 
 
 def file_name(label: str) -> str:

@@ -12,7 +12,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from benchmarks.report.figures.common import (
-    INTERVAL,
     Drawn,
     Scene,
     draw_line,
@@ -71,7 +70,7 @@ def _curves(scene: Scene, cells: pd.DataFrame) -> Curves:
 
 
 def _real(scene: Scene) -> pd.DataFrame:
-    """The trained cells; those on Gaussians, which sweep the dimension, only if there are no others."""
+    """The trained cells; Gaussians, which sweep the dimension, only if there is nothing else."""
     cells = scene.named(scene.records.cells)
     cells = cells[is_trained(cells)]
     other = cells[cells["dataset_kind"] != "gaussian"]
@@ -128,26 +127,22 @@ def learning(scene: Scene) -> Iterable[Drawn]:
         "nll-against-time",
         "Validation NLL against wall time",
         "Lines: mean over seeds, at the steps that every seed reached; band: "
-        f"{INTERVAL}. Time: seconds of training, evaluation apart, geometric mean over seeds. "
-        f"{_company(cells)} The start of a curve may lie above the panel.",
+        f"{scene.interval}. Time: seconds of training, evaluation apart, geometric mean over "
+        f"seeds. {_company(cells)} The start of a curve may lie above the panel.",
     )
 
 
 def _company(cells: pd.DataFrame) -> str:
-    """What else ran on the cores while the flows were trained, as far as it is known."""
-    known = cells["training_shared"].dropna() if "training_shared" in cells else pd.Series([])
-    shared = int(known.astype(bool).sum())
+    """What is known of other work on the cores while the flows were trained."""
+    shared = 0
+    if "training_shared" in cells:
+        shared = int(cells["training_shared"].map(lambda value: value is True or value == 1).sum())
     if shared:
         return (
-            f"Training shared its cores with other work in {shared} of {len(cells)} runs: the cost "
-            "table, not this axis, ranks speed."
+            f"Training shared its cores with others' work in {shared} of {len(cells)} runs: the "
+            "cost table, not this axis, ranks speed."
         )
-    if len(known) == len(cells):
-        return "Every training had its cores to itself."
-    return (
-        "Training may have shared its cores with other work: the cost table, not this axis, ranks "
-        "speed."
-    )
+    return "Training may run beside other cells: the cost table, not this axis, ranks speed."
 
 
 def _frame(ax: Axes, curves: Sequence[pd.Series[float]], entropy: float, gaussian: float) -> None:
@@ -213,6 +208,6 @@ def nfe_growth(scene: Scene) -> Iterable[Drawn]:
         "nfe-over-training",
         "NFE over training",
         "Evaluations of the dynamics in a training step, mean since the validation before, then "
-        f"over seeds; band: {INTERVAL}. Flows whose work does not change with training are left "
-        "out.",
+        f"over seeds; band: {scene.interval}. Flows whose work does not change with training are "
+        "left out.",
     )

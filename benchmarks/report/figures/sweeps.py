@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from benchmarks.report.figures.common import (
-    INTERVAL,
     LOG_INTERVAL,
     Drawn,
     Scene,
@@ -33,7 +32,6 @@ from benchmarks.report.tables import bottleneck_cells, dimension_cells
 
 __all__ = ["deviation_by_bottleneck", "deviation_by_dimension", "dimension"]
 
-_BARS = f"Error bars: {INTERVAL}; one that would leave its panel is cut there. {LOG_INTERVAL}."
 _PANELS = (
     ("kl_to_truth_nats", "KL to the truth [nats]", 1.0),
     ("nfe_train_forward", "NFE, forward pass", 1.0),
@@ -71,7 +69,8 @@ def dimension(scene: Scene) -> Iterable[Drawn]:
             f"Of a training step, a density and a sample of one batch {_whose(part)}. NFE of a "
             "discrete flow counts its conditioners. Only continuous flows evaluate networks in the "
             "backward pass. The density of a flow that estimates it is that of one probe."
-            f"{_kl(part) if quality else ''} Markers of one dimension lie side by side. {_BARS}",
+            f"{_kl(part) if quality else ''} Markers of one dimension lie side by side. "
+            f"{_bars(scene)}",
         )
 
 
@@ -89,8 +88,14 @@ def deviation_by_dimension(scene: Scene) -> Iterable[Drawn]:
             f"Deviation of the estimators against dimension: {family}",
             "Standard deviation over draws of the estimator's noise at fixed test points, root "
             f"of the mean variance, {_whose(part)}: of the trace at the start of the flow, and of "
-            f"log p(x). Markers of one dimension lie side by side. {_BARS}",
+            f"log p(x). Markers of one dimension lie side by side. {_bars(scene)}",
         )
+
+
+def _bars(scene: Scene) -> str:
+    return (
+        f"Error bars: {scene.interval}; one that would leave its panel is cut there. {LOG_INTERVAL}"
+    )
 
 
 def _whose(cells: pd.DataFrame) -> str:
@@ -252,5 +257,5 @@ def deviation_by_bottleneck(scene: Scene) -> Iterable[Drawn]:
             f"(D = {first['dimension']:g}){label}",
             "Standard deviation over draws of the estimator's noise at fixed test points, root "
             f"of the mean variance, {_whose(part)}. Horizontal: the same flow without a "
-            f"bottleneck, whose noise has the data's dimension.{missing} {_BARS}",
+            f"bottleneck, whose noise has the data's dimension.{missing} {_bars(scene)}",
         )

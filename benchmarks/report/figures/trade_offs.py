@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import pandas as pd
 import seaborn as sns
+from matplotlib.collections import PathCollection
 
 from benchmarks.report.figures.common import (
-    INTERVAL,
     LOG_INTERVAL,
     Drawn,
     Scene,
@@ -41,56 +42,45 @@ def trade_offs(scene: Scene) -> Iterable[Drawn]:
     """A figure for each cost, of the trained flows, a panel a data set."""
     cells = scene.named(scene.records.cells)
     cells = without_shared(cells[is_trained(cells) & cells["nll_nats"].notna()])
-    densities = _cost_of_density(cells)
     for cost, words, name in _COSTS:
-        said = ""
-        timed = cells
-        if cost == "log_prob_seconds":
-            timed, said = densities
-        timed = timed[timed[cost].notna()]
+        timed = cells[cells[cost].notna()]
         # Gaussians sweep the dimension; they are shown only if there is nothing else.
         real = timed[timed["dataset_kind"] != "gaussian"]
-        timed = timed if real.empty else real
+        timed, said = timed if real.empty else real, ""
+        if cost == "log_prob_seconds":
+            timed, said = _with_exact_densities(timed)
         if not timed.empty:
             yield _figure(scene, timed, cost, words, name, said)
 
 
-def _cost_of_density(cells: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+def _with_exact_densities(cells: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """The cells with the time of the density that their NLL is of, and what the caption says.
 
     Where a flow's density is estimated, ``log_prob_seconds`` is that of one probe; up to 64
     dimensions the NLL is exact, and so is ``log_prob_exact_seconds``.
     """
+    times = cells["log_prob_seconds"].copy()
+    exact = cells[_EXACT] if _EXACT in cells else pd.Series(math.nan, index=cells.index)
+    estimated = pd.Series(False, index=cells.index)
     if "density_estimated" in cells:
         estimated = cells["density_estimated"].map(lambda value: value is True or value == 1)
-    else:
-        estimated = pd.Series(False, index=cells.index)
-    exact = cells[_EXACT] if _EXACT in cells else pd.Series(float("nan"), index=cells.index)
-    replaced, one_probe, both = [], [], []
-    times = cells["log_prob_seconds"].copy()
-    for (_, name), group in grouped(cells, ["dataset", "contestant"]):
-        rows = group.index[group["log_prob_seconds"].notna()]
-        if not len(rows):
-            continue
+    how: dict[str, list[str]] = {}
+    for (dataset, name), group in grouped(cells, ["dataset", "contestant"]):
+        rows = group.index
         if estimated[rows].any():
-            both.append(name)
+            words = "time and NLL are both of the estimate by one probe"
         elif exact[rows].notna().all():
             times[rows] = exact[rows]
-            replaced.append(name)
+            words = "the time of the exact density, as the NLL is exact"
         elif _has_probes(group):
-            one_probe.append(name)
-    said = ""
-    if replaced:
-        said += f" Of {_listed(replaced)}: the time of the exact density, as the NLL is exact."
-    if one_probe:
-        said += (
-            f" Of {_listed(one_probe)}: the time of the estimate by one probe, although the NLL is "
-            "exact; an exact density takes longer."
-        )
-    if both:
-        said += f" Of {_listed(both)}: time and NLL are both of the estimate by one probe."
-    if one_probe and {*one_probe} & {*replaced}:
-        said += " Which of the two holds differs between the panels."
+            words = (
+                "the time of the estimate by one probe, although the NLL is exact, which takes "
+                "longer"
+            )
+        else:
+            continue
+        how.setdefault(words, []).append(f"{name} on {dataset}")
+    said = "".join(f" Of {', '.join(whose)}: {words}." for words, whose in how.items())
     return cells.assign(log_prob_seconds=times), said
 
 
@@ -102,10 +92,6 @@ def _has_probes(group: pd.DataFrame) -> bool:
     return "flow.trace" in group and bool(
         (group["flow.trace"].notna() & (group["flow.trace"] != "exact")).any()
     )
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(dict.fromkeys(names))
 
 
 def _figure(
@@ -151,9 +137,11 @@ def _figure(
             ax=ax,
         )
         # What seaborn has no word for: that some markers are white inside, or drawn too small.
-        ax.collections[-1].set_edgecolor([look.colour for look in looks])
-        ax.collections[-1].set_facecolor([look.face for look in looks])
-        ax.collections[-1].set_sizes([_AREA * look.size**2 for look in looks])
+        marks = ax.collections[-1]
+        assert isinstance(marks, PathCollection)
+        marks.set_edgecolor([look.colour for look in looks])
+        marks.set_facecolor([look.face for look in looks])
+        marks.set_sizes([_AREA * look.size**2 for look in looks])
         log_axis(ax.xaxis, within_reach(reach))
         ax.margins(y=0.15)
         ax.set_title(dataset)
@@ -166,6 +154,6 @@ def _figure(
         name,
         f"Test quality against cost: {words.partition(' [')[0]}",
         "Down and to the left is better. Cost: median call of the trained flow with the device "
-        f"to itself, one batch.{said} Error bars: {INTERVAL}; one that would leave its panel "
-        f"is cut there. {LOG_INTERVAL}.",
+        f"to itself, one batch.{said} Error bars: {scene.interval}; one that would leave its panel "
+        f"is cut there. {LOG_INTERVAL}",
     )
