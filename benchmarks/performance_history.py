@@ -144,14 +144,14 @@ def show(value: float | None, unit: str) -> str:
     """A value with its unit, for reading.
 
     Example:
-        >>> show(0.0123, "seconds"), show(6480000, "bytes"), show(26.0, "evaluations")
-        ('12.3 ms', '6.48 MB', '26 evaluations')
+        >>> show(0.0123, "seconds"), show(6291456, "bytes"), show(26.0, "evaluations")
+        ('12.3 ms', '6 MiB', '26 evaluations')
     """
     if value is None:
         return "failed"
     scales = {
         "seconds": [(1.0, "s"), (1e-3, "ms"), (1e-6, "µs")],
-        "bytes": [(1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B")],
+        "bytes": [(2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B")],
     }
     for scale, name in scales.get(unit, []):
         if abs(value) >= scale:
@@ -452,29 +452,29 @@ BODY
 # -- the picture ------------------------------------------------------------------------------
 
 
-# Benchmark, what its parameters must be, which of them tells the lines apart, title.
+# Benchmark, what its parameters must be, title, label of the axis in the units of the reports.
 _PANELS: list[tuple[str, dict[str, str], str, str]] = [
     (
         "families.TrainingStep.time_training_step",
         {"dimension": "16", "device": "'cpu'"},
-        "flow",
-        "training step, 256 rows of 16, ms",
+        "256 rows of 16",
+        "training step [ms]",
     ),
     (
         "families.LogProb.time_log_prob",
         {"dimension": "16", "device": "'cpu'"},
-        "flow",
-        "log-density, 256 rows of 16, ms",
+        "256 rows of 16",
+        "density of a batch [ms]",
     ),
     (
         "families.Memory.track_peak_memory",
         {"device": "'cpu'"},
-        "flow",
-        "peak memory of training steps, MB",
+        "training steps",
+        "peak tensor memory [MiB]",
     ),
-    ("training.SmallBudget.track_nll", {}, "flow", "NLL after 60 steps, nats"),
+    ("training.SmallBudget.track_nll", {}, "after 60 steps", "NLL [nats]"),
 ]
-_SCALES = {"seconds": 1e3, "bytes": 1e-6}
+_SCALES = {"seconds": 1e3, "bytes": 2.0**-20}
 
 
 def draw(lines: Sequence[Line], path: Path) -> None:
@@ -486,6 +486,9 @@ def draw(lines: Sequence[Line], path: Path) -> None:
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
+
+    from benchmarks.report.style import looks
 
     machine = max(
         {line.machine for line in lines},
@@ -499,35 +502,51 @@ def draw(lines: Sequence[Line], path: Path) -> None:
             for point in line.points
         )
     )
+    drawn = [
+        [(line, flow) for line in lines if (flow := _flow_of(line, machine, name, fixed))]
+        for name, fixed, _, _ in _PANELS
+    ]
+    # One look a flow in all panels, the reports' own.
+    look_of = looks(flow for panel in drawn for _, flow in panel)
     # Fixed names inside the file, and no date: the same history gives the same bytes.
     with mpl.rc_context({"svg.hashsalt": "ffjord-bench", "font.size": 9}):
         figure = Figure(figsize=(10, 6.4), layout="constrained")
-        for axes, (name, fixed, key, title) in zip(
-            figure.subplots(2, 2).flat, _PANELS, strict=True
+        handles = {}
+        for axes, panel, (name, _, title, label) in zip(
+            figure.subplots(2, 2).flat, drawn, _PANELS, strict=True
         ):
-            for line in lines:
-                series = line.series
-                named = dict(zip(series.names, series.values, strict=True))
-                if line.machine != machine or series.benchmark != name:
-                    continue
-                if any(named.get(parameter) != value for parameter, value in fixed.items()):
-                    continue
+            for line, flow in panel:
                 present = [p for p in line.points if p.value is not None]
-                scale = _SCALES.get(series.unit, 1.0)
-                axes.plot(
+                scale, look = _SCALES.get(line.series.unit, 1.0), look_of[flow]
+                (handles[flow],) = axes.plot(
                     [order.index(point.commit) for point in present],
                     [(point.value or 0.0) * scale for point in present],
-                    marker=".",
-                    label=named[key].strip("'"),
+                    color=look.colour,
+                    marker=look.marker,
+                    markersize=4 * look.size,
+                    label=flow,
                 )
             axes.set_title(title, fontsize=9)
+            axes.set_ylabel(label)
             axes.set_xticks(range(len(order)), [commit[:7] for commit in order], rotation=45)
             if name != "training.SmallBudget.track_nll":
                 axes.set_yscale("log")
+                axes.yaxis.set_major_formatter(LogFormatter())
+                axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
             axes.grid(alpha=0.3)
-        handles, labels = figure.axes[0].get_legend_handles_labels()
         if handles:
-            figure.legend(handles, labels, loc="outside right center", frameon=False)
+            ordered = [handles[flow] for flow in look_of if flow in handles]
+            figure.legend(handles=ordered, loc="outside right center", frameon=False)
         figure.suptitle(f"ffjord-bench over its commits, machine {machine}", fontsize=10)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, metadata={"Date": None})
+
+
+def _flow_of(line: Line, machine: str, benchmark: str, fixed: Mapping[str, str]) -> str:
+    """The flow that a line of the picture is of; empty if it is no line of that panel."""
+    named = dict(zip(line.series.names, line.series.values, strict=True))
+    if line.machine != machine or line.series.benchmark != benchmark:
+        return ""
+    if any(named.get(parameter) != value for parameter, value in fixed.items()):
+        return ""
+    return named["flow"].strip("'")

@@ -16,7 +16,6 @@ from synthetic_records import make_record, write_quick
 from benchmarks.errors import StoreError
 from benchmarks.report import ReportSummary, write_report
 from benchmarks.report.records import gather, summarise
-from benchmarks.report.style import looks
 from benchmarks.report.tables import (
     bottleneck_table,
     comparison_tables,
@@ -341,16 +340,6 @@ def test_options_that_all_cells_share_are_left_out_and_explained(tmp_path: Path)
     assert [row[0].text for row in table.sections[0].rows] == ["ffjord", "ffjord[bottleneck=2]"]
     assert "Every ffjord here has atol=0.0001." in table.notes
     assert "ffjord[atol=0.0001,bottleneck=2]" in set(table.data["flow"])
-
-
-def test_one_look_a_flow_whatever_else_is_shown() -> None:
-    names = ["ffjord", "maf", "zuko/nsf", "nflows/maf", "nice", "planar"]
-    every = looks(names)
-    assert len(set(every.values())) == len(names)
-    for name in names:
-        assert looks([name])[name] == every[name]
-    many = looks([f"peer-{i}" for i in range(40)])
-    assert len(set(many.values())) == 40
 
 
 # -- the whole ----------------------------------------------------------------------------------

@@ -1,0 +1,362 @@
+"""What the figures share: contestants with their looks, replicates, panels, axes, legends."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+
+from benchmarks.report.records import Records, grouped, label_order
+from benchmarks.report.statistics import t_interval
+from benchmarks.report.style import Look, flow_order, new_figure, variant_looks
+from benchmarks.report.tables import contestant
+
+__all__ = [
+    "LOG_INTERVAL",
+    "Drawn",
+    "Picture",
+    "Scene",
+    "centre_and_bounds",
+    "draw_line",
+    "file_name",
+    "handles",
+    "is_trained",
+    "legend",
+    "log_axis",
+    "log_centre_and_bounds",
+    "panels",
+    "replicate_of",
+    "replicates",
+    "whole_number_axis",
+    "within_reach",
+    "without_shared",
+]
+
+_PANEL = (2.55, 2.15)
+_COLUMNS = 3
+
+LOG_INTERVAL = (
+    "On logarithmic axes means and intervals are those of the logarithms: geometric means."
+)
+"""Said under every figure with a logarithmic axis of measured values."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure that was written.
+
+    Attributes:
+        name: of its files.
+        title: one line.
+        caption: what is shown, and how it was measured.
+        paths: PNG and SVG.
+    """
+
+    name: str
+    title: str
+    caption: str
+    paths: tuple[Path, Path]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure that is still to be written; the names as in :class:`Picture`."""
+
+    figure: Figure
+    name: str
+    title: str
+    caption: str
+
+
+# -- contestants --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The records, and how each of their contestants looks in every figure.
+
+    Attributes:
+        records: all of them.
+        looks: by contestant, as the tables name it: the flow, and what of its options and setting
+            differs; in the order of every legend.
+    """
+
+    records: Records
+    looks: dict[str, Look]
+
+    @classmethod
+    def of(cls, records: Records) -> Scene:
+        """The scene of some records."""
+        cells, short = records.cells, records.short
+        variants: dict[str, list[str]] = {}
+        rows = zip(cells["flow_name"], cells["flow"], cells["setting_label"], strict=True)
+        for name, flow, label in sorted(
+            set(rows), key=lambda row: (flow_order(row[0]), label_order(short[row[1]]), row[2])
+        ):
+            variants.setdefault(name, []).append(contestant(short[flow], label))
+        return cls(records, variant_looks(variants))
+
+    @property
+    def interval(self) -> str:
+        """What a band or an error bar is, for captions."""
+        over = "seeds"
+        if _splits(self.records.cells) > 1:
+            over = "splits where a data set has several (each the mean over its seeds), else seeds"
+        return f"95 % t interval over {over}, where there are two or more"
+
+    def named(self, cells: pd.DataFrame) -> pd.DataFrame:
+        """The cells that ended well, with the column ``contestant``."""
+        cells = cells[cells["status"] == "ok"]
+        names = [
+            contestant(self.records.short[flow], label)
+            for flow, label in zip(cells["flow"], cells["setting_label"], strict=True)
+        ]
+        return cells.assign(contestant=pd.Series(names, index=cells.index, dtype=object))
+
+    def present(self, names: Iterable[str]) -> list[str]:
+        """The contestants among these, in the order of every legend."""
+        among = set(names)
+        return [name for name in self.looks if name in among]
+
+
+def is_trained(cells: pd.DataFrame) -> pd.Series[bool]:
+    """Which cells' flows made at least one training step."""
+    steps = cells["steps"]
+    if "budget.steps" in cells:
+        steps = steps.fillna(pd.to_numeric(cells["budget.steps"], errors="coerce"))
+    # A budget without a bound on steps is one of seconds or evaluations.
+    return steps.fillna(1) > 0
+
+
+def without_shared(cells: pd.DataFrame) -> pd.DataFrame:
+    """The cells without the times and the memory that others' work on the machine has moved."""
+    cost = [name for name in cells.columns if name.endswith(("_seconds", "_bytes"))]
+    cells = cells.copy()
+    cells.loc[cells["cost_shared"], cost] = np.nan
+    return cells
+
+
+# -- replicates ---------------------------------------------------------------------------------
+
+
+def replicate_of(cells: pd.DataFrame) -> pd.Series[Any]:
+    """What each cell of one contestant on one data set repeats: its seed, or its split.
+
+    Seeds share a split: where there are several splits, the seeds of one count as one value.
+    """
+    return cells["dataset.split"] if _splits(cells) > 1 else cells["seed"]
+
+
+def _splits(cells: pd.DataFrame) -> int:
+    return cells["dataset.split"].nunique() if "dataset.split" in cells else 1
+
+
+def replicates(cells: pd.DataFrame, by: Sequence[str], measures: Sequence[str]) -> pd.DataFrame:
+    """One row a replicate of each group, in the order of the cells: ``by``, and ``measures``.
+
+    Two cells of one replicate (the same run under two lists of measures) count as one, their mean.
+    """
+    columns = [*by, *measures]
+    rows = []
+    for names, group in grouped(cells, by):
+        means = group.groupby(replicate_of(group))[list(measures)].mean()
+        rows.append(means.assign(**dict(zip(by, names, strict=True))))
+    if not rows:
+        return pd.DataFrame(columns=columns)
+    return pd.concat(rows, ignore_index=True)[columns]
+
+
+Bounds = tuple[float, float, float]
+
+
+def centre_and_bounds(values: Iterable[float]) -> Bounds:
+    """The mean, and the ends of its t interval; NaN for the ends of a single value."""
+    found = t_interval(list(values))
+    return found.mean, found.mean - found.half_width, found.mean + found.half_width
+
+
+def log_centre_and_bounds(values: Iterable[float]) -> Bounds:
+    """The geometric mean, and the ends of the t interval of the logarithms; of values above 0."""
+    centre, low, high = centre_and_bounds([math.log(value) for value in values if value > 0])
+    return math.exp(centre), math.exp(low), math.exp(high)
+
+
+# -- panels -------------------------------------------------------------------------------------
+
+# seaborn's FacetGrid and relplot make their figures through pyplot, whose global state a library
+# should not touch, and lay them out without room for a legend below. So panels are made here, and
+# filled by seaborn's functions for one panel.
+
+
+def panels(
+    count: int, *, columns: int | None = None, height: float = _PANEL[1]
+) -> tuple[Figure, list[Axes]]:
+    """Panels so many inches high, in rows, by default of what leaves fewest places empty."""
+    if columns is None:
+        columns = {4: 2, 7: 4, 8: 4}.get(count, min(count, _COLUMNS))
+    rows = math.ceil(count / columns)
+    width = {1: 4.2, 2: 3.2, 3: _PANEL[0]}.get(columns, 1.95)
+    figure = new_figure(width * columns, height * rows + 0.35)
+    return figure, [figure.add_subplot(rows, columns, 1 + i) for i in range(count)]
+
+
+def legend(figure: Figure, entries: Sequence[Line2D]) -> None:
+    """One legend for the whole figure, below it, in as many columns as fit."""
+    if not entries:
+        return
+    # Long enough for a whole period of any line.
+    mark = 1.0 if all(handle.get_linestyle() == "None" for handle in entries) else 3.4
+    longest = max(len(str(handle.get_label())) for handle in entries)
+    inches = 0.06 * longest + 0.11 * mark + 0.3
+    if len(entries) > 4:
+        figure.set_figwidth(max(figure.get_figwidth(), min(2, len(entries)) * inches))
+    columns = max(1, min(len(entries), int(figure.get_figwidth() / inches)))
+    # Each row after the first one makes the figure taller, so that no panel pays for it.
+    figure.set_figheight(figure.get_figheight() + 0.19 * (math.ceil(len(entries) / columns) - 1))
+    figure.legend(
+        handles=list(entries),
+        loc="outside lower center",
+        ncols=columns,
+        columnspacing=1.4,
+        handlelength=mark,
+    )
+
+
+def handles(looks: dict[str, Look], *, line: bool) -> list[Line2D]:
+    """What stands in the legend for each contestant: exactly what is drawn."""
+    return [
+        Line2D([], [], linestyle=look.line if line else "none", label=name, **_marked(look, 4.5))
+        for name, look in looks.items()
+    ]
+
+
+def _marked(look: Look, size: float) -> dict[str, Any]:
+    return {
+        "color": look.colour,
+        "marker": look.marker,
+        "markerfacecolor": look.face,
+        "markeredgecolor": look.colour,
+        "markeredgewidth": 1.0,
+        "markersize": size * look.size,
+    }
+
+
+def draw_line(
+    ax: Axes, points: pd.DataFrame, x: str, y: str, look: Look, *, band: bool = False
+) -> None:
+    """A contestant's line through the means of its replicates, with their t intervals.
+
+    seaborn takes the mean and the interval on the axis's scale: on a logarithmic axis, which must
+    be so before, they are those of the logarithms.
+
+    Args:
+        ax: the panel.
+        points: a row a replicate and ``x``.
+        x: column of what the replicates share.
+        y: column of what they differ in.
+        look: of the contestant.
+        band: whether the interval is a band rather than bars, as suits a line of many points, which
+            then has a marker at some of them.
+    """
+    sns.lineplot(
+        data=points,
+        x=x,
+        y=y,
+        ax=ax,
+        estimator="mean",
+        # seaborn's own interval is a percentile bootstrap, which covers 74 % for three seeds.
+        errorbar=cast(Any, lambda values: centre_and_bounds(values)[1:]),
+        err_style="band" if band else "bars",
+        err_kws={"alpha": 0.18, "lw": 0} if band else {"capsize": 2, "elinewidth": 0.9},
+        legend=False,
+        linestyle=look.line,
+        markevery=max(1, points[x].nunique() // 6) if band else 1,
+        **_marked(look, 3.6 if band else 4.5),
+    )
+
+
+def within_reach(bounds: Sequence[Bounds]) -> list[float]:
+    """What a logarithmic axis must show: all means, and intervals as far as three times beyond."""
+    means = [mean for mean, _, _ in bounds]
+    ends = [end for _, *both in bounds for end in both if math.isfinite(end)]
+    low, high = min(means, default=0.0) / 3, max(means, default=0.0) * 3
+    return [*means, *(min(max(end, low), high) for end in ends)]
+
+
+# -- axes ---------------------------------------------------------------------------------------
+
+
+def _short(value: float) -> str:
+    """A tick's number: 0.01, 1, 30, 1,000; powers of ten where these would be long."""
+    if value != 0 and not 1e-3 <= abs(value) < 1e5:
+        return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
+    return f"{value:,.10g}"
+
+
+def log_axis(axis: Any, values: Iterable[float]) -> None:
+    """A logarithmic axis around some values, its ticks written as plain numbers."""
+    finite = [value for value in values if math.isfinite(value) and value > 0]
+    if not finite:
+        return
+    low, high = min(finite), max(finite)
+    decades = math.log10(high / low)
+    # Room at both ends, so that no marker is cut and two equal values make no empty range.
+    room = max(0.06 * decades, 0.12)
+    limits = (low * 10**-room, high * 10**room)
+    # Limits before the scale, which would look for limits of its own.
+    if axis.axis_name == "x":
+        axis.axes.set_xlim(limits)
+        axis.axes.set_xscale("log")
+    else:
+        axis.axes.set_ylim(limits)
+        axis.axes.set_yscale("log")
+    axis.set_major_locator(FixedLocator(_log_ticks(*limits)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+    axis.set_minor_formatter(NullFormatter())
+    if decades + 2 * room < 1:
+        axis.set_minor_locator(NullLocator())
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Round numbers between two bounds: three or more of them, and no more than are needed."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    decades = range(first, last + 1)
+    for every in (4, 3, 2):
+        ticks = [10.0**power for power in decades if power % every == 0]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) >= 4:
+            return ticks
+    ticks = []
+    for parts in ("1", "1 3", "1 2 5", "1 1.5 2 3 5 7", "1 1.2 1.4 1.6 1.8 2 2.5 3 3.5 4 5 6 7 8"):
+        # From text, so that 0.3 is 0.3 and not 0.30000000000000004.
+        ticks = [float(f"{part}e{power}") for power in decades for part in parts.split()]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) >= 3:
+            break
+    return ticks
+
+
+def whole_number_axis(ax: Axes, values: Iterable[float]) -> None:
+    """A logarithmic x axis of small whole numbers with a tick at each that was measured."""
+    ticks = sorted(set(values))
+    ax.set_xlim(ticks[0] / 1.3, ticks[-1] * 1.3)
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(FixedLocator(ticks))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def file_name(label: str) -> str:
+    """A label as a file's name: letters, digits and hyphens."""
+    words = "".join(char if char.isalnum() or char in ".=" else " " for char in label).split()
+    return "-".join(words).replace("=", "-")

@@ -1,0 +1,159 @@
+"""Test quality against what a step, a density or a sample costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.collections import PathCollection
+
+from benchmarks.report.figures.common import (
+    LOG_INTERVAL,
+    Drawn,
+    Scene,
+    centre_and_bounds,
+    handles,
+    is_trained,
+    legend,
+    log_axis,
+    log_centre_and_bounds,
+    panels,
+    replicates,
+    within_reach,
+    without_shared,
+)
+from benchmarks.report.records import grouped
+
+__all__ = ["trade_offs"]
+
+_COSTS = (
+    ("train_step_seconds", "training step [ms]", "quality-against-training-cost"),
+    ("log_prob_seconds", "density of a batch [ms]", "quality-against-density-cost"),
+    ("sample_seconds", "sampling a batch [ms]", "quality-against-sampling-cost"),
+)
+# Of a marker, in square points.
+_AREA = 34.0
+_EXACT = "log_prob_exact_seconds"
+
+
+def trade_offs(scene: Scene) -> Iterable[Drawn]:
+    """A figure for each cost, of the trained flows, a panel a data set."""
+    cells = scene.named(scene.records.cells)
+    cells = without_shared(cells[is_trained(cells) & cells["nll_nats"].notna()])
+    for cost, words, name in _COSTS:
+        timed = cells[cells[cost].notna()]
+        # Gaussians sweep the dimension; they are shown only if there is nothing else.
+        real = timed[timed["dataset_kind"] != "gaussian"]
+        timed, said = timed if real.empty else real, ""
+        if cost == "log_prob_seconds":
+            timed, said = _with_exact_densities(timed)
+        if not timed.empty:
+            yield _figure(scene, timed, cost, words, name, said)
+
+
+def _with_exact_densities(cells: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The cells with the time of the density that their NLL is of, and what the caption says.
+
+    Where a flow's density is estimated, ``log_prob_seconds`` is that of one probe; up to 64
+    dimensions the NLL is exact, and so is ``log_prob_exact_seconds``.
+    """
+    times = cells["log_prob_seconds"].copy()
+    exact = cells[_EXACT] if _EXACT in cells else pd.Series(math.nan, index=cells.index)
+    estimated = pd.Series(False, index=cells.index)
+    if "density_estimated" in cells:
+        estimated = cells["density_estimated"].map(lambda value: value is True or value == 1)
+    how: dict[str, list[str]] = {}
+    for (dataset, name), group in grouped(cells, ["dataset", "contestant"]):
+        rows = group.index
+        if estimated[rows].any():
+            words = "time and NLL are both of the estimate by one probe"
+        elif exact[rows].notna().all():
+            times[rows] = exact[rows]
+            words = "the time of the exact density, as the NLL is exact"
+        elif _has_probes(group):
+            words = (
+                "the time of the estimate by one probe, although the NLL is exact, which takes "
+                "longer"
+            )
+        else:
+            continue
+        how.setdefault(words, []).append(f"{name} on {dataset}")
+    said = "".join(f" Of {', '.join(whose)}: {words}." for words, whose in how.items())
+    return cells.assign(log_prob_seconds=times), said
+
+
+def _has_probes(group: pd.DataFrame) -> bool:
+    """Whether the density of a contestant is estimated when nobody asks for an exact one."""
+    if (group[["trace_std", "log_prob_std"]] > 0).any(axis=None):
+        return True
+    # Every flow with an estimator has the option which; "exact" is the one without noise.
+    return "flow.trace" in group and bool(
+        (group["flow.trace"].notna() & (group["flow.trace"] != "exact")).any()
+    )
+
+
+def _figure(
+    scene: Scene, cells: pd.DataFrame, cost: str, words: str, name: str, said: str
+) -> Drawn:
+    datasets = list(dict.fromkeys(cells["dataset"]))
+    figure, axes = panels(len(datasets))
+    for ax, dataset in zip(axes, datasets, strict=True):
+        within = cells[cells["dataset"] == dataset]
+        image = within["bits_per_dim"].notna().all()
+        measure = "bits_per_dim" if image else "nll_nats"
+        data = replicates(within, ["contestant"], [measure, cost])
+        means, reach = [], []
+        for (contestant,), group in grouped(data, ["contestant"]):
+            quality, low, high = centre_and_bounds(group[measure])
+            time, left, right = log_centre_and_bounds(group[cost].dropna() * 1e3)
+            reach.append((time, left, right))
+            # seaborn has no intervals in two directions at once.
+            ax.errorbar(
+                time,
+                quality,
+                xerr=[[time - left], [right - time]],
+                yerr=[[quality - low], [high - quality]],
+                color=scene.looks[contestant].colour,
+                elinewidth=0.9,
+                capsize=2,
+                linestyle="none",
+            )
+            means.append({"contestant": contestant, "time": time, "quality": quality})
+        points = pd.DataFrame(means)
+        looks = [scene.looks[contestant] for contestant in points["contestant"]]
+        sns.scatterplot(
+            data=points,
+            x="time",
+            y="quality",
+            hue="contestant",
+            style="contestant",
+            palette={name: scene.looks[name].colour for name in points["contestant"]},
+            markers={name: scene.looks[name].marker for name in points["contestant"]},
+            linewidth=1.0,
+            zorder=3,
+            legend=False,
+            ax=ax,
+        )
+        # What seaborn has no word for: that some markers are white inside, or drawn too small.
+        marks = ax.collections[-1]
+        assert isinstance(marks, PathCollection)
+        marks.set_edgecolor([look.colour for look in looks])
+        marks.set_facecolor([look.face for look in looks])
+        marks.set_sizes([_AREA * look.size**2 for look in looks])
+        log_axis(ax.xaxis, within_reach(reach))
+        ax.margins(y=0.15)
+        ax.set_title(dataset)
+        ax.set_xlabel(words)
+        ax.set_ylabel("test bits/dim" if image else "test NLL [nats]")
+    present = scene.present(cells["contestant"])
+    legend(figure, handles({name: scene.looks[name] for name in present}, line=False))
+    return Drawn(
+        figure,
+        name,
+        f"Test quality against cost: {words.partition(' [')[0]}",
+        "Down and to the left is better. Cost: median call of the trained flow with the device "
+        f"to itself, one batch.{said} Error bars: {scene.interval}; one that would leave its panel "
+        f"is cut there. {LOG_INTERVAL}",
+    )
