@@ -94,6 +94,14 @@ def test_hidden_layers_before_other_nonlinearities_start_as_torchs(name: Activat
         assert 0.998 * bound < layer.weight.abs().max().item() <= bound
 
 
+def test_conditioners_of_nice_start_as_torchs() -> None:
+    """Additive couplings learn worse from He's; affine ones and splines better."""
+    for name, scale in {"nice": 1.0, "realnvp": math.sqrt(6), "rqnsf-c": math.sqrt(6)}.items():
+        (network, *_) = (m for m in flows.build(name, (100,)).modules() if isinstance(m, MLP))
+        bound = scale / math.sqrt(50)
+        assert 0.99 * bound < linears(network)[0].weight.abs().max().item() <= bound
+
+
 def test_second_moment_is_kept_through_a_deep_relu_network() -> None:
     torch.manual_seed(0)
     network = MLP(100, (200,) * 10, 1, "relu")
