@@ -3,6 +3,14 @@
 A conditioner computes the parameters of a transformation from what it may see. The last layer
 of each starts at zero, so that a fresh flow is the identity. They work on columns, ``(features,
 n)``; see :mod:`flows.dense`.
+
+The hidden layers of a relu perceptron start as He, Zhang, Ren and Sun have it (2015,
+arXiv:1502.01852, section 2.2): weights uniform with variance ``2 / inputs``, which keeps the second
+moment of the activations through the depth. torch's own, of variance ``1 / (3 inputs)``, divides it
+by six a layer, and the zero last layer then learns from that little. Biases start as torch has
+them, so that the kinks of units with one input lie apart. The factor 2 is relu's, which loses half
+of the second moment: the other nonlinearities keep torch's weights, under which they start in the
+range in which they are about linear, and tanh in none in which it saturates.
 """
 
 from __future__ import annotations
@@ -26,6 +34,7 @@ class MLP(nn.Module):
         hidden: widths of the hidden layers.
         outputs: number of outputs.
         nonlinearity: after each hidden layer.
+        he: whether hidden layers before a relu start as He et al. have it, or as torch does.
 
     Example:
         >>> import torch
@@ -34,13 +43,21 @@ class MLP(nn.Module):
     """
 
     def __init__(
-        self, inputs: int, hidden: Sequence[int], outputs: int, nonlinearity: Activation
+        self,
+        inputs: int,
+        hidden: Sequence[int],
+        outputs: int,
+        nonlinearity: Activation,
+        he: bool = True,
     ) -> None:
         super().__init__()
         widths = [inputs, *hidden]
         self.hidden = nn.ModuleList(
             nn.Linear(before, after) for before, after in itertools.pairwise(widths)
         )
+        if he and nonlinearity == "relu":
+            for layer in self.hidden:
+                nn.init.kaiming_uniform_(_parameters(layer)[0], nonlinearity="relu")
         self.last = nn.Linear(widths[-1], outputs)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
@@ -56,7 +73,8 @@ class ResidualNetwork(nn.Module):
     """A residual network with pre-activation blocks, whose last layer starts at zero.
 
     The conditioner of Neural Spline Flows (arXiv:1906.04032, section 5 and appendix B): a linear
-    layer, blocks ``h + W2 f(W1 f(h))``, a linear layer.
+    layer, blocks ``h + W2 f(W1 f(h))``, a linear layer. Its layers start as torch has them: the
+    sums keep the second moment, whatever a block adds.
 
     Args:
         inputs: number of inputs.

@@ -106,6 +106,10 @@ class HalfCoupling(Transform):
         change = z.new_zeros(()) if log_derivative is None else log_derivative.sum(0)
         return torch.cat((given, half)), change
 
+    def outside(self, x: Tensor) -> Tensor | None:
+        found = self.coupling.elementwise.outside(x[self.sizes[0] :])
+        return None if found is None else found.any(0)
+
 
 class Halves(NamedTuple):
     """The features of even and of odd index, ``(ceil(D / 2), n)`` and ``(D // 2, n)``."""
@@ -199,6 +203,19 @@ class Couplings(Transform):
             if log_derivative is not None:
                 log_abs_det = log_abs_det + log_derivative.sum(0)
         return Halves(*halves).joined(), log_abs_det
+
+    def outside(self, x: Tensor) -> Tensor | None:
+        # What is outside stays as it is and what is inside stays inside, so that for each half
+        # the first layer that transforms it speaks for all.
+        halves = Halves.of(x)
+        found = None
+        for layer, coupling in enumerate(self.couplings[:2]):
+            assert isinstance(coupling, Coupling)
+            part = coupling.elementwise.outside(halves[1 - layer % 2])
+            if part is None:
+                return None
+            found = part.any(0) if found is None else found | part.any(0)
+        return found
 
     def _norms_of(self, layer: int) -> list[BatchNorm]:
         return [

@@ -42,6 +42,17 @@ class Elementwise(abc.ABC):
     def decode(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor | None]:
         """The inverse of :meth:`encode`, with ``log |dx/dz|``."""
 
+    def outside(self, x: Tensor) -> Tensor | None:
+        """Which values lie outside the region in which the function is learned.
+
+        Args:
+            x: values, of any shape S.
+
+        Returns:
+            Booleans of shape S; None where there is no such region.
+        """
+        return None
+
 
 class Additive(Elementwise):
     """``z = x + t``: the volume is preserved (NICE, arXiv:1410.8516, section 3.2)."""

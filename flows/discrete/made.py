@@ -289,6 +289,10 @@ class Autoregressive(Transform):
         x = self.made.sweep(z, context, step)
         return x, torch.stack(log_derivatives).sum(0) if log_derivatives else z.new_zeros(())
 
+    def outside(self, x: Tensor) -> Tensor | None:
+        found = self.elementwise.outside(x)
+        return None if found is None else found.any(0)
+
 
 class Inverse(Transform):
     """A layer the other way round; what was one pass takes D, and the reverse.
@@ -307,3 +311,7 @@ class Inverse(Transform):
     def inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         result: tuple[Tensor, Tensor] = self.transform(z, context)
         return result
+
+    def outside(self, x: Tensor) -> Tensor | None:
+        # The region is the same on both sides of a layer.
+        return self.transform.outside(x)

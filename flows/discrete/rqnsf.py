@@ -14,10 +14,23 @@ from flows.discrete.coupling import COUPLING_TRAITS, Couplings, HalfCoupling
 from flows.discrete.made import MADE, Autoregressive
 from flows.discrete.maf import MAF_TRAITS
 from flows.discrete.spline import RationalQuadratic
-from flows.discrete.transforms import ChainFlow, LULinear, Transform, dimension_of
+from flows.discrete.transforms import (
+    ChainFlow,
+    LULinear,
+    MinMaxScale,
+    Transform,
+    dimension_of,
+)
 from flows.networks import MLP, Activation, ResidualNetwork
 
 __all__ = ["RQNSFAutoregressiveConfig", "RQNSFCouplingConfig"]
+
+
+# The box of a spline that follows the data. It holds the latents as well: a standard normal puts
+# 6e-5 of a coordinate's mass outside 4 (2.7e-3 outside 3, which costs 0.17 nats in 63 dimensions).
+_BOUND = 4.0
+# How much wider than a batch's range what the box holds is.
+_MARGIN = 1.5
 
 
 class _RQNSFConfig(FlowConfig):
@@ -28,7 +41,11 @@ class _RQNSFConfig(FlowConfig):
         hidden: widths of each conditioner's hidden layers; with residual blocks, one width.
         activation: of the conditioners.
         bins: number of bins of a spline.
-        tail_bound: half width of the interval on which a spline acts.
+        tail_bound: half width B of the box [-B, B] on which a spline acts, outside of which it is
+            the identity. None (the default) has the box follow the data: ``initialize`` sets a
+            fixed scale in front that maps the range of its batch, with a margin, into a box of
+            half width 4 (with ``linear``, in front of each layer). A number is a box that knows
+            nothing of the data, as in the paper's experiments.
         residual_blocks: number of residual blocks of a conditioner; 0 for a multilayer
             perceptron.
         dropout: probability with which a unit inside a residual block is dropped in training.
@@ -40,10 +57,19 @@ class _RQNSFConfig(FlowConfig):
     hidden: Widths = (64, 64)
     activation: Activation = "relu"
     bins: PositiveInt = 8
-    tail_bound: PositiveFloat = 3.0
+    tail_bound: PositiveFloat | None = None
     residual_blocks: NonNegativeInt = 0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     linear: bool = False
+
+    @property
+    def _spline(self) -> RationalQuadratic:
+        bound = _BOUND if self.tail_bound is None else self.tail_bound
+        return RationalQuadratic(self.bins, bound)
+
+    def _box(self, dimension: int) -> list[Transform]:
+        """What brings the data into a spline's box: nothing where the box is a given one."""
+        return [MinMaxScale(dimension, _BOUND, _MARGIN)] if self.tail_bound is None else []
 
     def _check(self) -> None:
         if self.residual_blocks and len(self.hidden) != 1:
@@ -83,16 +109,17 @@ class RQNSFCouplingConfig(_RQNSFConfig):
             return MLP(inputs, self.hidden, outputs, self.activation)
 
         dimension = dimension_of(event_shape)
-        spline = RationalQuadratic(self.bins, self.tail_bound)
-        transforms: list[Transform]
+        spline = self._spline
+        transforms: list[Transform] = []
         if self.linear:
-            transforms = []
             for _ in range(self.layers):
                 transforms.append(LULinear(dimension))
+                transforms += self._box(dimension)
                 transforms.append(HalfCoupling(dimension, context_features, network, spline))
             transforms.append(LULinear(dimension))
         else:
-            transforms = [Couplings(dimension, context_features, self.layers, network, spline)]
+            transforms += self._box(dimension)
+            transforms.append(Couplings(dimension, context_features, self.layers, network, spline))
         return ChainFlow(event_shape, context_features, transforms, COUPLING_TRAITS)
 
 
@@ -108,7 +135,7 @@ class RQNSFAutoregressiveConfig(_RQNSFConfig):
     def build(self, event_shape: Sequence[int], context_features: int = 0) -> Flow:
         self._check()
         dimension = dimension_of(event_shape)
-        spline = RationalQuadratic(self.bins, self.tail_bound)
+        spline = self._spline
         hidden = self.hidden
         if self.residual_blocks:
             # The first layer, and two a block.
@@ -117,6 +144,8 @@ class RQNSFAutoregressiveConfig(_RQNSFConfig):
         for layer in range(self.layers):
             if self.linear:
                 transforms.append(LULinear(dimension))
+            if self.linear or layer == 0:
+                transforms += self._box(dimension)
             made = MADE(
                 dimension,
                 context_features,

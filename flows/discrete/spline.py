@@ -32,7 +32,7 @@ class RationalQuadratic(Elementwise):
 
     Args:
         bins: K.
-        tail_bound: B.
+        tail_bound: B; the box of a vector is [-B, B] in each coordinate, and is mapped onto itself.
         smallest: least width and height of a bin as a part of the whole, and least derivative.
 
     Raises:
@@ -85,6 +85,9 @@ class RationalQuadratic(Elementwise):
         slopes = inner.gather(0, torch.cat((index, index + 1)))
         slopes = functional.softplus(slopes + self._offset) + self.smallest
         return (*start.unbind(0), *size.unbind(0), *slopes.unbind(0))
+
+    def outside(self, x: Tensor) -> Tensor | None:
+        return x.abs() > self.tail_bound
 
     def encode(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor | None]:
         inside = x.abs() <= self.tail_bound

@@ -21,6 +21,7 @@ __all__ = [
     "ChainFlow",
     "DiagonalScale",
     "LULinear",
+    "MinMaxScale",
     "Transform",
     "apply_in_chunks",
     "columns",
@@ -64,6 +65,17 @@ class Transform(nn.Module, abc.ABC):
 
     def refresh_statistics(self, x: Tensor, context: Tensor | None) -> None:
         """Set the statistics that evaluation uses to those of ``x``; most layers keep none."""
+
+    def outside(self, x: Tensor) -> Tensor | None:
+        """Which columns lie outside the region in which the layer is learned.
+
+        Args:
+            x: the layer's input, shape ``(D, n)``.
+
+        Returns:
+            Booleans, shape ``(n,)``; None where there is no such region, as in most layers.
+        """
+        return None
 
 
 class ChainFlow(VectorFlow):
@@ -147,6 +159,31 @@ class ChainFlow(VectorFlow):
             value = apply_in_chunks(lambda *parts, of=transform: of(*parts)[0], value, given)
         self.train(training)
 
+    @torch.no_grad()
+    def outside_fraction(self, x: Tensor, context: Tensor | None = None) -> float | None:
+        super().outside_fraction(x, context)
+        nothing = x.new_empty(self.dimension, 0)
+        layers = [layer for layer in self.transforms if isinstance(layer, Transform)]
+        if all(layer.outside(nothing) is None for layer in layers):
+            return None
+        training = self.training
+        self.eval()
+        given = _columns_or_none(context)
+        outside = apply_in_chunks(self._outside, columns(x.flatten(1)), given)
+        self.train(training)
+        return outside.double().mean().item()
+
+    def _outside(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """Which of ``(D, n)`` lie outside some layer's region, shape ``(1, n)``."""
+        found = x.new_zeros(1, x.shape[1], dtype=torch.bool)
+        value = x
+        for transform in self.transforms:
+            assert isinstance(transform, Transform)
+            if (here := transform.outside(value)) is not None:
+                found = found | here
+            value, _ = transform(value, context)
+        return found
+
 
 def columns(rows: Tensor) -> Tensor:
     """``(n, D)`` to ``(D, n)``, contiguous."""
@@ -218,6 +255,47 @@ class DiagonalScale(Transform):
 
     def inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         return z * (-self.log_scale).exp()[:, None], -self.log_scale.sum()
+
+
+class MinMaxScale(Transform):
+    """A shift and a scale a feature, fixed by a first batch: its range comes to lie in a box.
+
+    ``z = (x - center) exp(log_scale)``: the range of the batch, widened by ``margin`` about its
+    middle, is mapped onto [-bound, bound]. Until :meth:`initialize` has been called the layer is
+    the identity. Both are buffers, not parameters: what lies inside the box stays inside, whatever
+    training does.
+
+    Args:
+        dimension: D.
+        bound: half width of the box.
+        margin: width of what fills the box, over the width of the batch's range.
+    """
+
+    def __init__(self, dimension: int, bound: float, margin: float) -> None:
+        super().__init__()
+        self.bound = bound
+        self.margin = margin
+        self.center: Tensor
+        self.log_scale: Tensor
+        self.register_buffer("center", torch.zeros(dimension))
+        self.register_buffer("log_scale", torch.zeros(dimension))
+
+    def forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        scale = self.log_scale.exp()
+        return (x - self.center[:, None]) * scale[:, None], self.log_scale.sum()
+
+    def inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        scale = (-self.log_scale).exp()
+        return z * scale[:, None] + self.center[:, None], -self.log_scale.sum()
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor, context: Tensor | None) -> None:
+        least, largest = x.aminmax(dim=1)
+        center, reach = (least + largest) / 2, (largest - least) / 2
+        # A feature that is constant in the batch (or a batch of one) says nothing about scale.
+        constant = reach <= 1e-6 * center.abs().clamp(min=1.0)
+        self.center.copy_(center)
+        self.log_scale.copy_(torch.where(constant, 1.0, self.bound / (self.margin * reach)).log())
 
 
 class BatchNorm(Transform):
