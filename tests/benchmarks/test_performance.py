@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 import flows
 from benchmarks import performance
@@ -27,6 +28,7 @@ from benchmarks.performance_history import (
     read,
     steps,
 )
+from benchmarks.report.style import looks
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -115,6 +117,33 @@ def test_the_page_shows_where_it_became_worse(tmp_path: Path) -> None:
     draw([line], tmp_path / "one.svg")
     draw([line], tmp_path / "two.svg")
     assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
+
+
+def test_the_picture_has_the_units_and_looks_of_the_reports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = "families.Memory.track_peak_memory"
+    lines = [
+        Line(
+            "cpu-2core",
+            "gpu none",
+            Series(memory, ("flow", "device"), (f"'{flow}'", "'cpu'"), "bytes", "1"),
+            (Point("a" * 40, size * 2.0**20, size * 2.0**20),),
+        )
+        for size, flow in enumerate(("glow", "maf", "ffjord"), start=1)
+    ]
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    draw(lines, tmp_path / "picture.svg")
+    (axes,) = [axes for axes in drawn[0].axes if axes.get_lines()]
+    assert axes.get_ylabel().endswith("[MiB]")
+    assert {line.get_label(): float(line.get_ydata()[0]) for line in axes.get_lines()} == {
+        "glow": 1.0,
+        "maf": 2.0,
+        "ffjord": 3.0,
+    }
+    shown = {line.get_label(): (line.get_color(), line.get_marker()) for line in axes.get_lines()}
+    assert shown == {n: (x.colour, x.marker) for n, x in looks(["glow", "maf", "ffjord"]).items()}
 
 
 def needs_nothing_else(html: str) -> None:
@@ -416,7 +445,7 @@ def test_regressions_are_found_on_real_commits_and_shown(repository: Repository)
     work = re.search(r"track_nfe \(flow = ffjord, .*, ([\d.]+) times as much", output)
     assert work is not None, output
     assert 1.6 < float(work[1]) < 2.4
-    assert re.search(r"track_peak_memory \(flow = realnvp, .*MB -> .*MB", output)
+    assert re.search(r"track_peak_memory \(flow = realnvp, .*MiB -> .*MiB", output)
     assert re.search(r"time_log_prob \(flow = ffjord, .*ms -> .*ms", output)
     assert "Network evaluations (NFE); a training step's are those of both passes" in output
     assert "2 commits lie between" in output

@@ -239,7 +239,8 @@ def grid(flow: Flow, points: int = 241) -> tuple[Tensor, Tensor]:
 
 @every
 def test_integrates_to_one(name: str) -> None:
-    flow = stirred(name, (2,))
+    # By less than elsewhere, so that the density is smooth on the scale of the grid.
+    flow = stirred(name, (2,), scale=0.2)
     needs_density(flow)
     _, mass = grid(flow)
     assert mass.sum().item() == pytest.approx(1.0, abs=5e-3)
@@ -437,7 +438,9 @@ def test_functional_call(name: str, event_shape: tuple[int, ...]) -> None:
 def test_gradients_reach_every_parameter(
     name: str, event_shape: tuple[int, ...], context_features: int
 ) -> None:
-    flow = stirred(name, event_shape, context_features).train()
+    flow = stirred(name, event_shape, context_features)
+    # In training batch norm takes away a shift before it, whose gradient then is rounding alone.
+    flow.train(not flow.keeps_statistics)
     x, context = inputs(flow, 8)
     if flow.traits.density_passes != "none":
         flow.log_prob(x, context, generator=generator()).sum().backward()

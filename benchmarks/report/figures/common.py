@@ -44,6 +44,7 @@ __all__ = [
 
 _PANEL = (2.55, 2.15)
 _COLUMNS = 3
+_WIDEST = 9.0
 
 LOG_INTERVAL = (
     "On logarithmic axes means and intervals are those of the logarithms: geometric means."
@@ -219,7 +220,9 @@ def legend(figure: Figure, entries: Sequence[Line2D]) -> None:
     longest = max(len(str(handle.get_label())) for handle in entries)
     inches = 0.06 * longest + 0.11 * mark + 0.3
     if len(entries) > 4:
-        figure.set_figwidth(max(figure.get_figwidth(), min(2, len(entries)) * inches))
+        # Room for two columns, unless that would make the figure's text small on a page.
+        wanted = 2 * inches if 2 * inches <= _WIDEST else inches
+        figure.set_figwidth(max(figure.get_figwidth(), wanted))
     columns = max(1, min(len(entries), int(figure.get_figwidth() / inches)))
     # Each row after the first one makes the figure taller, so that no panel pays for it.
     figure.set_figheight(figure.get_figheight() + 0.19 * (math.ceil(len(entries) / columns) - 1))

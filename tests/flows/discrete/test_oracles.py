@@ -21,11 +21,11 @@ precisions = pytest.mark.parametrize(("dtype", "tolerance"), DTYPES, ids=["float
 HIDDEN = (24, 24)
 
 
-def stirred(module: nn.Module, seed: int = 0) -> None:
+def stirred(module: nn.Module, scale: float = 0.3, seed: int = 0) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter += 0.3 * torch.randn(parameter.shape, generator=generator).to(parameter)
+            parameter += scale * torch.randn(parameter.shape, generator=generator).to(parameter)
 
 
 def draws(*shape: int, dtype: torch.dtype, seed: int = 1, scale: float = 1.0) -> Tensor:
@@ -65,8 +65,10 @@ def test_realnvp_is_nflows(dimension: int, dtype: torch.dtype, tolerance: float)
             shift, raw = transform_params.split(self.num_transform_features, 1)
             return (bound * torch.tanh(raw / bound)).exp(), shift
 
+    torch.manual_seed(0)
     ours = flows.build("realnvp", (dimension,), layers=4, hidden=HIDDEN, log_scale_bound=bound)
-    stirred(ours)
+    # By little: the hidden layers start large, and the squares of large latents are all rounding.
+    stirred(ours, 0.1)
     ours.to(dtype)
     x = draws(20, dimension, dtype=dtype)
     expected_z, expected = x, torch.zeros(20, dtype=dtype)
