@@ -38,7 +38,7 @@ class _Part:
 
 # Tables and figures by the beginning of their names; each appears in the first part that names it.
 _PARTS = (
-    _Part("quality", "Quality", "Which flow models the data best?", ("comparison", "images")),
+    _Part("quality", "Quality", "Which flow models the data best?", ("comparison", "kl", "images")),
     _Part("densities", "Densities", "What the flows have learned, to look at.", (), ("density",)),
     _Part(
         "learning",
