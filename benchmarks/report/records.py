@@ -199,7 +199,8 @@ def plain(value: Any) -> str:
 def gather(stores: Sequence[Store]) -> Records:
     """Take the records of several stores together.
 
-    A key that lies in several stores counts once, a cell that ended well before one that did not.
+    A key that lies in several stores counts once a machine, a cell that ended well before one that
+    did not.
     """
     frames: list[pd.DataFrame] = []
     notes: list[str] = []
@@ -218,13 +219,40 @@ def gather(stores: Sequence[Store]) -> Records:
     cells = pd.concat(frames, ignore_index=True)
     whole = len(cells)
     cells = cells.sort_values("status", key=lambda status: status != "ok", kind="stable")
-    cells = cells.drop_duplicates("key")
+    cells = cells.assign(machine=_machines(cells)).drop_duplicates(["key", "machine"])
+    # One cell measured on two machines is two results: the second gets a key of its own.
+    place = cells.groupby("key").cumcount()
+    own = cells["key"].where(place == 0, cells["key"] + "@" + (place + 1).astype(str))
     store_of = {
-        key: stores[number] for key, number in zip(cells["key"], cells["_store"], strict=True)
+        name: stores[store] if name == key else _Renamed(stores[store], key)
+        for name, key, store in zip(own, cells["key"], cells["_store"], strict=True)
     }
+    cells["key"] = own
     if whole > len(cells):
         notes.append(f"{_count(whole - len(cells), 'record')} of a cell already there left out")
     return _prepare(cells.drop(columns="_store"), store_of, notes)
+
+
+class _Renamed(Store):
+    """A store in which one record goes by another key."""
+
+    def __init__(self, store: Store, key: str) -> None:
+        super().__init__(store.directory)
+        self._key = key
+
+    def curve(self, key: str) -> pd.DataFrame:
+        return super().curve(self._key)
+
+    def arrays(self, key: str) -> dict[str, np.ndarray[Any, Any]]:
+        return super().arrays(self._key)
+
+
+def _machines(cells: pd.DataFrame) -> pd.Series[Any]:
+    """Each cell's processor; records from before processors were told apart have its name alone."""
+    unknown = pd.Series(np.nan, index=cells.index, dtype=object)
+    found = cells.get("environment.machine", unknown)
+    names = cells.get("environment.cpu", unknown)
+    return found.astype(object).where(found.notna(), names)
 
 
 def _left_out(store: Store, foreign: Sequence[Foreign]) -> list[str]:
@@ -248,8 +276,8 @@ def _count(n: int, noun: str) -> str:
 
 
 def _prepare(cells: pd.DataFrame, store_of: dict[str, Store], notes: list[str]) -> Records:
-    extra = ("seed", "dimension", "bottleneck", "noise", "budget.steps", "budget.learning_rate")
-    extra += ("environment.machine", "environment.cpu", "dataset.split", *FLAGS, *_MACHINE)
+    extra = ["seed", "dimension", "bottleneck", "noise", "dataset.split", *FLAGS, *_MACHINE]
+    extra += ["budget.steps", "budget.learning_rate"]
     missing = [name for name in (*_TEXT, *extra, *MEASURES) if name not in cells.columns]
     # At once: column by column pandas would keep each apart from the others, and say so.
     absent = pd.DataFrame(np.nan, index=cells.index, columns=missing, dtype=object)
@@ -262,8 +290,6 @@ def _prepare(cells: pd.DataFrame, store_of: dict[str, Store], notes: list[str]) 
     for name in FLAGS:
         cells[name] = cells[name].map(lambda value: value is True or value is np.True_).astype(bool)
     cells = cells.copy()
-    # Records from before processors were told apart have its name alone.
-    cells["machine"] = cells["environment.machine"].fillna(cells["environment.cpu"])
     cells["split"] = cells["dataset.split"].map(lambda value: plain(value).replace("none", "0"))
     cells["dataset"] = cells["dataset"].map(_without_split)
     cells["tuned"] = _tuned(cells)

@@ -319,8 +319,10 @@ _LONG = 48
 
 
 def _html_entry(entry: Entry) -> str:
-    text = html.escape(entry.text)
+    # Where a line may break, where lines may: before options, and after each.
+    text = html.escape(entry.text).replace("[", "<wbr>[").replace(",", ",<wbr>")
     if entry.numeric:
+        text = html.escape(entry.text)
         # The real minus sign, as wide as a digit.
         text = text.replace("-", "\u2212")
     if entry.plus_minus:
@@ -332,8 +334,8 @@ def _html_entry(entry: Entry) -> str:
         text += f' <span class="remark">({html.escape(entry.over)})</span>'
     if entry.also:
         half_width = entry.also.replace("-", "\u2212")
-        text += f' <span class="half-width">± {half_width}</span>'
-        text += f' <span class="remark">({html.escape(entry.also_over)})</span>'
+        over = f'<span class="remark">({html.escape(entry.also_over)})</span>'
+        text += f' <span class="half-width also">± {half_width} {over}</span>'
     if entry.mark:
         text += f"<sup>{html.escape(entry.mark)}</sup>"
     if entry.remark:

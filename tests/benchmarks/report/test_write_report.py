@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import html.parser
 import math
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -374,7 +376,7 @@ class _Links(html.parser.HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.found += [value for name, value in attrs if name in ("src", "href") and value]
-        if tag not in ("meta", "img", "br", "link"):
+        if tag not in ("meta", "img", "br", "link", "wbr"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -410,6 +412,42 @@ def test_the_page_is_whole_and_needs_no_network(
         "quality-against-training-cost",
         "nfe-over-training",
     } <= names
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+
+MEASURE = """<script>
+const lost = [...document.querySelectorAll(".scroll")].filter(
+  (box) => box.scrollWidth > box.clientWidth + 1 && getComputedStyle(box).overflowX !== "auto");
+const cut = [...document.querySelectorAll("td, th")].filter(
+  (cell) => cell.scrollWidth > cell.clientWidth + 1);
+const found = [document.scrollingElement.scrollWidth, lost.length, cut.length];
+parent.document.body.dataset.found = found;
+</script></body>"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@pytest.mark.parametrize(("medium", "width"), [("phone", 400), ("screen", 1600), ("paper", 1039)])
+def test_tables_are_whole_on_every_medium(
+    written: tuple[Store, Path, ReportSummary], tmp_path: Path, medium: str, width: int
+) -> None:
+    page = (written[1] / "index.html").read_text().replace("</body>", MEASURE)
+    if medium == "paper":
+        # A4 across, less its margins: what the rules for print make of that width. Paper has no
+        # scroll bars, so that nothing may be wider than it.
+        assert "@media print {" in page
+        page = page.replace("@media print {", "@media all {")
+    # In a frame: a window has a least width, above that of a phone.
+    frame = f'<iframe width="{width}" height="900" frameborder="0" srcdoc="{html.escape(page)}">'
+    (tmp_path / "page.html").write_text(f"<!doctype html><body>{frame}</iframe></body>")
+    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1700,1000"]
+    command += ["--dump-dom", (tmp_path / "page.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    (found,) = re.findall(r'data-found="(\d+),(\d+),(\d+)"', done.stdout)
+    # The page itself never moves sideways; what is wider than it scrolls in a box of its own.
+    assert tuple(map(int, found)) == (width, 0, 0)
 
 
 @pytest.mark.slow
