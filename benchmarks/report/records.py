@@ -22,7 +22,7 @@ import pandas as pd
 
 from benchmarks.report.statistics import t_interval
 from benchmarks.report.style import flow_order
-from benchmarks.store import Foreign, Store
+from benchmarks.store import Store
 
 __all__ = [
     "FLAGS",
@@ -205,8 +205,7 @@ def gather(stores: Sequence[Store]) -> Records:
     frames: list[pd.DataFrame] = []
     notes: list[str] = []
     for number, store in enumerate(stores):
-        _, foreign = store.records()
-        notes += _left_out(store, foreign)
+        notes += _left_out(store)
         frame = store.frame()
         if frame.empty:
             notes.append(f"the folder {store.directory.name} holds no records")
@@ -255,8 +254,9 @@ def _machines(cells: pd.DataFrame) -> pd.Series[Any]:
     return found.astype(object).where(found.notna(), names)
 
 
-def _left_out(store: Store, foreign: Sequence[Foreign]) -> list[str]:
+def _left_out(store: Store) -> list[str]:
     """What was found beside the records in use, counted by its reason and named by its folder."""
+    _, foreign = store.records()
     by_reason: dict[str, list[str]] = {}
     for item in foreign:
         by_reason.setdefault(item.why, []).append(item.path.relative_to(store.directory).as_posix())
@@ -277,7 +277,7 @@ def _count(n: int, noun: str) -> str:
 
 def _prepare(cells: pd.DataFrame, store_of: dict[str, Store], notes: list[str]) -> Records:
     extra = ["seed", "dimension", "bottleneck", "noise", "dataset.split", *FLAGS, *_MACHINE]
-    extra += ["budget.steps", "budget.learning_rate"]
+    extra += ["budget.steps", "budget.learning_rate", "budget.learning_rates"]
     missing = [name for name in (*_TEXT, *extra, *MEASURES) if name not in cells.columns]
     # At once: column by column pandas would keep each apart from the others, and say so.
     absent = pd.DataFrame(np.nan, index=cells.index, columns=missing, dtype=object)
@@ -390,8 +390,9 @@ def _without_split(label: str) -> str:
 
 
 def _tuned(cells: pd.DataFrame) -> pd.Series[bool]:
-    """Whether a cell's learning rate was chosen from a grid: it then has a price."""
-    return cells[["tuning_seconds", "tuning_steps", "tuning_nfe"]].gt(0).any(axis=1)
+    """Whether a cell's learning rate was chosen from a grid, which then has a price."""
+    priced = cells[["tuning_seconds", "tuning_steps", "tuning_nfe"]].gt(0).any(axis=1)
+    return priced | cells["budget.learning_rates"].notna()
 
 
 def _data_versions(cells: pd.DataFrame) -> pd.Series[Any]:

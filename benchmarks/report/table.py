@@ -319,10 +319,11 @@ _LONG = 48
 
 
 def _html_entry(entry: Entry) -> str:
-    # Where a line may break, where lines may: before options, and after each.
-    text = html.escape(entry.text).replace("[", "<wbr>[").replace(",", ",<wbr>")
-    if entry.numeric:
-        text = html.escape(entry.text)
+    text = html.escape(entry.text)
+    if not entry.numeric:
+        # Where a name may break, where lines may: before its options, and after each.
+        text = re.sub(r"(?<=[^\s,])(?=\[)|(?<=,)(?=\S)", "<wbr>", text)
+    else:
         # The real minus sign, as wide as a digit.
         text = text.replace("-", "\u2212")
     if entry.plus_minus:
