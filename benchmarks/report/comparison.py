@@ -379,8 +379,8 @@ def _warnings(records: Records, cells: pd.DataFrame, measure: str) -> list[str]:
 
 # -- more rows ----------------------------------------------------------------------------------
 
-# What a thousandth of the points carries of the terms' excess over the median: 0.008 where the terms
-# are normal, 0.01 to 0.03 with the tails of densities that fit. More than this is worth saying.
+# What a thousandth of the points carries of the terms' excess over the median: 0.008 where the
+# terms are normal, a few times that with exponential tails. More than this is worth saying.
 _NOTABLE_SHARE = 0.1
 
 
