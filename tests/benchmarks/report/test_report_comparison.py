@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -290,12 +289,19 @@ def test_rates_that_differ_between_data_sets_stand_in_their_order(tmp_path: Path
 def test_remarks_of_the_catalog_become_footnotes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def entry(name: str) -> Any:
-        if name == "someone/else":
-            raise flows.UnknownFlow(name)
-        return SimpleNamespace(remark="a fault of the library" if "/" in name else "")
+    entry = flows.entry
 
-    monkeypatch.setattr(flows, "entry", entry)
+    class Remarked:
+        """An entry with a remark of this test's."""
+
+        def __init__(self, name: str) -> None:
+            self._entry = entry(name)
+            self.remark = "a fault of the library" if "/" in name else ""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._entry, name)
+
+    monkeypatch.setattr(flows, "entry", Remarked)
     timed = {"train_step_seconds": 0.01}
     names = ("maf", "zuko/maf", "nflows/maf", "someone/else")
     records = [record for name in names for record in scores(name, 1.0, measures=timed)]

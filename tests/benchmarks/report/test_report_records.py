@@ -6,9 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from synthetic_records import make_record
 
+from benchmarks.errors import StoreError
 from benchmarks.matrix import load_matrix
+from benchmarks.report import write_report
 from benchmarks.report.comparison import comparison_tables
 from benchmarks.report.ratios import ratio_table
 from benchmarks.report.records import gather
@@ -110,9 +113,19 @@ def test_what_is_left_out_is_counted_by_its_reason_and_named(tmp_path: Path) -> 
     gathered = gather([store])
     assert len(gathered.cells) == 1
     (note,) = (note for note in gathered.notes if "left out" in note)
-    assert note.startswith("5 records were left out, schema 0")
+    assert note.startswith("5 records were left out")
+    assert "schema 0" in note
     assert "cells/maf/8gaussians (3)" in note
     assert "cells/glow/8gaussians (2)" in note
+
+
+def test_a_folder_of_records_that_do_not_count_says_why(tmp_path: Path) -> None:
+    record = make_record("maf", measures={"nll_nats": 1.0})
+    store = store_of(tmp_path / "run", record)
+    path = store.path(record.cell)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 0}))
+    with pytest.raises(StoreError, match=r"no records to report on in .*schema 0"):
+        write_report([store], tmp_path / "out")
 
 
 def test_the_shipped_bottleneck_study_has_its_full_width_rows(tmp_path: Path) -> None:
