@@ -60,7 +60,8 @@ def write_report(stores: Sequence[Store], out: Path) -> ReportSummary:
     records = gather(stores)
     if records.cells.empty:
         folders = ", ".join(str(store.directory) for store in stores) or "no folder given"
-        raise StoreError(f"no records to report on in {folders}: run a matrix into it first")
+        why = f" ({'; '.join(records.notes)})" if records.notes else ""
+        raise StoreError(f"no records to report on in {folders}{why}: run a matrix into it first")
     try:
         out.mkdir(parents=True, exist_ok=True)
         tables = every_table(records)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,13 +22,11 @@ class Source:
         short: authors and year.
         text: authors, year, title.
         address: of the paper.
-        read: how the number was obtained: from the paper, or in a secondary copy.
     """
 
     short: str
     text: str
     address: str
-    read: str
 
 
 @dataclass(frozen=True)
@@ -37,23 +35,32 @@ class Published:
 
     Attributes:
         model: as its source names it.
-        flow: the name of our contestant of the same system; empty if there is none.
+        flows: catalog names of our contestants of the same system; empty if there are none.
         dataset: the name of our data set.
         measure: ``nll_nats`` or ``bits_per_dim``.
         value: the negative of the log-likelihood, or bits/dim.
         error: as printed; None if the source prints none.
         error_over: what the error is over.
+        recipe: whose training of which configuration it is.
         source: where it comes from.
+        read: how it was obtained for this project.
     """
 
     model: str
-    flow: str
+    flows: tuple[str, ...]
     dataset: str
     measure: Literal["nll_nats", "bits_per_dim"]
     value: float
     error: float | None
     error_over: ErrorOver
+    recipe: str
     source: Source
+    read: str
+
+    def is_of(self, contestants: Collection[str]) -> bool:
+        """Whether one of some contestants is of this system, a library's of that name included."""
+        systems = {name.rpartition("/")[2] for name in contestants}
+        return not systems.isdisjoint(self.flows)
 
 
 @dataclass(frozen=True)
@@ -80,28 +87,30 @@ def literature() -> Literature:
     """Read the published numbers.
 
     Example:
-        >>> [(p.model, p.value) for p in literature().of("power", "nll_nats") if p.flow == "ffjord"]
-        [('FFJORD', -0.46)]
+        >>> power = literature().of("power", "nll_nats")
+        >>> [(p.model, p.value, p.flows) for p in power if p.is_of({"ffjord"})]
+        [('FFJORD', -0.46, ('ffjord', 'ffjord-power'))]
     """
     raw = tomllib.loads((Path(__file__).parent / "literature.toml").read_text(encoding="utf-8"))
-    sources = {name: Source(**fields) for name, fields in raw["source"].items()}
+    sources, reads = {}, {}
+    for name, fields in raw["source"].items():
+        reads[name] = fields.pop("read")
+        sources[name] = Source(**fields)
     published = []
     for kind, measure, sign in (("tabular", "nll_nats", -1), ("image", "bits_per_dim", 1)):
         for entry in raw[kind]:
-            about = {key: entry[key] for key in ("model", "error_over")}
-            source = sources[entry["source"]]
-            for dataset, numbers in entry.items():
-                if not isinstance(numbers, list):
-                    continue
-                value, *error = numbers
+            about = {key: entry[key] for key in ("model", "error_over", "recipe")}
+            numbers = {k: v for k, v in entry.items() if isinstance(v, list) and k != "flows"}
+            for dataset, (value, *error) in numbers.items():
                 published.append(
                     Published(
-                        flow=entry.get("flow", ""),
+                        flows=tuple(f.format(dataset=dataset) for f in entry.get("flows", [])),
                         dataset=dataset,
                         measure=measure,  # type: ignore[arg-type]
                         value=sign * value,
                         error=error[0] if error else None,
-                        source=source,
+                        source=sources[entry["source"]],
+                        read=entry.get("read", reads[entry["source"]]),
                         **about,
                     )
                 )

@@ -38,7 +38,7 @@ class _Part:
 
 # Tables and figures by the beginning of their names; each appears in the first part that names it.
 _PARTS = (
-    _Part("quality", "Quality", "Which flow models the data best?", ("comparison", "images")),
+    _Part("quality", "Quality", "Which flow models the data best?", ("comparison", "kl", "images")),
     _Part("densities", "Densities", "What the flows have learned, to look at.", (), ("density",)),
     _Part(
         "learning",
@@ -79,11 +79,14 @@ _RULES = (
     "Times: kernels warmed up, the device synchronised before each reading of the clock, median "
     "and quartiles of repeated calls, the first step apart.",
     "Memory: in a pass of its own.",
-    "Spread over seeds: a 95 % Student t interval; differences between flows are paired by seed. "
-    "A standard error over test points is another kind of error: it stands in the CSV files "
-    "under its own name, and in no interval.",
+    "Spread over seeds: a 95 % Student t interval; over the splits' means where there are several "
+    "splits. The error over test points is another kind of error: it stands beside under "
+    "its own name.",
+    "Differences between flows: paired by seed where both ran the same seeds, by Welch's interval "
+    "otherwise. Flows that the seeds cannot tell apart share their place.",
     "Cells of different settings (budget, device, threads, number type, machine, torch version) "
-    "are never averaged together.",
+    "are never averaged together. The learning rate is each contestant's own.",
+    "Untrained flows (steps = 0) are timed and never scored.",
 )
 
 
@@ -227,7 +230,9 @@ def write_page(
     environment_columns = sorted(
         name
         for name in cells.columns
-        if name.startswith("environment.") and name not in records.setting_columns
+        if name.startswith("environment.")
+        # The machine stands among the settings, from these records or from older ones.
+        and name not in (*records.setting_columns, "environment.machine")
     )
     page = environment.get_template("index.html.jinja").render(
         total=len(cells),

@@ -5,17 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from benchmarks.report.records import Records, grouped, summarise
+from benchmarks.report.notes import Remarks, machine_notes, shared_notes, training_words
+from benchmarks.report.records import PAIRED_RATIOS, Records, grouped, summarise
 from benchmarks.report.table import Entry, Section, Table, number
 
 __all__ = ["ratio_table"]
 
 # Each with quartiles over the interleaved pairs of one process.
-_PAIRED = {
-    "train_step_ratio": "train step",
-    "log_prob_ratio": "log_prob",
-    "sample_ratio": "sample",
-}
+_PAIRED = dict(zip(PAIRED_RATIOS, ("train step", "log_prob", "sample"), strict=True))
 _SINGLE = {
     "peak_memory_ratio": "peak memory",
     "train_step_over_matmul": "train step over matmul",
@@ -28,20 +25,23 @@ def ratio_table(records: Records) -> Table | None:
     cells = records.ok
     if "reference" not in cells or not cells["reference"].notna().any():
         return None
-    cells = cells[cells["reference"].notna()].copy()
+    cells = cells[cells["reference"].notna()]
     quartiles = [f"{name}_{quartile}" for name in _PAIRED for quartile in ("q25", "q75")]
-    measures = [*_PAIRED, *_SINGLE, *quartiles]
-    for name in measures:
-        values = cells[name] if name in cells else pd.Series(np.nan, index=cells.index)
-        cells[name] = pd.to_numeric(values, errors="coerce").astype(float)
+    measures = [*_PAIRED, *_SINGLE, *quartiles, "matmul_flops_per_second"]
     by = ["dataset", "reference", "flow", "setting", "setting_label"]
     data = summarise(cells, by, measures)
+    data["trained"] = [bool(group["trained"].all()) for _, group in grouped(cells, by)]
+    remarks = Remarks(records)
     sections = [
         Section(
             f"{dataset}, over {reference}",
             [
                 [
-                    Entry(_name(records, row)),
+                    remarks.entry(
+                        str(row["flow"]),
+                        str(row["setting_label"]),
+                        remark="" if row["trained"] else "untrained",
+                    ),
                     *(_paired(row, name) for name in _PAIRED),
                     *(number(row[name], row[f"{name}_half_width"], decimals=2) for name in _SINGLE),
                 ]
@@ -51,33 +51,26 @@ def ratio_table(records: Records) -> Table | None:
         for (dataset, reference), group in grouped(data, ["dataset", "reference"])
     ]
     notes = [
-        "Time and peak memory of a contestant over those of the reference: above 1, the reference "
-        "is faster or smaller. The two ran in turn in one process, from the same weights where "
-        "they have the same parameters; median of the pairs' ratios"
+        f"Time and peak memory {training_words(cells)} over those of the reference: above 1, the "
+        "reference is faster or smaller. The two ran in turn in one process, from the same weights "
+        "where they have the same parameters; median of the pairs' ratios"
         + (", their quartiles in brackets." if data["seeds"].max() == 1 else ", mean over seeds."),
         "Over matmul: the contestant's own time over that of its matrix products at the rate of "
         "one large product in the same process. Steps that a solver rejected count as time and "
         "not as work, where it reports its steps.",
+        *machine_notes(cells),
+        *shared_notes(cells),
+        *remarks.notes,
     ]
-    shared = int(cells["cost_shared"].sum())
-    if shared:
-        notes.append(
-            f"Others used the machine while {shared} of {len(cells)} cells were measured, which "
-            "slows both of a pair, but not always equally."
-        )
+    unused = [f"{name}_half_width" for name in (*quartiles, "matmul_flops_per_second")]
     return Table(
         name="ratios",
         title="Time and memory over those of a reference",
         columns=["flow", *_PAIRED.values(), *_SINGLE.values()],
         sections=sections,
         notes=notes,
-        data=data.drop(columns=["setting_label", *(f"{name}_half_width" for name in quartiles)]),
+        data=data.drop(columns=["setting_label", *unused]),
     )
-
-
-def _name(records: Records, row: pd.Series[float]) -> str:
-    flow, setting = records.short[str(row["flow"])], str(row["setting_label"])
-    return f"{flow} · {setting}" if setting else flow
 
 
 def _paired(row: pd.Series[float], name: str) -> Entry:

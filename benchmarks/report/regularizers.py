@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pandas as pd
 
+from benchmarks.report.notes import Remarks, machine_notes, replication_notes, shared_notes
 from benchmarks.report.records import Records, grouped, series_of, values_by_seed
 from benchmarks.report.statistics import Interval, paired_difference, t_interval
 from benchmarks.report.table import Entry, Section, Table, number
@@ -31,7 +32,7 @@ def regularizer_cells(records: Records) -> pd.DataFrame:
     ``series``, which twins share, ``regularized``, and the NFE of a training step with both passes
     together: ``nfe_training`` over all of the training, ``nfe_train_step`` with the trained flow.
     """
-    cells = records.ok
+    cells = records.ok[records.ok["trained"]]
     weights = [f"flow.{name}" for name in REGULARIZERS if f"flow.{name}" in cells.columns]
     above_zero = cells[weights].apply(pd.to_numeric, errors="coerce").gt(0).any(axis=1)
     cells = cells.assign(
@@ -42,7 +43,7 @@ def regularizer_cells(records: Records) -> pd.DataFrame:
     )
     twins = [
         group
-        for _, group in grouped(cells, ["series", "seed"])
+        for _, group in grouped(cells, ["series", "split", "seed"])
         if group["regularized"].nunique() > 1
     ]
     return pd.concat(twins).sort_index() if twins else cells.iloc[:0]
@@ -56,13 +57,14 @@ def regularizer_table(records: Records) -> Table | None:
         return None
     sections, data = [], []
     few = False
+    remarks = Remarks(records)
     for (dataset, label), within in grouped(cells, ["dataset", "setting_label"]):
         rows = []
         decimals = 3 if within["nll_nats"].abs().median() < 100 else 2
         for _, twins in grouped(within, ["series"]):
             plain = twins[~twins["regularized"]]
             row = [
-                Entry(records.short[plain["flow"].iloc[0]]),
+                remarks.entry(plain["flow"].iloc[0]),
                 number(_mean(plain, "nll_nats"), decimals=decimals),
                 Entry(""),
             ]
@@ -77,7 +79,7 @@ def regularizer_table(records: Records) -> Table | None:
                 fewer = f"seeds {seeds} of {all_seeds}" if seeds < all_seeds else ""
                 few |= bool(fewer)
                 row = [
-                    Entry(records.short[flow], remark=fewer),
+                    remarks.entry(flow, remark=fewer),
                     number(_mean(group, "nll_nats"), decimals=decimals),
                     _signed(number(change.mean, change.half_width, decimals=decimals)),
                 ]
@@ -107,6 +109,7 @@ def regularizer_table(records: Records) -> Table | None:
                 rows.append(row)
                 data.append(numbers)
         sections.append(Section(f"{dataset} · {label}" if label else dataset, rows))
+    timed = "train_step_seconds" in [item[0] for item in measured]
     columns = ["flow", "NLL [nats]", "increase"]
     for _, heading, _ in measured:
         columns += [heading, "saved"]
@@ -115,12 +118,12 @@ def regularizer_table(records: Records) -> Table | None:
         title="What regularisers save: network evaluations, at what loss of likelihood",
         columns=columns,
         sections=sections,
-        notes=_notes(few=few, timed="train_step_seconds" in [item[0] for item in measured]),
+        notes=[*_notes(cells, few=few, timed=timed), *remarks.notes],
         data=pd.DataFrame(data),
     )
 
 
-def _notes(*, few: bool, timed: bool) -> list[str]:
+def _notes(cells: pd.DataFrame, *, few: bool, timed: bool) -> list[str]:
     notes = [
         "Each flow with regularisers (their weights in its name) against the nearest one above "
         "it without: the same options, data, budget and seeds. NLL: of the test split, without the "
@@ -134,6 +137,9 @@ def _notes(*, few: bool, timed: bool) -> list[str]:
         "an evaluation then takes longer"
         + (", so that fewer of them may still be a slower step." if timed else "."),
     ]
+    notes += [*replication_notes(cells), *shared_notes(cells)]
+    if timed:
+        notes += machine_notes(cells)
     if few:
         notes.append(
             "Seeds 1 of 3, and the like: so many of the seeds of the flow without were compared, "

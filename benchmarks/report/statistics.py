@@ -8,14 +8,23 @@ size of the test set, and never enter here.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-__all__ = ["CONFIDENCE", "Choice", "Interval", "choose_best", "paired_difference", "t_interval"]
+__all__ = [
+    "CONFIDENCE",
+    "Interval",
+    "best_of",
+    "difference",
+    "paired_difference",
+    "t_interval",
+    "welch_difference",
+]
 
 CONFIDENCE = 0.95
 """Nominal coverage of every interval of the report."""
@@ -82,45 +91,80 @@ def paired_difference(first: pd.Series[float], second: pd.Series[float]) -> Inte
     return t_interval((first - second).dropna().to_list())
 
 
-@dataclass(frozen=True)
-class Choice:
-    """Which contestants of a column are marked.
+def welch_difference(first: Sequence[float], second: Sequence[float]) -> Interval:
+    """Welch's t interval of the difference of two means, samples of any size and variance.
 
-    Attributes:
-        best: the one of lowest mean; None where there is nothing to compare.
-        close: those whose paired difference from the best is not significant.
+    Degrees of freedom by Welch and Satterthwaite (Welch 1947, The generalization of Student's
+    problem when several different population variances are involved).
+
+    Example:
+        >>> interval = welch_difference([1.0, 2.0, 3.0], [1.0, 2.0, 3.0])
+        >>> interval.mean, round(interval.half_width, 4)  # t of 4 degrees of freedom, sqrt(2 / 3)
+        (0.0, 2.267)
     """
+    one, other = t_interval(first), t_interval(second)
+    mean, n = one.mean - other.mean, min(one.n, other.n)
+    if n < 2:
+        return Interval(mean, math.nan, n)
+    squares, freedoms = [], []
+    for values in (first, second):
+        array = np.asarray(values, dtype=np.float64)
+        array = array[np.isfinite(array)]
+        squares.append(float(array.var(ddof=1)) / len(array))
+        freedoms.append(len(array) - 1)
+    total = sum(squares)
+    if total == 0:
+        return Interval(mean, 0.0, n)
+    freedom = total**2 / sum(s**2 / f for s, f in zip(squares, freedoms, strict=True))
+    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
+    return Interval(mean, quantile * math.sqrt(total), n)
 
-    best: str | None
-    close: frozenset[str]
+
+def difference(first: pd.Series[float], second: pd.Series[float]) -> Interval:
+    """The 95 % interval of the difference of two means, by which the report tells flows apart.
+
+    Args:
+        first: values by seed (or by split), the index.
+        second: likewise.
+
+    Returns:
+        The paired one where both have the same seeds, Welch's otherwise.
+    """
+    first, second = first.dropna(), second.dropna()
+    if set(first.index) == set(second.index):
+        return paired_difference(first, second)
+    return welch_difference(first.to_list(), second.to_list())
 
 
-def choose_best(by_contestant: Mapping[str, pd.Series[float]]) -> Choice:
-    """Choose the lowest mean, and those that the seeds cannot tell from it.
+def best_of(
+    by_contestant: Mapping[Any, pd.Series[float]], lost: Collection[Any] = ()
+) -> frozenset[Any]:
+    """Those of the lowest mean that the seeds cannot tell apart, where they tell some from others.
 
-    Only contestants that finished every seed which any of the others finished can be chosen: a
-    mean over the seeds that survived flatters the one that lost some.
+    Compared are contestants of two seeds or more that lost none: a mean over the seeds that
+    survived flatters. The best are the lowest mean and all whose difference from it
+    (:func:`difference`) may be zero.
 
     Args:
         by_contestant: for each one its values by seed, lower is better.
+        lost: those of which some seed gave no result.
 
     Returns:
-        The best and the close ones. With fewer than two contestants nothing is chosen. With
-        fewer than two shared seeds no difference can be tested, and none is called close.
+        The best; empty where no contestant is told from the lowest mean, or where one that is not
+        compared (a single seed, a lost one) lies lower still.
     """
     finite = {name: values.dropna() for name, values in by_contestant.items()}
     finite = {name: values for name, values in finite.items() if len(values)}
-    if len(finite) < 2:
-        return Choice(None, frozenset())
-    seeds = set().union(*(values.index for values in finite.values()))
-    whole = {name: values for name, values in finite.items() if set(values.index) == seeds}
-    if not whole:
-        return Choice(None, frozenset())
-    best = min(whole, key=lambda name: (float(whole[name].mean()), name))
-    close = set()
-    for name, values in finite.items():
-        difference = paired_difference(values, finite[best])
-        if name != best and difference.n >= 2 and not difference.excludes_zero:
-            # Two contestants that agree to the last digit on every seed are close as well.
-            close.add(name)
-    return Choice(best, frozenset(close))
+    compared = {n: values for n, values in finite.items() if len(values) > 1 and n not in lost}
+    if len(compared) < 2:
+        return frozenset()
+    means = {name: float(values.mean()) for name, values in finite.items()}
+    best = min(compared, key=lambda name: (means[name], str(name)))
+    if any(mean < means[best] for name, mean in means.items() if name not in compared):
+        return frozenset()
+    tied = {
+        name
+        for name, values in compared.items()
+        if not difference(values, compared[best]).excludes_zero
+    }
+    return frozenset(tied) if len(tied) < len(compared) else frozenset()

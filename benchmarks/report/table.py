@@ -11,7 +11,7 @@ import math
 import re
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import pandas as pd
@@ -22,14 +22,17 @@ DASH = "\u2013"
 """Stands where there is no number."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Entry:
     """One cell of a table.
 
     Attributes:
         text: what it says; for a number :func:`number` writes it.
         plus_minus: the half-width after the sign, empty for none.
-        bold: whether it is set in bold: the best of its column.
+        over: what that is over, in brackets after it; empty where a note says so for all.
+        also: a half-width of another kind, empty for none; :attr:`also_over` says what it is over.
+        also_over: as :attr:`over`.
+        bold: whether it is set in bold: among the best of its column.
         mark: a mark that a note explains, set as a superscript.
         remark: a word after it, in brackets.
         numeric: aligned to the right.
@@ -37,10 +40,21 @@ class Entry:
 
     text: str
     plus_minus: str = ""
+    over: str = ""
+    also: str = ""
+    also_over: str = ""
     bold: bool = False
     mark: str = ""
     remark: str = ""
     numeric: bool = False
+
+    def __repr__(self) -> str:
+        given = [
+            f"{item.name}={value!r}"
+            for item in fields(self)[1:]
+            if (value := getattr(self, item.name)) != item.default
+        ]
+        return f"Entry({', '.join([repr(self.text), *given])})"
 
 
 @dataclass(frozen=True)
@@ -97,7 +111,7 @@ def number(
 
     Example:
         >>> number(-0.4567, 0.0123, decimals=3)
-        Entry(text='-0.457', plus_minus='0.012', bold=False, mark='', remark='', numeric=True)
+        Entry('-0.457', plus_minus='0.012', numeric=True)
         >>> number(12345.6).text, number(0.01234).text, number(float("nan")).text
         ('12,346', '0.0123', '–')
     """
@@ -134,6 +148,10 @@ def _markdown_entry(entry: Entry) -> str:
         text += f" ± {entry.plus_minus}"
     if entry.bold:
         text = f"**{text}**"
+    if entry.over:
+        text += f" ({_markdown_text(entry.over)})"
+    if entry.also:
+        text += f" ± {entry.also} ({_markdown_text(entry.also_over)})"
     if entry.mark:
         text += f" {_markdown_text(entry.mark)}"
     if entry.remark:
@@ -192,6 +210,8 @@ _LATEX = {
     "\u00d7": r"$\times$",
     "≤": r"$\leq$",
     "†": r"$\dagger$",
+    "‡": r"$\ddagger$",
+    "§": r"\S{}",
     DASH: "--",
     "\u2212": "$-$",
     "·": r"$\cdot$",
@@ -219,6 +239,10 @@ def _latex_entry(entry: Entry) -> str:
     else:
         text = _latex_text(entry.text)
         text = rf"\textbf{{{text}}}" if entry.bold else text
+    if entry.over:
+        text += f" ({_latex_text(entry.over)})"
+    if entry.also:
+        text += rf" $\pm {entry.also.replace(',', '{,}')}$ ({_latex_text(entry.also_over)})"
     if entry.mark:
         text += rf"\textsuperscript{{{_latex_text(entry.mark)}}}"
     if entry.remark:
@@ -296,7 +320,10 @@ _LONG = 48
 
 def _html_entry(entry: Entry) -> str:
     text = html.escape(entry.text)
-    if entry.numeric:
+    if not entry.numeric:
+        # Where a name may break, where lines may: before its options, and after each.
+        text = re.sub(r"(?<=[^\s,])(?=\[)|(?<=,)(?=\S)", "<wbr>", text)
+    else:
         # The real minus sign, as wide as a digit.
         text = text.replace("-", "\u2212")
     if entry.plus_minus:
@@ -304,6 +331,12 @@ def _html_entry(entry: Entry) -> str:
         text += f' <span class="half-width">± {half_width}</span>'
     if entry.bold:
         text = f"<strong>{text}</strong>"
+    if entry.over:
+        text += f' <span class="remark">({html.escape(entry.over)})</span>'
+    if entry.also:
+        half_width = entry.also.replace("-", "\u2212")
+        over = f'<span class="remark">({html.escape(entry.also_over)})</span>'
+        text += f' <span class="half-width also">± {half_width} {over}</span>'
     if entry.mark:
         text += f"<sup>{html.escape(entry.mark)}</sup>"
     if entry.remark:

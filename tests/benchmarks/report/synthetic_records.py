@@ -74,6 +74,9 @@ def make_record(
             "torch": "2.13.0",
             "python": "3.11.9",
             "cpu": "Example CPU @ 2.00GHz",
+            "machine": "Example CPU @ 2.00GHz, 25-17-1, AVX-512, 1 MiB / 32 MiB",
+            "cpu_vector_extensions": "AVX2, AVX-512",
+            "matrix_products": "MKL",
             "memory_bytes": 16 * 2**30,
             "git_commit": "0123456789abcdef",
             "git_dirty": False,
@@ -120,7 +123,11 @@ def _learned(
     measures: dict[str, Any] = {
         "nll_nats": nll,
         "nll_nats_stderr": 0.011,
+        "nll_median_nats": nll - 0.1,
+        "nll_largest_share": 0.03,
         "validation_nll_nats": nll + 0.01,
+        "density_estimated": False,
+        "learning_rate": 1e-2,
         "gaussian_nll_nats": gaussian,
         "parameters": {"ffjord": 9_225, "realnvp": 53_000, "glow": 61_280, "maf": 70_400}[flow]
         + 64 * dimension,
@@ -136,6 +143,8 @@ def _learned(
         "process_peak_bytes": 420 * 2**20,
         "round_trip_error": 1e-5,
         "cost_shared": False,
+        "training_shared": False,
+        "matmul_flops_per_second": 1e11,
         "first_step_seconds": 3 * step,
     }
     for name, value in (
@@ -153,14 +162,26 @@ def _learned(
         measures |= {
             "truth_entropy_nats": optimum,
             "kl_to_truth_nats": nll - optimum,
-            "kl_to_truth_nats_stderr": 0.004,
+            "kl_to_truth_test_nats": nll - optimum,
+            "kl_to_truth_test_nats_stderr": 0.004,
         }
+        # In two dimensions by quadrature, which has no error over test points.
+        measures |= (
+            {"kl_by_quadrature": True} if dimension == 2 else {"kl_to_truth_nats_stderr": 0.004}
+        )
     if continuous:
         space = min(width or dimension, dimension)
         spread = 0.2 * np.sqrt(dimension) * np.sqrt(dimension / space)
         spread *= 0.8 if noise == "rademacher" else 1.0
         spread *= 1 + 0.06 * random.standard_normal()
         measures |= {"trace_std": spread, "log_prob_std": 0.3 * spread}
+        exact = step / 4 * dimension
+        measures |= {
+            "log_prob_exact_seconds": exact,
+            "log_prob_exact_seconds_q25": 0.95 * exact,
+            "log_prob_exact_seconds_q75": 1.1 * exact,
+            "nfe_log_prob_exact": 26 + dimension / 8,
+        }
     return make_record(flow, dataset, seed, measures=measures, dimension=dimension, **more)
 
 
@@ -181,14 +202,24 @@ def _sweeps(seeds: int) -> Iterator[Record]:
                 yield _learned(flow, **on)  # type: ignore[arg-type]
         for width in (2, 8, 32):
             for noise in ("gaussian", "rademacher"):
-                label = f"ffjord[bottleneck={width}"
+                label = f"ffjord[hidden=64,bottleneck={width}"
                 label += ",noise=rademacher]" if noise == "rademacher" else "]"
                 yield _learned(
                     "ffjord",
                     **on,  # type: ignore[arg-type]
-                    flow_options={"bottleneck": width, "noise": noise},
+                    flow_options={"hidden": [64], "bottleneck": width, "noise": noise},
                     flow_label=label,
                 )
+        # Without the bottleneck, the layers above and below it remain.
+        for noise in ("gaussian", "rademacher"):
+            label = "ffjord[hidden=64-64"
+            label += ",noise=rademacher]" if noise == "rademacher" else "]"
+            yield _learned(
+                "ffjord",
+                **on,  # type: ignore[arg-type]
+                flow_options={"hidden": [64, 64], "noise": noise},
+                flow_label=label,
+            )
 
 
 def _write_curve(store: Store, record: Record, flow: str, optimum: float, seed: int) -> None:

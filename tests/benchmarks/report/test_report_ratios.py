@@ -40,7 +40,7 @@ def test_quartiles_of_the_pairs_for_one_seed(tmp_path: Path) -> None:
     assert (rows["maf"][0].text, rows["maf"][0].remark) == ("2.50", "2.40 to 2.70")
     assert [entry.text for entry in rows["glow"]] == ["1.25", DASH, DASH, "0.50", "3.00", DASH]
     assert "2.50 (2.40 to 2.70)" in as_markdown(table)
-    assert not any("Others" in note for note in table.notes)
+    assert not any("Left out" in note for note in table.notes)
 
 
 def test_interval_over_several_seeds(tmp_path: Path) -> None:
@@ -53,10 +53,16 @@ def test_interval_over_several_seeds(tmp_path: Path) -> None:
     assert table.data["train_step_ratio_half_width"].item() == pytest.approx(half_width)
 
 
-def test_shared_machine_is_said(tmp_path: Path) -> None:
-    table = ratio_table(gather([store_of(tmp_path, {("maf", 0): 2.0}, cost_shared=True)]))
+def test_ratios_of_a_shared_machine_are_left_out_and_said(tmp_path: Path) -> None:
+    alone = store_of(tmp_path / "alone", {("glow", 0): 2.0})
+    shared = store_of(tmp_path / "shared", {("maf", 0): 2.0}, cost_shared=True)
+    table = ratio_table(gather([alone, shared]))
     assert table is not None
-    assert any("Others used the machine while 1 of 1" in note for note in table.notes)
+    rows = {row[0].text: [entry.text for entry in row[1:]] for row in table.sections[0].rows}
+    # Memory does not depend on the company.
+    assert rows["maf"] == [DASH, DASH, DASH, "0.50", DASH, DASH]
+    assert rows["glow"] == ["2.00", DASH, DASH, "0.50", "3.00", DASH]
+    assert any("Left out: the times of 1 of 2 cells" in note for note in table.notes)
 
 
 def test_no_table_without_a_reference(tmp_path: Path) -> None:

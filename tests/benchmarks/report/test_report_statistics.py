@@ -9,7 +9,13 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from benchmarks.report.statistics import choose_best, paired_difference, t_interval
+from benchmarks.report.statistics import (
+    best_of,
+    difference,
+    paired_difference,
+    t_interval,
+    welch_difference,
+)
 
 
 def test_t_interval_by_hand() -> None:
@@ -67,34 +73,59 @@ def by_seed(*values: float) -> pd.Series[float]:
     return pd.Series(values, index=range(len(values)))
 
 
-def test_best_and_close() -> None:
-    choice = choose_best(
-        {
-            "best": by_seed(1.0, 2.0, 3.0),
-            "close": by_seed(1.3, 1.8, 3.2),
-            "worse": by_seed(1.5, 2.51, 3.49),
-        }
-    )
-    assert choice.best == "best"
-    assert choice.close == {"close"}
+def test_welch_agrees_with_scipy() -> None:
+    random = np.random.default_rng(2)
+    first, second = random.normal(1, 1, size=3), random.normal(0, 4, size=5)
+    expected = stats.ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
+    interval = welch_difference(first.tolist(), second.tolist())
+    assert interval.mean - interval.half_width == pytest.approx(expected.low)
+    assert interval.mean + interval.half_width == pytest.approx(expected.high)
 
 
-def test_who_lost_a_seed_is_not_chosen() -> None:
-    # The mean over the seeds that survived is the lowest, and flatters.
-    choice = choose_best({"survivor": by_seed(0.1, 0.2), "whole": by_seed(0.5, 0.6, 3.0)})
-    assert choice.best == "whole"
+def test_welch_where_nothing_spreads_or_too_little_is_there() -> None:
+    assert welch_difference([1.0, 1.0], [2.0, 2.0, 2.0]).excludes_zero
+    assert math.isnan(welch_difference([1.0], [2.0, 3.0]).half_width)
+
+
+def test_pairs_where_seeds_pair_and_welch_elsewhere() -> None:
+    first = by_seed(1.0, 5.0, 9.0)
+    assert difference(first + 0.1, first).half_width == pytest.approx(0, abs=1e-12)
+    other = pd.Series([1.0, 5.0, 9.0], index=[3, 4, 5])
+    assert difference(first, other) == welch_difference([1.0, 5.0, 9.0], [1.0, 5.0, 9.0])
+    assert not difference(first + 0.1, other).excludes_zero
+
+
+def test_all_that_cannot_be_told_from_the_lowest_are_the_best() -> None:
+    by_contestant = {
+        "lowest": by_seed(1.0, 2.0, 3.0),
+        "tied": by_seed(1.3, 1.8, 3.2),
+        "worse": by_seed(1.5, 2.51, 3.49),
+    }
+    assert best_of(by_contestant) == {"lowest", "tied"}
+    # Without the one that is told from it, the seeds tell nothing: a tie of all is no win.
+    del by_contestant["worse"]
+    assert best_of(by_contestant) == frozenset()
+
+
+def test_the_best_may_stand_alone() -> None:
+    assert best_of({"a": by_seed(1.0, 1.1, 1.2), "b": by_seed(2.0, 2.11, 2.19)}) == {"a"}
+
+
+def test_who_lost_a_seed_is_not_chosen_and_nobody_below_its_number() -> None:
+    compared = {"a": by_seed(0.5, 0.6, 0.7), "b": by_seed(1.5, 1.61, 1.69)}
+    assert best_of({**compared, "lost": by_seed(0.9, 0.95)}, lost={"lost"}) == {"a"}
+    # The mean over the seeds that survived is the lowest, and flatters: no other beats it either.
+    assert best_of({**compared, "lost": by_seed(0.1, 0.2)}, lost={"lost"}) == frozenset()
+
+
+def test_one_seed_wins_nothing() -> None:
+    assert best_of({"a": by_seed(1.0), "b": by_seed(2.0)}) == frozenset()
+    compared = {"a": by_seed(0.5, 0.6, 0.7), "b": by_seed(1.5, 1.61, 1.69)}
+    assert best_of({**compared, "one": by_seed(9.0)}) == {"a"}
+    assert best_of({**compared, "one": by_seed(0.1)}) == frozenset()
 
 
 def test_nothing_to_choose_from() -> None:
-    assert choose_best({}).best is None
-    assert choose_best({"alone": by_seed(1.0, 2.0)}).best is None
-    assert choose_best({"alone": by_seed(1.0), "failed": by_seed(math.nan)}).best is None
-    # Neither finished all the seeds of the other.
-    odd = {"a": pd.Series([1.0, 2.0], index=[0, 1]), "b": pd.Series([1.0, 2.0], index=[1, 2])}
-    assert choose_best(odd).best is None
-
-
-def test_one_seed_is_never_called_close() -> None:
-    choice = choose_best({"a": by_seed(1.0), "b": by_seed(1.0001)})
-    assert choice.best == "a"
-    assert choice.close == frozenset()
+    assert best_of({}) == frozenset()
+    assert best_of({"alone": by_seed(1.0, 2.0)}) == frozenset()
+    assert best_of({"alone": by_seed(1.0, 2.0), "failed": by_seed(math.nan)}) == frozenset()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import html.parser
 import math
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from synthetic_records import make_record, write_quick
 from benchmarks.errors import StoreError
 from benchmarks.report import ReportSummary, write_report
 from benchmarks.report.records import gather, summarise
+from benchmarks.report.table import as_markdown
 from benchmarks.report.tables import (
     bottleneck_table,
     comparison_tables,
@@ -80,19 +83,27 @@ def test_comparison_by_hand(tmp_path: Path) -> None:
     )
     # maf has the lowest mean, 3.0833; ffjord's paired differences (-0.1, -0.05, 0.2) hold zero;
     # glow's (1, 1.05, 1.3) do not.
-    assert data["best"].to_dict() == {"ffjord": False, "glow": False, "maf": True}
-    assert data["close_to_best"].to_dict() == {"ffjord": True, "glow": False, "maf": False}
-    rows = {row[0].text: row[1] for row in table.sections[0].rows}
-    assert rows["maf"].bold
-    assert (rows["ffjord"].text, rows["ffjord"].mark) == ("3.100", "†")
-    assert rows["ffjord"].plus_minus == f"{T_2 * deviation / math.sqrt(3):.3f}"
-    assert not rows["glow"].mark
+    assert data["best"].to_dict() == {"ffjord": True, "glow": False, "maf": True}
+    assert table.columns == ["flow", "learning rate", "8gaussians"]
+    rows = {row[0].text: row[2] for row in table.sections[0].rows}
+    assert [name for name, entry in rows.items() if entry.bold] == ["ffjord", "maf"]
+    ours = rows["ffjord"]
+    assert (ours.text, ours.over, ours.also_over) == ("3.100", "seeds", "points")
+    assert ours.plus_minus == f"{T_2 * deviation / math.sqrt(3):.3f}"
+    # 1.96 times the standard error of half a nat that each record states.
+    assert ours.also == "0.980"
+    shown = as_markdown(table)
+    assert f"**3.100 ± {ours.plus_minus}** (seeds) ± 0.980 (points)" in shown
+    assert any("cannot be told from it" in note for note in table.notes)
+    assert any("All seeds share one split" in note for note in table.notes)
 
 
 def test_errors_over_test_points_never_enter_an_interval(tmp_path: Path) -> None:
     store = store_of(tmp_path, *scores("maf", 3.0), *scores("glow", 3.1))
     (table,) = comparison_tables(gather([store]))
-    assert all(row[1].plus_minus == "" for row in table.sections[0].rows)
+    for row in table.sections[0].rows:
+        assert (row[2].plus_minus, row[2].over, row[2].also) == ("", "", "0.980")
+    assert not any(row[2].bold for row in table.sections[0].rows)
     assert table.data["nll_nats_half_width"].isna().all()
     assert (table.data["nll_nats_stderr_over_test_points_mean"] == 0.5).all()
     assert any("one seed" in note for note in table.notes)
@@ -105,10 +116,10 @@ def test_published_numbers_say_what_their_errors_are_over(tmp_path: Path) -> Non
         *scores("maf", 0.3, 0.4, dataset="power", **label),
     ]
     (table,) = comparison_tables(gather([store_of(tmp_path, *records)]))
-    published = {row[0].text: row[1] for row in table.sections[-1].rows}
+    published = {row[0].text: row[2] for row in table.sections[-1].rows}
     ours = published["FFJORD (Grathwohl et al. 2018)"]
-    assert (ours.text, ours.plus_minus, ours.remark) == ("-0.46", "0.01", "runs")
-    assert published["MAF (10) (Papamakarios et al. 2017)"].remark == "test points"
+    assert (ours.text, ours.plus_minus, ours.over) == ("-0.46", "0.01", "runs")
+    assert published["MAF (10) (Papamakarios et al. 2017)"].over == "test points"
     assert not any(entry.bold for entry in published.values())
     # A flow that did not run has no published row beside ours.
     assert not any("Glow" in name for name in published)
@@ -122,7 +133,7 @@ def test_gaussian_baseline_of_images_is_in_bits(tmp_path: Path) -> None:
     store = store_of(tmp_path, make_record("maf", "optdigits", measures=measures))
     (table,) = comparison_tables(gather([store]))
     (reference,) = table.sections[1].rows
-    assert float(reference[1].text) == pytest.approx(118 / 64 / math.log(2), abs=6e-4)
+    assert float(reference[2].text) == pytest.approx(118 / 64 / math.log(2), abs=6e-4)
 
 
 def test_seeds_of_two_measure_lists_count_once(tmp_path: Path) -> None:
@@ -143,14 +154,14 @@ def test_budgets_and_devices_are_never_averaged_together(tmp_path: Path) -> None
         *scores("glow", 5.0, 5.2, steps=500, device="cuda"),
     ]
     (table,) = comparison_tables(gather([store_of(tmp_path, *records)]))
-    rows = {row[0].text: row[1] for row in table.sections[0].rows}
+    rows = {row[0].text: row[2] for row in table.sections[0].rows}
     assert {name: entry.text for name, entry in rows.items()} == {
         "maf · steps 200, device cpu": "1.100",
         "maf · steps 500, device cpu": "3.100",
         "glow · steps 200, device cpu": "2.100",
         "glow · steps 500, device cuda": "5.100",
     }
-    # The best is chosen among rows of one setting, where there is more than one.
+    # The best are chosen among rows of one rule, where the seeds tell them apart.
     assert [name for name, entry in rows.items() if entry.bold] == ["maf · steps 200, device cpu"]
 
 
@@ -169,7 +180,7 @@ def test_results_on_data_that_have_changed_are_kept_apart(tmp_path: Path) -> Non
         path.unlink()
     gathered = gather(stores)
     (table,) = comparison_tables(gathered)
-    shown = {row[0].text: row[1].text for row in table.sections[0].rows}
+    shown = {row[0].text: row[2].text for row in table.sections[0].rows}
     assert sorted(shown.values()) == ["1.100", "3.100"]
     assert all(name.startswith("maf · data ") for name in shown)
     assert any("data have changed" in note for note in gathered.notes)
@@ -179,7 +190,7 @@ def test_a_budget_that_differs_between_data_sets_alone_needs_no_label(tmp_path: 
     records = [*scores("maf", 1.0), *scores("maf", 2.0, dataset="checkerboard", steps=500)]
     (table,) = comparison_tables(gather([store_of(tmp_path, *records)]))
     (row,) = table.sections[0].rows
-    assert [entry.text for entry in row] == ["maf", "1.000", "2.000"]
+    assert [entry.text for entry in row] == ["maf", "0.001", "1.000", "2.000"]
 
 
 def test_shared_times_are_left_out_and_said(tmp_path: Path) -> None:
@@ -229,6 +240,7 @@ def test_sweeps(quick: Store) -> None:
         ("rademacher", "2"),
         ("rademacher", "8"),
         ("rademacher", "32"),
+        ("rademacher", "full"),
     ]
 
 
@@ -247,9 +259,9 @@ def test_failures_are_shown_everywhere(tmp_path: Path) -> None:
     records = gather([store])
     (table,) = comparison_tables(records)
     rows = {row[0].text: row[1:] for row in table.sections[0].rows}
-    assert rows["maf"][0].remark == "2/3 seeds"
-    assert rows["glow"][0].text == "oom"
-    assert rows["realnvp"][1].text == "timeout"
+    assert rows["maf"][1].remark == "2/3 seeds"
+    assert rows["glow"][1].text == "oom"
+    assert rows["realnvp"][2].text == "timeout"
     failures = failures_table(records)
     assert set(failures.data["reason"]) == {reason, "needs 80 GiB", "after 60 s"}
     summary = write_report([store], tmp_path / "out")
@@ -353,7 +365,7 @@ class _Links(html.parser.HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.found += [value for name, value in attrs if name in ("src", "href") and value]
-        if tag not in ("meta", "img", "br", "link"):
+        if tag not in ("meta", "img", "br", "link", "wbr"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -389,6 +401,42 @@ def test_the_page_is_whole_and_needs_no_network(
         "quality-against-training-cost",
         "nfe-over-training",
     } <= names
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+
+MEASURE = """<script>
+const lost = [...document.querySelectorAll(".scroll")].filter(
+  (box) => box.scrollWidth > box.clientWidth + 1 && getComputedStyle(box).overflowX !== "auto");
+const cut = [...document.querySelectorAll("td, th")].filter(
+  (cell) => cell.scrollWidth > cell.clientWidth + 1);
+const found = [document.scrollingElement.scrollWidth, lost.length, cut.length];
+parent.document.body.dataset.found = found;
+</script></body>"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@pytest.mark.parametrize(("medium", "width"), [("phone", 400), ("screen", 1600), ("paper", 1039)])
+def test_tables_are_whole_on_every_medium(
+    written: tuple[Store, Path, ReportSummary], tmp_path: Path, medium: str, width: int
+) -> None:
+    page = (written[1] / "index.html").read_text().replace("</body>", MEASURE)
+    if medium == "paper":
+        # A4 across, less its margins: what the rules for print make of that width. Paper has no
+        # scroll bars, so that nothing may be wider than it.
+        assert "@media print {" in page
+        page = page.replace("@media print {", "@media all {")
+    # In a frame: a window has a least width, above that of a phone.
+    frame = f'<iframe width="{width}" height="900" frameborder="0" srcdoc="{html.escape(page)}">'
+    (tmp_path / "page.html").write_text(f"<!doctype html><body>{frame}</iframe></body>")
+    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1700,1000"]
+    command += ["--dump-dom", (tmp_path / "page.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    (found,) = re.findall(r'data-found="(\d+),(\d+),(\d+)"', done.stdout)
+    # The page itself never moves sideways; what is wider than it scrolls in a box of its own.
+    assert tuple(map(int, found)) == (width, 0, 0)
 
 
 @pytest.mark.slow
