@@ -247,14 +247,16 @@ def dimension_cells(records: Records) -> pd.DataFrame:
     """The cells of a sweep over dimension: one flow, one family of data, several dimensions.
 
     Adds the column ``family``: the data set's name with those options that differ, its dimension
-    apart.
+    and its split apart.
     """
     cells = records.cells
     cells = cells[cells["dimension"].notna() & (cells["dataset_kind"] == "gaussian")]
     options = [
         name
         for name in cells.columns
-        if name.startswith("dataset.") and name != "dataset.dimension" and cells[name].nunique() > 1
+        if name.startswith("dataset.")
+        and name not in ("dataset.dimension", "dataset.split")
+        and cells[name].nunique() > 1
     ]
     family = [
         ", ".join([name, *map(describe_setting, options, map(plain, row))])

@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
+from benchmarks.report.notes import contestant
 from benchmarks.report.records import Records, grouped, label_order
 from benchmarks.report.statistics import t_interval
 from benchmarks.report.style import Look, flow_order, new_figure, variant_looks
-from benchmarks.report.tables import contestant
 
 __all__ = [
     "LOG_INTERVAL",
@@ -30,7 +30,6 @@ __all__ = [
     "draw_line",
     "file_name",
     "handles",
-    "is_trained",
     "legend",
     "log_axis",
     "log_centre_and_bounds",
@@ -111,7 +110,7 @@ class Scene:
     def interval(self) -> str:
         """What a band or an error bar is, for captions."""
         over = "seeds"
-        if _splits(self.records.cells) > 1:
+        if self.records.cells["split"].nunique() > 1:
             over = "splits where a data set has several (each the mean over its seeds), else seeds"
         return f"95 % t interval over {over}, where there are two or more"
 
@@ -130,15 +129,6 @@ class Scene:
         return [name for name in self.looks if name in among]
 
 
-def is_trained(cells: pd.DataFrame) -> pd.Series[bool]:
-    """Which cells' flows made at least one training step."""
-    steps = cells["steps"]
-    if "budget.steps" in cells:
-        steps = steps.fillna(pd.to_numeric(cells["budget.steps"], errors="coerce"))
-    # A budget without a bound on steps is one of seconds or evaluations.
-    return steps.fillna(1) > 0
-
-
 def without_shared(cells: pd.DataFrame) -> pd.DataFrame:
     """The cells without the times and the memory that others' work on the machine has moved."""
     cost = [name for name in cells.columns if name.endswith(("_seconds", "_bytes"))]
@@ -155,11 +145,7 @@ def replicate_of(cells: pd.DataFrame) -> pd.Series[Any]:
 
     Seeds share a split: where there are several splits, the seeds of one count as one value.
     """
-    return cells["dataset.split"] if _splits(cells) > 1 else cells["seed"]
-
-
-def _splits(cells: pd.DataFrame) -> int:
-    return cells["dataset.split"].nunique() if "dataset.split" in cells else 1
+    return cells["split"] if cells["split"].nunique() > 1 else cells["seed"]
 
 
 def replicates(cells: pd.DataFrame, by: Sequence[str], measures: Sequence[str]) -> pd.DataFrame:

@@ -16,7 +16,6 @@ from benchmarks.report.figures.common import (
     Scene,
     draw_line,
     handles,
-    is_trained,
     legend,
     log_axis,
     panels,
@@ -72,7 +71,7 @@ def _curves(scene: Scene, cells: pd.DataFrame) -> Curves:
 def _real(scene: Scene) -> pd.DataFrame:
     """The trained cells; Gaussians, which sweep the dimension, only if there is nothing else."""
     cells = scene.named(scene.records.cells)
-    cells = cells[is_trained(cells)]
+    cells = cells[cells["trained"]]
     other = cells[cells["dataset_kind"] != "gaussian"]
     return cells if other.empty else other
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from benchmarks.report.figures.common import Drawn, Scene, file_name, is_trained
+from benchmarks.report.figures.common import Drawn, Scene, file_name
 from benchmarks.report.records import grouped
 from benchmarks.report.style import new_figure
 
@@ -27,7 +27,7 @@ Panel = tuple[str, "pd.Series[Any]", dict[str, np.ndarray[Any, Any]]]
 def densities(scene: Scene) -> Iterable[Drawn]:
     """Densities and samples of the trained flows, a figure a data set of two dimensions."""
     cells = scene.named(scene.records.cells)
-    cells = cells[(cells["dimension"] == 2) & is_trained(cells)]
+    cells = cells[(cells["dimension"] == 2) & cells["trained"]]
     for (dataset,), group in grouped(cells, ["dataset"]):
         shown: list[Panel] = []
         reference = None

@@ -16,7 +16,6 @@ from benchmarks.report.figures.common import (
     draw_line,
     file_name,
     handles,
-    is_trained,
     legend,
     log_axis,
     log_centre_and_bounds,
@@ -53,7 +52,7 @@ Panels = Sequence[tuple[str, str, float]]
 def dimension(scene: Scene) -> Iterable[Drawn]:
     """Distance from the truth, NFE, time and memory against dimension, a figure a family."""
     cells = without_shared(scene.named(dimension_cells(scene.records)))
-    trained = is_trained(cells)
+    trained = cells["trained"]
     # What an untrained flow is away from the truth is chance.
     cells.loc[~trained, "kl_to_truth_nats"] = float("nan")
     for (family,), part in grouped(cells, ["family"]):
@@ -100,7 +99,7 @@ def _bars(scene: Scene) -> str:
 
 def _whose(cells: pd.DataFrame) -> str:
     """Whether the flows were trained, for a caption."""
-    trained = is_trained(cells)
+    trained = cells["trained"]
     if trained.all():
         return "of trained flows"
     if not trained.any():

@@ -198,7 +198,7 @@ def test_points_have_intervals_in_both_directions(tmp_path: Path) -> None:
 def test_splits_repeat_and_seeds_of_one_split_are_one_value() -> None:
     cells = pd.DataFrame(
         {
-            "dataset.split": [0, 0, 1, 1],
+            "split": [0, 0, 1, 1],
             "seed": [0, 1, 0, 1],
             "nll_nats": [1.0, 3.0, 4.0, 6.0],
             "contestant": "maf",
@@ -206,7 +206,7 @@ def test_splits_repeat_and_seeds_of_one_split_are_one_value() -> None:
     )
     values = replicates(cells, ["contestant"], ["nll_nats"])
     assert values["nll_nats"].to_list() == [2.0, 5.0]
-    alone = replicates(cells[cells["dataset.split"] == 0], ["contestant"], ["nll_nats"])
+    alone = replicates(cells[cells["split"] == 0], ["contestant"], ["nll_nats"])
     assert alone["nll_nats"].to_list() == [1.0, 3.0]
 
 
