@@ -277,6 +277,28 @@ class Flow(nn.Module, abc.ABC):
         """Whether :meth:`refresh_statistics` does anything."""
         return False
 
+    def outside_fraction(self, x: Tensor, context: Tensor | None = None) -> float | None:
+        """The part of the data that passes some layer outside the region in which it is learned.
+
+        A spline is learned inside its box and the identity outside it: rows that leave the box
+        are modelled by the base density, whatever the training.
+
+        Args:
+            x: data, shape ``(n, *event_shape)``, of at least one row.
+            context: shape ``(n, context_features)``, or None.
+
+        Returns:
+            Rows outside in any coordinate of any layer's input, as a part of all, from 0 to 1;
+            None for a flow without such a region.
+
+        Raises:
+            InputError: if a tensor has the wrong shape, dtype or device, or there are no rows.
+        """
+        self._check(x, context, "x")
+        if len(x) == 0:
+            raise InputError("x has no rows: there is nothing to be a part of")
+        return None
+
     def trace_estimates(
         self,
         x: Tensor,
