@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,7 +63,7 @@ def measure(subject: Subject) -> dict[str, float | bool]:
     found: dict[str, float | bool] = {
         "nll_nats": nll,
         "nll_nats_stderr": stderr,
-        "nll_median_nats": float(-log_prob.median()),
+        "nll_median_nats": float(np.median(-log_prob)),
         "nll_largest_share": largest_share(-log_prob),
         "density_estimated": flow.traits.density == "estimated" and not exact,
         "gaussian_nll_nats": gaussian_nll,
@@ -104,7 +105,7 @@ def largest_share(terms: Tensor) -> float:
         >>> largest_share(torch.tensor([0.0, 0.0, 0.0, 1.0, 3.0]))
         0.75
     """
-    excess = (terms - terms.median()).clamp(min=0)
+    excess = (terms - float(np.median(terms))).clamp(min=0)
     total = float(excess.sum())
     largest = excess.topk(math.ceil(len(terms) / LARGEST_SHARE)).values
     return float(largest.sum()) / total if total > 0 else 0.0
