@@ -30,13 +30,14 @@ COLUMNS = {
     "bits_per_dim": "the same per dimension in bits, images only",
     "bits_per_dim_stderr": "its standard error over test points, bits",
     "kl_to_truth_nats": "Kullback-Leibler divergence of the model from the true density, nats, "
-    "where that is known: by quadrature in two dimensions, else the mean over the test split",
+    "where that is known: by quadrature in two dimensions, over all but the millionth of the true "
+    "mass with the least density, else the mean over the test split",
     "kl_to_truth_nats_stderr": "its standard error over test points, nats; not by quadrature",
     "kl_by_quadrature": "whether it is by quadrature",
     "kl_quadrature_error_nats": "a bound on the quadrature's error, as far as the difference of "
-    "two rules is one, and what lies outside of its boxes, nats",
+    "two rules is one, nats",
     "kl_rare_nats": f"what of it comes from the points of least true density that hold {RARE:g} of "
-    "the true mass, by quadrature, nats",
+    "the true mass, to a tenth or so, by quadrature, nats",
     "kl_to_truth_test_nats": "mean of log truth - log model over the test split, nats",
     "kl_to_truth_test_nats_stderr": "its standard error over test points, nats",
     "truth_entropy_nats": "entropy of the true density, nats: the least NLL possible",

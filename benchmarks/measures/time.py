@@ -40,7 +40,7 @@ LEAST_SECONDS = 0.15
 MOST_REPEATS = 50
 # Slow repeats vary less, relatively: past SLOW_SECONDS altogether FEWEST_REPEATS do.
 FEWEST_REPEATS = 3
-SLOW_SECONDS = 2.0
+SLOW_SECONDS = 1.0
 
 
 def actions(subject: Subject) -> dict[str, Callable[[], None]]:
@@ -104,12 +104,15 @@ def measure(subject: Subject) -> dict[str, float]:
     device = subject.device
     found: dict[str, float] = {}
     for name, action in {**actions(subject), **exact_actions(subject)}.items():
+        seconds: list[float] = []
         first = clock(action, device)
         if name == "train_step":
             found["first_step_seconds"] = first
+        elif first > SLOW_SECONDS:
+            # By now the process is warm, and a slow repeat is worth keeping.
+            seconds.append(first)
         if first < SLOW_SECONDS / 2:
             clock(action, device)
-        seconds: list[float] = []
         while len(seconds) < (FEWEST_REPEATS if sum(seconds) > SLOW_SECONDS else LEAST_REPEATS) or (
             sum(seconds) < LEAST_SECONDS and len(seconds) < MOST_REPEATS
         ):
