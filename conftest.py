@@ -1,12 +1,18 @@
 """What every test and doctest starts from: one thread, a fixed seed, no luck with memory."""
 
+import os
+
 import pytest
 import torch
+
+from flows.products import VARIABLE
 
 # Tests run in several processes at once; a thread each keeps them out of each other's way.
 torch.set_num_threads(1)
 # Fills memory that nobody has written to with NaN, so that a result that depends on it is seen.
 torch.use_deterministic_algorithms(True)
+# The same products on every machine, also in the processes that tests start.
+os.environ[VARIABLE] = "mkl"
 
 
 @pytest.fixture(autouse=True)

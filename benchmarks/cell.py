@@ -251,12 +251,11 @@ def _cost(cell: Cell, store: Store, pending: Pending) -> dict[str, Any]:
 
 def _measure(subject: Subject, stage: Stage) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name in subject.cell.measures:
+    for name in measures.of_stage(subject.cell.measures, stage):
         module = measures.family(name)
-        if stage == module.STAGE:
-            values = module.measure(subject)
-            assert values.keys() <= module.COLUMNS.keys(), f"{name} filled an undeclared column"
-            found |= values
+        values = module.measure(subject)
+        assert values.keys() <= module.COLUMNS.keys(), f"{name} filled an undeclared column"
+        found |= values
     return found
 
 

@@ -14,7 +14,18 @@ from types import TracebackType
 import psutil
 import torch
 
-__all__ = ["OthersWork", "describe_environment", "git_state", "process_peak_bytes"]
+from benchmarks.errors import BenchError
+from flows import InputError
+from flows.processor import processor
+from flows.products import Products, chosen_products
+
+__all__ = [
+    "OthersWork",
+    "describe_environment",
+    "git_state",
+    "matrix_products",
+    "process_peak_bytes",
+]
 
 PACKAGES = ("torch", "torchdiffeq", "nflows", "numpy", "pandas", "ffjord-bench")
 
@@ -46,13 +57,29 @@ def _git(root: Path, *words: str) -> str:
 def describe_environment(device: torch.device) -> dict[str, float | int | str | bool | None]:
     """Versions and machine, flat, for a record.
 
+    ``machine`` is the same for all machines with one kind of processor, and other for others;
+    ``matrix_products`` says which library multiplies large float32 matrices on the CPU.
+
     Args:
-        device: on which the cell runs; CUDA facts are given for a CUDA device only.
+        device: on which the cell runs; CUDA facts are given for a CUDA device only, and what
+            multiplies matrices for the CPU only.
+
+    Raises:
+        BenchError: if the variable that sets that library is wrong.
     """
+    cpu = processor()
+    caches = [cpu.level2_bytes, cpu.level3_bytes]
     found: dict[str, float | int | str | bool | None] = {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu_name(),
+        "machine": cpu.label,
+        "cpu": cpu.name,
+        "cpu_family": cpu.family,
+        "cpu_model": cpu.model,
+        "cpu_stepping": cpu.stepping,
+        "cpu_vector_extensions": " ".join(cpu.vector_extensions),
+        # The second level of a core and the third.
+        "cpu_cache_bytes": " / ".join("none" if size is None else str(size) for size in caches),
         "cpu_cores": os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
         **git_state(),
@@ -67,7 +94,21 @@ def describe_environment(device: torch.device) -> dict[str, float | int | str | 
             "cuda": torch.version.cuda,
             "driver": _driver(),
         }
+    if device.type == "cpu":
+        found["matrix_products"] = matrix_products().label
     return found
+
+
+def matrix_products() -> Products:
+    """Which library multiplies large float32 matrices on the CPU, in this process.
+
+    Raises:
+        BenchError: if the variable that sets it is wrong.
+    """
+    try:
+        return chosen_products()
+    except InputError as error:
+        raise BenchError(str(error)) from error
 
 
 def _version(package: str) -> str | None:
@@ -75,16 +116,6 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _nvidia_smi(query: str) -> list[str]:
@@ -123,18 +154,32 @@ def process_peak_bytes() -> int | None:
 class OthersWork:
     """Notices whether other processes worked while a block ran.
 
+    Counted are the CPU seconds of the whole machine, those that other virtual machines took from
+    it included, less those of this process and of its children that were waited for.
+
+    Args:
+        device: where the block computes.
+        threads: how many cores it uses.
+
     Attributes:
-        shared: after the block: other processes used a quarter of the cores or more, or the GPU.
+        shared: after the block: other processes used :data:`LEAST_SHARE` of so many cores or
+            more, or the GPU.
     """
 
-    def __init__(self, device: torch.device, threads: int | None = None) -> None:
+    LEAST_SHARE = 0.1
+    """What others have to use of the block's cores. That is what a median over repeats does not
+    hide any more if they use the same cores; on a quiet machine the system's own work stays below
+    it on two cores."""
+
+    def __init__(self, device: torch.device, threads: int) -> None:
         self.device = device
+        self.threads = threads
         self.shared = False
 
     def __enter__(self) -> OthersWork:
         self._wall = time.perf_counter()
         self._busy = _busy_seconds()
-        self._own = time.process_time()
+        self._own = _own_seconds()
         return self
 
     def __exit__(
@@ -144,12 +189,19 @@ class OthersWork:
         trace: TracebackType | None,
     ) -> None:
         wall = time.perf_counter() - self._wall
-        own = time.process_time() - self._own
+        own = _own_seconds() - self._own
         others = _busy_seconds() - self._busy - own
-        # The kernel counts in ticks of 10 ms: a short block says nothing below that.
-        self.shared = others > 0.25 * wall * (os.cpu_count() or 1) + 0.05
+        # The kernel counts in ticks of 10 ms, each kind of work apart: a short block says nothing
+        # below a few of them.
+        self.shared = others > self.LEAST_SHARE * wall * self.threads + 0.05
         if self.device.type == "cuda":
             self.shared |= len(_nvidia_smi("--query-compute-apps=pid")) > 1
+
+
+def _own_seconds() -> float:
+    """CPU seconds of this process and of its children that were waited for."""
+    times = os.times()
+    return time.process_time() + times.children_user + times.children_system
 
 
 def _busy_seconds() -> float:

@@ -172,6 +172,12 @@ class Project:
             machine_file.write_text(json.dumps({machine.name: machine.facts, "version": 1}))
             words = ("--machine", machine.name, *words)
         environment = {**ALLOCATOR, **os.environ}
+        if machine is not None:
+            from benchmarks.environment import matrix_products
+            from flows.products import VARIABLE
+
+            # Commits that are compared multiply by the same library.
+            environment[VARIABLE] = matrix_products().setting
         if "existing" in words:
             # The working tree, whatever is installed.
             environment["ASV_PYTHONPATH"] = str(self.root)
@@ -233,6 +239,8 @@ class Machine:
 
         import psutil
 
+        from flows.processor import processor
+
         # In a process of its own: this one must not occupy the GPU while others are timed on it.
         done = subprocess.run(
             [sys.executable, "-c", _PROBE], capture_output=True, text=True, check=False
@@ -255,7 +263,7 @@ class Machine:
             "machine": name,
             "os": platform.system(),
             "arch": platform.machine(),
-            "cpu": _cpu_model(),
+            "cpu": processor().label,
             "num_cpu": str(cores),
             "ram": f"{gib} GiB",
             "gpu": gpu or "none",
@@ -300,14 +308,6 @@ class Sharing:
     """Whether anybody else computed on the GPU."""
 
     seen: bool = False
-
-
-def _cpu_model() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return "unknown"
 
 
 def _processes_on(uuid: str) -> int:

@@ -5,13 +5,12 @@ contiguous, and matrix products whose feature dimension is small run up to twice
 as on rows.
 
 torch multiplies float32 matrices on a CPU by MKL, which makes full use of AVX-512 on Intel's
-processors only: on an AMD EPYC with AVX-512 it stays at 105 GFLOP/s a core, where oneDNN, which is
-in torch as well, reaches 230. Stacks of dense layers therefore take oneDNN's product there, by the
-operator that torch's own compiler emits for linear layers. An operator of this kind knows no
-derivative, so that of a stack is written here; in return a stack is one node of autograd's graph,
-with no more of it kept than its backward pass needs. Everywhere else (other devices, dtypes and
-processors, inside ``torch.compile`` and ``torch.func``) and for small products a stack is made of
-torch's differentiable operations.
+processors only: on one AMD EPYC with AVX-512 it stays at 105 GFLOP/s a core, where oneDNN, which is
+in torch as well, reaches 230. Large products take oneDNN where a probe finds it the faster
+(:mod:`flows.products`). Its operator knows no derivative, so that of a stack is written here; in
+return a stack is one node of autograd's graph, with no more of it kept than its backward pass
+needs. Everywhere else (other devices and dtypes, inside ``torch.compile`` and ``torch.func``) and
+for small products a stack is made of torch's differentiable operations.
 """
 
 from __future__ import annotations
@@ -23,6 +22,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from flows.products import LEAST_TERMS, by_onednn, chosen_products
 
 __all__ = [
     "Activation",
@@ -145,7 +146,7 @@ def dense_stack(
         tensor([[5.5000, 1.0000]])
     """
     largest = columns.shape[1] * max(weight.numel() for weight, _ in layers)
-    if largest < _LEAST_TERMS or not _takes_onednn(columns):
+    if not _takes_onednn(columns, largest):
         return _composed(layers, nonlinearity, columns)
     if not torch.is_grad_enabled():
         return _evaluate(layers, nonlinearity, columns)
@@ -168,29 +169,21 @@ def _composed(
 
 # -- by oneDNN ---------------------------------------------------------------------------------
 
-_ONEDNN_IS_FASTER = (
-    torch.backends.mkldnn.is_available()
-    and torch.backends.cpu.get_cpu_capability() == "AVX512"
-    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-)
 
-
-def _takes_onednn(columns: Tensor) -> bool:
-    return (
-        _ONEDNN_IS_FASTER
-        and columns.dtype == torch.float32
-        and columns.device.type == "cpu"
-        and not torch.compiler.is_compiling()
-        and columns.numel() > 0
-        and bool(torch.backends.mkldnn.enabled)
-        and not torch._C._are_functorch_transforms_active()
-    )
-
-
-# Terms of a product, rows x columns x length of the sums, from which on oneDNN is taken. A call of
-# it takes 12 us, one of MKL's 2, so that both are level at 2**20 (measured on that EPYC, 100 to
-# 1000 columns), where a stack of torch's own operations is still the faster, being less Python.
-_LEAST_TERMS = 2**21
+def _takes_onednn(columns: Tensor, terms: int) -> bool:
+    """Whether a product of so many terms, or a stack with such a one, goes to oneDNN."""
+    if (
+        terms < LEAST_TERMS
+        or columns.dtype != torch.float32
+        or columns.device.type != "cpu"
+        or torch.compiler.is_compiling()
+        or columns.numel() == 0
+        or not torch.backends.mkldnn.enabled
+        or torch._C._are_functorch_transforms_active()
+    ):
+        return False
+    onednn_from = chosen_products().onednn_from
+    return onednn_from is not None and terms >= onednn_from
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:
@@ -203,8 +196,8 @@ def product(left: Tensor, right: Tensor) -> Tensor:
     Returns:
         A fresh tensor of shape ``(m, n)``, of which autograd knows nothing.
     """
-    if left.numel() * right.shape[1] >= _LEAST_TERMS and _takes_onednn(left):
-        return _linear(left, right.t(), None)
+    if _takes_onednn(left, left.numel() * right.shape[1]):
+        return by_onednn(left, right.t(), None)
     return torch.mm(left, right)
 
 
@@ -219,22 +212,9 @@ def affine(rows: Tensor, weight: Tensor, shift: Tensor) -> Tensor:
     Returns:
         A fresh tensor of shape ``(n, outputs)``, of which autograd knows nothing.
     """
-    if len(rows) * weight.numel() >= _LEAST_TERMS and _takes_onednn(rows):
-        return _linear(rows, weight, shift)
+    if _takes_onednn(rows, len(rows) * weight.numel()):
+        return by_onednn(rows, weight, shift)
     return torch.addmm(shift, rows, weight.t())
-
-
-def _linear(rows: Tensor, weight: Tensor, shift: Tensor | None) -> Tensor:
-    """``rows @ weight.T + shift`` by oneDNN."""
-    # Of a weight with gaps, as a slice of a matrix has them, oneDNN makes a product without any
-    # vectorisation, hundreds of times as slow, and a shift it reads as if it had none; rows are
-    # copied by the operator itself.
-    if not (weight.is_contiguous() or weight.t().is_contiguous()):
-        weight = weight.contiguous()
-    if shift is not None:
-        shift = shift.contiguous()
-    value: Tensor = torch.ops.mkldnn._linear_pointwise.default(rows, weight, shift, "none", [], "")
-    return value
 
 
 def _evaluate(

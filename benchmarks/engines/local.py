@@ -22,8 +22,10 @@ from benchmarks import cell as cell_module
 from benchmarks import measures
 from benchmarks.allocator import ALLOCATOR
 from benchmarks.cell import Stage, Task
+from benchmarks.environment import matrix_products
 from benchmarks.matrix import Cell
 from benchmarks.store import LeftOut, Record, Store
+from flows.products import VARIABLE as PRODUCTS
 
 __all__ = ["Outcome", "run_cells"]
 
@@ -146,9 +148,11 @@ def run_cells(
 
 def _start_server() -> None:
     """Start what cells are forked from, unless it runs; only its environment is changed."""
-    added = ALLOCATOR.keys() - os.environ.keys()
+    # Every cell multiplies by the same library, so that the same cell gives the same result.
+    environment = {**ALLOCATOR, PRODUCTS: matrix_products().setting}
+    added = environment.keys() - os.environ.keys()
     try:
-        os.environ.update({name: ALLOCATOR[name] for name in added})
+        os.environ.update({name: environment[name] for name in added})
         multiprocessing.forkserver.ensure_running()
     finally:
         for name in added:

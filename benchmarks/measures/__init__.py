@@ -17,9 +17,10 @@ Modules are imported when first needed, so that planning a run does not load the
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
 from types import ModuleType
 
-__all__ = ["FAMILIES", "family"]
+__all__ = ["FAMILIES", "family", "of_stage"]
 
 FAMILIES: dict[str, str] = {
     "quality": "log-likelihood of the test split, distance to the truth where it is known",
@@ -31,8 +32,27 @@ FAMILIES: dict[str, str] = {
     "memory": "peak memory of a training step",
     "ratio": "times over those of a reference, in interleaved pairs, and over those of the "
     "matrix products alone",
+    # Last: the first training step of a process and its peak memory are not to see it.
+    "machine": "what a large matrix product reaches here; in every cell whose cost is measured",
 }
 """Every family with what it is for, in the order in which they run."""
+
+
+def of_stage(chosen: Iterable[str], stage: str) -> list[str]:
+    """The families to be measured in a stage, in order.
+
+    Args:
+        chosen: a cell's families. What the machine can do is measured with the cost of any.
+        stage: ``quality`` or ``cost``.
+
+    Example:
+        >>> of_stage(("quality", "time"), "cost")
+        ['time', 'machine']
+    """
+    names = {name for name in chosen if stage == family(name).STAGE}
+    if names and stage == "cost":
+        names.add("machine")
+    return [name for name in FAMILIES if name in names]
 
 
 def family(name: str) -> ModuleType:

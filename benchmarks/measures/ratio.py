@@ -20,12 +20,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from benchmarks.measures.machine import matmul_flops_per_second
 from benchmarks.measures.memory import training_step_peak
 from benchmarks.measures.subject import Subject
 from benchmarks.measures.time import actions, clock, with_quartiles
 from datasets.base import named_seed
 from flows import Meter
-from flows.dense import product
 
 STAGE = "cost"
 VERSION = 1
@@ -45,16 +45,13 @@ COLUMNS = {
     },
     "peak_memory_ratio": "peak memory of a training step over the reference's",
     "reference": "label of the reference",
-    "matmul_flops_per_second": "what a large dense matrix product reaches here in the cell's dtype "
-    "and threads, floating-point operations a second, by the faster of torch's libraries, median "
-    "of repeats before and after the pairs",
     "train_step_flops": "floating-point operations of the matrix products of a training step",
     "log_prob_flops": "the same of a log-density",
     "train_step_rejected_flops": "those of them that went into steps which the solver rejected, as "
     "far as it reports its steps",
     "log_prob_rejected_flops": "the same of a log-density",
     "train_step_over_matmul": "seconds of a training step, median, over those that its matrix "
-    "products, rejected steps apart, need at that rate",
+    "products, rejected steps apart, need at the rate of a large one, measured between the pairs",
     "log_prob_over_matmul": "the same of a log-density",
 }
 
@@ -65,8 +62,6 @@ LEAST_SECONDS = 1.0
 MOST_PAIRS = 60
 FEWEST_PAIRS = 5
 SLOW_SECONDS = 30.0
-MATMUL_REPEATS = 5
-MATMUL_SIZE = {"cpu": 1024, "cuda": 8192}
 # Rows times the transposed weights, the one matrix product that torch's registry does not know.
 ONEDNN_LINEAR = "mkldnn._linear_pointwise"
 
@@ -80,15 +75,14 @@ def measure(subject: Subject) -> dict[str, float | str]:
     assert subject.cell.reference is not None
     found: dict[str, float | str] = {"reference": subject.cell.reference.label}
     seconds: dict[str, float] = {}
-    products = [_matmul_seconds(subject)]
+    rates = [matmul_flops_per_second(subject)]
     for name, action in ours.items():
         pairs = _pairs(action, theirs[name], subject.device)
         # Near each action in time, so that a machine that is slowed down is so for both.
-        products.append(_matmul_seconds(subject))
+        rates.append(matmul_flops_per_second(subject))
         found |= with_quartiles(f"{name}_ratio", [a / b for a, b in pairs])
         seconds[name] = statistics.median(a for a, _ in pairs)
-    rate = 2 * MATMUL_SIZE[subject.device.type] ** 3 / statistics.median(products)
-    found["matmul_flops_per_second"] = rate
+    rate = statistics.median(rates)
     for name in ("train_step", "log_prob"):
         with MatmulFlops() as counter:
             ours[name]()
@@ -188,24 +182,3 @@ def _pairs(
             spent >= LEAST_SECONDS or len(pairs) >= MOST_PAIRS
         ):
             return pairs
-
-
-def _matmul_seconds(subject: Subject) -> float:
-    """Seconds of a large product, median, by the faster of the libraries that torch has for it."""
-    size = MATMUL_SIZE[subject.device.type]
-    left = torch.ones(size, size, dtype=subject.flow.dtype, device=subject.device)
-    right = torch.ones_like(left)
-    result = torch.empty_like(left)
-
-    def plain() -> None:
-        torch.mm(left, right, out=result)
-
-    def faster() -> None:
-        product(left, right)
-
-    found = []
-    for action in (plain, faster):
-        clock(action, subject.device)
-        seconds = [clock(action, subject.device) for _ in range(MATMUL_REPEATS)]
-        found.append(statistics.median(seconds))
-    return min(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from benchmarks.measures.subject import Subject
+from benchmarks.measures.time import exact_actions
 from benchmarks.train import evaluation_mode
 from flows import Meter
 
@@ -14,6 +15,9 @@ COLUMNS = {
     "nfe_train_forward": "network evaluations of a training step's forward pass, mean of batches",
     "nfe_train_backward": "network evaluations of its backward pass (adjoint or recomputation)",
     "nfe_log_prob": "network evaluations of the log-density of a test batch, no gradient",
+    "nfe_log_prob_exact": "the same with the exact trace, where the plain log-density is an "
+    "estimate and the dimension D is 64 at most; each of these evaluations costs D products with "
+    "the Jacobian, one of the estimate's a single one",
     "nfe_sample": "network evaluations of a batch of samples",
 }
 
@@ -38,9 +42,15 @@ def measure(subject: Subject) -> dict[str, float]:
             flow.log_prob(subject.test_points(size), generator=generator)
         with Meter() as sampling:
             flow.sample(size, generator=generator)
-    return {
+        with Meter() as exact:
+            for action in exact_actions(subject).values():
+                action()
+    found = {
         "nfe_train_forward": forward / BATCHES,
         "nfe_train_backward": backward / BATCHES,
         "nfe_log_prob": density.forward,
         "nfe_sample": sampling.forward,
     }
+    if exact.forward:
+        found["nfe_log_prob_exact"] = exact.forward
+    return found

@@ -1,9 +1,6 @@
 """Measures against what is known: closed forms, counted calls, memory of known size."""
 
 import math
-import multiprocessing
-import os
-import time
 from typing import Any
 
 import numpy as np
@@ -13,9 +10,9 @@ import torch
 import datasets
 import flows
 from benchmarks import measures
-from benchmarks.environment import OthersWork, describe_environment, process_peak_bytes
 from benchmarks.matrix import Cell
 from benchmarks.measures.memory import peak_above_start
+from benchmarks.measures.quality import largest_share
 from benchmarks.measures.ratio import MatmulFlops, opponent
 from benchmarks.measures.subject import Subject
 
@@ -66,11 +63,102 @@ def test_quality_of_the_identity_is_that_of_the_standard_normal() -> None:
     x = torch.as_tensor(of.dataset.test).double()
     expected = float((0.5 * x.square().sum(1) + 1.5 * math.log(2 * math.pi)).mean())
     assert found["nll_nats"] == pytest.approx(expected, rel=1e-5)
+    assert found["kl_to_truth_nats"] == found["kl_to_truth_test_nats"]
     assert found["kl_to_truth_nats"] == pytest.approx(
         expected + float(of.dataset.truth.log_prob(x).mean()),  # type: ignore[union-attr]
         abs=1e-5,
     )
+    # In three dimensions there is no quadrature, and its own column says so.
+    assert found["kl_by_quadrature"] is False
+    assert found["kl_to_truth_nats_stderr"] == found["kl_to_truth_test_nats_stderr"] > 0
     assert "bits_per_dim" not in found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("dataset", ["gaussian", "8gaussians"])
+def test_in_two_dimensions_the_divergence_is_by_quadrature(
+    dataset: str, dtype: torch.dtype
+) -> None:
+    """From the standard normal that a fresh flow is: half the second moment less the entropy."""
+    options = {"condition_number": 1.0, "dimension": 2} if dataset == "gaussian" else {}
+    of = subject("realnvp", dataset, rows=2000, **options)
+    of.flow.to(dtype)
+    found = measured("quality", of)
+    truth = of.dataset.truth
+    assert truth is not None
+    # Eight centres at radius 4 / 1.414, deviation 0.5 / 1.414.
+    square = (16 + 2 * 0.25) / 1.414**2 if dataset == "8gaussians" else 2.0
+    expected = square / 2 + math.log(2 * math.pi) - truth.entropy_nats
+    assert found["kl_by_quadrature"] is True
+    assert "kl_to_truth_nats_stderr" not in found
+    assert found["kl_quadrature_error_nats"] < 0.005
+    assert found["kl_to_truth_nats"] == pytest.approx(expected, abs=1e-3)
+    sampled = found["kl_to_truth_test_nats"]
+    assert abs(sampled - expected) < 4 * found["kl_to_truth_test_nats_stderr"] + 1e-6
+
+
+def test_a_density_that_vanishes_in_places_falls_back_to_the_test_points(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    of = subject("realnvp", "gaussian", dimension=2, rows=2000)
+    plain = of.flow.log_prob
+    reach = float(np.abs(of.dataset.test).max())
+
+    def without_tails(x: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
+        beyond = x.abs().amax(1) > 1.1 * reach
+        return plain(x, *rest, **options).masked_fill(beyond, -math.inf)
+
+    monkeypatch.setattr(of.flow, "log_prob", without_tails)
+    found = measured("quality", of)
+    assert found["kl_by_quadrature"] is False
+    assert found["kl_to_truth_nats"] == found["kl_to_truth_test_nats"]
+    assert "kl_quadrature_error_nats" not in found
+
+
+def test_a_solver_that_fails_in_the_tails_costs_the_quadrature_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    of = subject("realnvp", "gaussian", dimension=2, rows=2000)
+
+    def failing(*given: Any, **options: Any) -> Any:
+        raise flows.FlowError("the step size fell below what the time can resolve")
+
+    monkeypatch.setattr("benchmarks.measures.quality.kullback_leibler", failing)
+    found = measured("quality", of)
+    assert found["kl_by_quadrature"] is False
+    assert math.isfinite(found["kl_to_truth_nats"])
+
+
+def test_a_row_that_makes_the_mean_shows() -> None:
+    """Of standard normal terms the largest thousandth carries the ratio of two densities."""
+    normal = torch.distributions.Normal(0.0, 1.0)
+    terms = normal.icdf((torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000)
+    cut = normal.icdf(torch.tensor(0.999, dtype=torch.float64))
+    expected = float((normal.log_prob(cut) - normal.log_prob(torch.zeros(()))).exp())
+    assert largest_share(terms) == pytest.approx(expected, rel=1e-3)
+    # One row far out: 1e6 over a sum of about 0.4 n.
+    terms[-1] = 1e6
+    assert largest_share(terms) == pytest.approx(1e6 / (1e6 + 0.4 * 1e5), rel=1e-2)
+    assert largest_share(torch.ones(50)) == 0
+
+
+def test_the_median_stands_beside_the_mean() -> None:
+    of = subject("realnvp", "gaussian", dimension=3, condition_number=1.0, rows=2000)
+    found = measured("quality", of)
+    x = torch.as_tensor(of.dataset.test).double()
+    terms = 0.5 * x.square().sum(1) + 1.5 * math.log(2 * math.pi)
+    assert found["nll_median_nats"] == pytest.approx(float(np.median(terms)), rel=1e-6)
+    assert found["nll_largest_share"] == pytest.approx(largest_share(terms), rel=1e-4)
+
+
+def test_rows_outside_of_what_is_learned_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = subject("realnvp", "gaussian", dimension=3, rows=2000)
+    assert "outside_fraction" not in measured("quality", of)
+    monkeypatch.setattr(
+        of.flow, "outside_fraction", lambda x: float((x.abs() > 3).any(1).double().mean())
+    )
+    expected = (np.abs(of.dataset.test) > 3).any(1).mean()
+    assert measured("quality", of)["outside_fraction"] == pytest.approx(expected)
 
 
 def test_bits_per_dim_stand_for_the_same_likelihood() -> None:
@@ -90,9 +178,36 @@ def test_work_counts_what_runs() -> None:
         "nfe_sample": 15,
     }
     options = {"hidden": (8,), "gradient": "adjoint"}
-    ffjord = measured("work", subject("ffjord", "gaussian", options, dimension=5))
+    of = subject("ffjord", "gaussian", options, dimension=5)
+    ffjord = measured("work", of)
     assert ffjord["nfe_train_forward"] >= 6
     assert ffjord["nfe_train_backward"] >= 6
+    with flows.Meter() as meter, torch.no_grad():
+        of.flow.eval().log_prob(of.test_points(32), exact=True)
+    assert ffjord["nfe_log_prob_exact"] == meter.forward
+
+
+@pytest.mark.parametrize("name", ["work", "time"])
+def test_the_exact_density_is_measured_where_it_is_another(name: str) -> None:
+    column = {"work": "nfe_log_prob_exact", "time": "log_prob_exact_seconds"}[name]
+    small = {"hidden": (8,)}
+    assert column in measured(name, subject("ffjord", "gaussian", small, dimension=2))
+    assert column not in measured(name, subject("maf", "gaussian", small, dimension=2))
+    exact = {**small, "trace": "exact"}
+    assert column not in measured(name, subject("ffjord", "gaussian", exact, dimension=2))
+    assert column not in measured(name, subject("ffjord", "gaussian", small, dimension=65))
+
+
+def test_an_exact_density_costs_as_many_jacobian_products_as_dimensions() -> None:
+    """Its matrix products over the estimate's: (D + 1) over 2, at equal evaluations."""
+    of = subject("ffjord", "gaussian", {"hidden": (32,), "solver": "rk4"}, dimension=16)
+    x = of.test_points(32)
+    flops = []
+    for exact in (False, True):
+        with torch.no_grad(), flows.Meter() as meter, MatmulFlops() as counter:
+            of.flow.eval().log_prob(x, exact=exact)
+        flops.append(counter.total / meter.forward)
+    assert 4 < flops[1] / flops[0] < 17
 
 
 def test_variance_is_that_of_the_estimator() -> None:
@@ -160,7 +275,20 @@ def test_time_has_ordered_quartiles() -> None:
     found = measured("time", subject("maf", "gaussian", {"hidden": (8,)}, dimension=4))
     for name in ("train_step_seconds", "log_prob_seconds", "sample_seconds"):
         assert 0 < found[f"{name}_q25"] <= found[name] <= found[f"{name}_q75"]
-    assert isinstance(found["cost_shared"], bool)
+
+
+def test_slow_repeats_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+
+    def clock(action: object, device: torch.device) -> float:
+        calls.append(action)
+        return 1.5
+
+    monkeypatch.setattr("benchmarks.measures.time.clock", clock)
+    found = measured("time", subject("ffjord", "gaussian", {"hidden": (8,)}, dimension=4))
+    assert found["log_prob_exact_seconds"] == 1.5
+    # Each of the four three times, and the training step once to warm up.
+    assert len(calls) == 3 * 4 + 1
 
 
 def test_timing_leaves_the_weights_where_they_were() -> None:
@@ -188,7 +316,7 @@ def test_a_flow_is_as_fast_as_itself_and_a_smaller_one_is_faster() -> None:
     assert measured("ratio", of)["log_prob_ratio"] > 1.5
     assert same["log_prob_rejected_flops"] == 0
     seconds = same["log_prob_over_matmul"] * same["log_prob_flops"]
-    assert 0 < seconds / same["matmul_flops_per_second"] < 1
+    assert 0 < seconds / measured("machine", of)["matmul_flops_per_second"] < 1
 
 
 def test_rejected_steps_count_as_time_and_not_as_work() -> None:
@@ -244,33 +372,23 @@ def test_contestants_with_the_same_parameters_are_timed_on_the_same_weights() ->
     assert found["peak_memory_ratio"] > 0
 
 
-def test_environment_names_versions_and_machine() -> None:
-    found = describe_environment(torch.device("cpu"))
-    assert str(found["torch"]).startswith(torch.__version__.split("+")[0])
-    assert found["cpu_cores"]
-    assert "gpu" not in found
-    peak = process_peak_bytes()
-    assert peak is None or peak > 50_000_000
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_the_rate_of_a_product_is_that_of_the_faster_library(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    of = subject("maf", "gaussian", {"hidden": (8,)}, dimension=4)
+    of.flow.to(dtype)
+    times = iter([9.0, 9.0, *[2.0, 1.0] * 5] if dtype == torch.float32 else [9.0, *[2.0] * 5])
+    monkeypatch.setattr("benchmarks.measures.machine.onednn_is_there", lambda: True)
+    monkeypatch.setattr("benchmarks.measures.machine.clock", lambda action, device: next(times))
+    least = 1.0 if dtype == torch.float32 else 2.0
+    assert measured("machine", of) == {"matmul_flops_per_second": 2 * 1024**3 / least}
 
 
-def test_work_of_others_is_noticed() -> None:
-    """A process that keeps every core busy is seen; our own work is not taken for another's."""
-    context = multiprocessing.get_context("spawn")
-    stop = context.Event()
-    busy = [context.Process(target=_spin, args=(stop,)) for _ in range(os.cpu_count() or 1)]
-    for process in busy:
-        process.start()
-    try:
-        time.sleep(0.5)
-        with OthersWork(torch.device("cpu")) as others:
-            time.sleep(1.0)
-        assert others.shared
-    finally:
-        stop.set()
-        for process in busy:
-            process.join()
-
-
-def _spin(stop: Any) -> None:
-    while not stop.is_set():
-        sum(range(10_000))
+def test_the_rate_is_measured_in_every_cell_with_a_cost() -> None:
+    for chosen in (["time"], ["memory", "quality"], ["ratio"], ["machine"]):
+        assert "machine" in measures.of_stage(chosen, "cost")
+        assert "machine" not in measures.of_stage(chosen, "quality")
+    assert measures.of_stage(["quality", "work"], "cost") == []
+    # It would be the first step's warm-up, and part of the peak.
+    assert measures.of_stage(list(measures.FAMILIES), "cost")[-1] == "machine"

@@ -29,6 +29,7 @@ from benchmarks.performance_history import (
     steps,
 )
 from benchmarks.report.style import looks
+from flows.processor import processor
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -234,6 +235,7 @@ def test_histories_are_kept_apart_by_machine_and_gpu(monkeypatch: pytest.MonkeyP
     plain = Machine.here(None)
     assert plain.name == f"cpu-{os.cpu_count()}core"
     assert plain.facts["gpu"] == "none"
+    assert plain.facts["cpu"] == processor().label
     assert os.uname().nodename not in json.dumps(plain.facts)
     probed(monkeypatch, "NVIDIA A100-SXM4")
     assert Machine.here("lab").name == "lab-nvidia-a100-sxm4"

@@ -20,6 +20,7 @@ from flows.dense import (
     product,
     pure_activation,
 )
+from flows.products import Products, onednn_is_there
 
 NONLINEARITIES: dict[Activation, nn.Module] = {
     "relu": nn.ReLU(),
@@ -31,11 +32,14 @@ NONLINEARITIES: dict[Activation, nn.Module] = {
 WIDTHS = [(3, 2), (3, 16, 5), (40, 100, 7, 33, 1)]
 
 
-@pytest.fixture(autouse=True, params=["by size", "always"])
-def onednn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, params=["mkl", "onednn"])
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """These products are small; where oneDNN is taken for large ones, it is to be right on them."""
-    if request.param == "always":
-        monkeypatch.setattr("flows.dense._LEAST_TERMS", 0)
+    if request.param == "onednn":
+        if not onednn_is_there():
+            pytest.skip("torch has no oneDNN for this processor")
+        monkeypatch.setattr("flows.dense.LEAST_TERMS", 0)
+        monkeypatch.setattr("flows.dense.chosen_products", lambda: Products(0))
 
 
 def arguments(widths: tuple[int, ...], n: int, seed: int = 0) -> tuple[Tensor, ...]:
