@@ -7,10 +7,13 @@ n)``; see :mod:`flows.dense`.
 The hidden layers of a relu perceptron start as He, Zhang, Ren and Sun have it (2015,
 arXiv:1502.01852, section 2.2): weights uniform with variance ``2 / inputs``, which keeps the second
 moment of the activations through the depth. torch's own, of variance ``1 / (3 inputs)``, divides it
-by six a layer, and the zero last layer then learns from that little. Biases start as torch has
-them, so that the kinks of units with one input lie apart. The factor 2 is relu's, which loses half
-of the second moment: the other nonlinearities keep torch's weights, under which they start in the
-range in which they are about linear, and tanh in none in which it saturates.
+by six a layer, and the zero last layer then learns from that little: on POWER (100,000 rows, 2,000
+steps of 256 rows, rate 1e-3, 8 seeds) RealNVP was left 0.07 and Glow 0.05 nats behind. At 3e-3
+RealNVP learns alike from both, and splines do at either rate; NICE alone learns better from torch's
+(:mod:`flows.discrete.nice`). Biases start as torch has them, so that the kinks of units with one
+input lie apart. The factor 2 is relu's own, which loses half of the second moment: the other
+nonlinearities keep torch's weights, under which they start where they are about linear, and tanh
+is not saturated.
 """
 
 from __future__ import annotations
