@@ -46,7 +46,7 @@ class Trained:
 
 
 def fresh_flow(cell: Cell, dataset: Dataset) -> flows.Flow:
-    """The cell's flow before training, initialised on its first batch.
+    """The cell's flow before training, initialised on rows of the training split.
 
     Raises:
         NotApplicable: if the flow cannot be trained on these data; the message says why.
@@ -59,8 +59,7 @@ def fresh_flow(cell: Cell, dataset: Dataset) -> flows.Flow:
     if not flow.traits.trains_on_data:
         raise NotApplicable(f"{cell.flow} cannot be trained on data: it has no density of data")
     flow = flow.to(cell.device, torch.float64 if cell.dtype == "float64" else torch.float32)
-    batches = Subject(cell, flow, dataset).batches("initialisation")
-    flow.initialize(next(iter(batches))[0])
+    flow.initialize(Subject(cell, flow, dataset).initialisation_rows())
     return flow
 
 

@@ -49,8 +49,9 @@ def versions_of(cell: Cell) -> dict[str, int]:
     for role, name in contestants.items():
         if name in flows.ENTRIES:
             found[role] = flows.entry(name).config_class.version
-    for name in cell.measures:
-        if name in measures.FAMILIES:
+    known = [name for name in cell.measures if name in measures.FAMILIES]
+    for stage in ("quality", "cost"):
+        for name in measures.of_stage(known, stage):
             found[name] = measures.family(name).VERSION
     return found
 

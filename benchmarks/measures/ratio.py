@@ -106,7 +106,7 @@ def opponent(subject: Subject) -> Subject | None:
     torch.manual_seed(named_seed("weights", subject.cell.seed))
     flow = reference.config().build(subject.dataset.event_shape)
     flow = flow.to(subject.device, subject.flow.dtype)
-    flow.initialize(next(iter(subject.batches("initialisation")))[0])
+    flow.initialize(subject.initialisation_rows())
     own, other = subject.flow.state_dict(), flow.state_dict()
     if {k: v.shape for k, v in own.items()} == {k: v.shape for k, v in other.items()}:
         flow.load_state_dict(own)

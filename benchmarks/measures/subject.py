@@ -17,6 +17,9 @@ from flows import Flow
 
 __all__ = ["Subject"]
 
+# Scalars that a flow is initialised on: bounds the memory of the one pass, which keeps no graph.
+INITIALISATION_SCALARS = 2**17
+
 
 @dataclass
 class Subject:
@@ -51,12 +54,20 @@ class Subject:
         x, _ = self.dataset.preprocessing.forward(raw, noise)
         return x.to(self.device, self.flow.dtype)
 
+    def initialisation_rows(self) -> Tensor:
+        """Training rows for :meth:`flows.Flow.initialize`, the same at every call.
+
+        More than a batch where rows are short: what is to hold the data (a spline's box, the
+        scale of an actnorm) is found the better the more of them are seen.
+        """
+        size = max(self.cell.budget.batch_size, INITIALISATION_SCALARS // self.dataset.dimension)
+        x, _ = next(iter(self._batches("initialisation", size)))
+        return x
+
     def batches(self, purpose: str) -> Batches:
         """Training batches of the cell's size."""
-        return Batches(
-            self.dataset,
-            self.cell.budget.batch_size,
-            self.device,
-            self.flow.dtype,
-            self.generator(purpose),
-        )
+        return self._batches(purpose, self.cell.budget.batch_size)
+
+    def _batches(self, purpose: str, size: int) -> Batches:
+        generator = self.generator(purpose)
+        return Batches(self.dataset, size, self.device, self.flow.dtype, generator)
