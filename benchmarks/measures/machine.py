@@ -11,6 +11,7 @@ from benchmarks.measures.time import clock
 from flows.products import by_onednn, onednn_is_there
 
 STAGE = "cost"
+VERSION = 1
 COLUMNS = {
     "matmul_flops_per_second": "what a large dense matrix product reaches here in the cell's dtype "
     "and threads, floating-point operations a second, by the faster of torch's libraries, median "

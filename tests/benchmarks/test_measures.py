@@ -15,6 +15,7 @@ from benchmarks.measures.memory import peak_above_start
 from benchmarks.measures.quality import largest_share
 from benchmarks.measures.ratio import MatmulFlops, opponent
 from benchmarks.measures.subject import Subject
+from flows.products import Products, onednn_is_there
 
 
 def subject(flow: str, dataset: str, flow_options: Any = None, **options: Any) -> Subject:
@@ -342,8 +343,16 @@ def test_rejected_steps_count_as_time_and_not_as_work() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_every_matrix_product_is_counted(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("library", ["mkl", "onednn"])
+def test_every_matrix_product_is_counted(
+    monkeypatch: pytest.MonkeyPatch, library: str, dtype: torch.dtype
+) -> None:
     """By whatever library: an evaluation of the dynamics is 2 n P operations, P the weights."""
+    if library == "onednn":
+        if not onednn_is_there():
+            pytest.skip("torch has no oneDNN for this processor")
+        monkeypatch.setattr("flows.dense.LEAST_TERMS", 0)
+        monkeypatch.setattr("flows.dense.chosen_products", lambda: Products(0))
     weights = 6 * 64 + 64 * 64 + 64 * 6
     for options in ({}, {"backend": "torchdiffeq"}):
         flow = flows.build("ffjord", (6,), hidden=(64, 64), layers="ignore", **options).to(dtype)
