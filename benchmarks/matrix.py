@@ -403,7 +403,7 @@ def _resolve(
                 budget=budget,
                 learning_rates=rates,
                 # In the catalog's order, so that the order in the file does not change the key.
-                measures=tuple(family for family in measures.FAMILIES if family in families),
+                measures=measures.complete(families),
                 device=device,
                 threads=file.threads,
                 dtype=file.dtype,

@@ -50,9 +50,8 @@ def versions_of(cell: Cell) -> dict[str, int]:
         if name in flows.ENTRIES:
             found[role] = flows.entry(name).config_class.version
     known = [name for name in cell.measures if name in measures.FAMILIES]
-    for stage in ("quality", "cost"):
-        for name in measures.of_stage(known, stage):
-            found[name] = measures.family(name).VERSION
+    for name in measures.complete(known):
+        found[name] = measures.family(name).VERSION
     return found
 
 

@@ -20,7 +20,7 @@ import importlib
 from collections.abc import Iterable
 from types import ModuleType
 
-__all__ = ["FAMILIES", "family", "of_stage"]
+__all__ = ["FAMILIES", "complete", "family", "of_stage"]
 
 FAMILIES: dict[str, str] = {
     "quality": "log-likelihood of the test split, distance to the truth where it is known",
@@ -36,6 +36,18 @@ FAMILIES: dict[str, str] = {
     "machine": "what a large matrix product reaches here; in every cell whose cost is measured",
 }
 """Every family with what it is for, in the order in which they run."""
+
+
+def complete(chosen: Iterable[str]) -> tuple[str, ...]:
+    """All families that are measured where these are chosen, in order.
+
+    Example:
+        >>> complete(["time", "quality"])
+        ('quality', 'time', 'machine')
+    """
+    chosen = set(chosen)
+    wanted = {*of_stage(chosen, "quality"), *of_stage(chosen, "cost")}
+    return tuple(name for name in FAMILIES if name in wanted)
 
 
 def of_stage(chosen: Iterable[str], stage: str) -> list[str]:
