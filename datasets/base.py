@@ -24,21 +24,27 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from datasets.files.sources import Source
+
 __all__ = [
+    "KINDS",
     "Array",
     "DataCorrupt",
     "DataError",
     "DataMissing",
     "Dataset",
     "DatasetConfig",
+    "Entry",
     "Preprocessing",
+    "Published",
     "Split",
     "Truth",
     "array_hash",
@@ -47,6 +53,7 @@ __all__ = [
 
 Split = Literal["train", "validation", "test"]
 Kind = Literal["toy", "gaussian", "tabular", "image"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -237,6 +244,10 @@ class DatasetConfig(BaseModel, abc.ABC):
     def sizes(self) -> tuple[int | None, int, int]:
         """Rows of the whole training, validation and test split; None for as many as one asks."""
 
+    def files(self) -> Source | None:
+        """Where its files come from; None for what is drawn, and for a user's own files."""
+        return None
+
     @abc.abstractmethod
     def whole(self, name: str) -> Dataset:
         """The data set of this ``split`` with all its rows.
@@ -315,3 +326,61 @@ def make_dataset(
         },
         **more,
     )
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published score of the Gaussian baseline.
+
+    All are of Papamakarios et al. 2017, arXiv:1705.07057, table 1, first row.
+
+    Attributes:
+        log_likelihood: mean over the test set, nats.
+        bar: two standard errors over test points, as printed.
+        tolerance: how far a faithful data set may score from it, nats: the bar, or 1 where the
+            sample is another.
+        of: the data set that it was computed for.
+    """
+
+    log_likelihood: float
+    bar: float
+    tolerance: float
+    of: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A named data set, as the file of the set states it in its list ``ENTRIES``.
+
+    Attributes:
+        name: as given in a matrix file.
+        config_class: the class of its typed options.
+        summary: one line for ``list datasets``.
+        source: where it comes from: paper, repository or archive.
+        options: what differs from the config's defaults.
+        hashes: :func:`array_hash` of the splits in split 0, where the files were at hand: made of
+            integer draws, sums in a fixed order and divisions, so the same on every machine.
+            ``data verify`` compares with them.
+        published: the published score of the Gaussian baseline, where there is one.
+        origin: where an entry from outside the project comes from, with its version or the hash
+            of its file; empty for the project's own. Set by :func:`datasets.registry.add`.
+    """
+
+    name: str
+    config_class: type[DatasetConfig]
+    summary: str
+    source: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    hashes: Mapping[Split, str] = field(default_factory=dict)
+    published: Published | None = None
+    origin: str = ""
+
+    @property
+    def kind(self) -> Kind:
+        """``toy``, ``gaussian``, ``tabular`` or ``image``: that of its config."""
+        return self.config_class.kind
+
+    @property
+    def config(self) -> DatasetConfig:
+        """The typed options as they are if nothing is changed."""
+        return self.config_class.model_validate(dict(self.options))

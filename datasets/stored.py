@@ -1,4 +1,4 @@
-"""Data sets that are read from files."""
+"""Data sets that are read from files: tables, and those made of images."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from datasets.base import Array, Dataset, DatasetConfig, Split, make_dataset, named_seed
-from datasets.cache import Splits, cached_splits
+from datasets.files.cache import Splits, cached_splits
+from datasets.preprocessing import Dequantize
 
-__all__ = ["StoredConfig"]
+__all__ = ["ImageConfig", "StoredConfig"]
 
 
 class StoredConfig(DatasetConfig):
@@ -86,3 +87,21 @@ class StoredConfig(DatasetConfig):
 
     def _random(self, *purpose: object) -> np.random.Generator:
         return np.random.Generator(np.random.PCG64(named_seed(self.source(), *purpose)))
+
+
+class ImageConfig(StoredConfig):
+    """Options of a set of images, stored as the integers 0 to ``levels - 1``.
+
+    Attributes:
+        levels: number of grey levels, or of those of a colour.
+        alpha: of the logit, see :class:`datasets.preprocessing.Dequantize`; None for none.
+    """
+
+    kind = "image"
+
+    levels: ClassVar[int]
+
+    alpha: float | None = 1e-6
+
+    def attributes(self) -> dict[str, Any]:
+        return {"preprocessing": Dequantize(self.levels, self.alpha), "levels": self.levels}

@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 
 import datasets
-from datasets import cifar10, freyfaces, mnist, omniglot, sources
 from datasets.base import DataCorrupt, DataError, DataMissing, array_hash
-from datasets.bsds300_style import patches_of, read_images
-from datasets.recognise import content
-from datasets.sources import File, Form, Source
+from datasets.files.recognise import content
+from datasets.files.sources import File, Form, Source
+from datasets.images import cifar10, freyfaces, mnist, omniglot
+from datasets.tables.bsds300_style import patches_of, read_images
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def small_mnist(
         files.append(File(f"part-{i}.gz", content(sha256, data[:8]), ("http://127.0.0.1:9/",)))
         (data_folder / f"found-elsewhere-{i}").write_bytes(gzip.compress(data) if i else data)
     source = Source((Form("idx", tuple(files)),), "CC0", "nobody")
-    monkeypatch.setitem(sources.SOURCES, "mnist", source)
+    monkeypatch.setitem(mnist.SOURCES, "mnist", source)
     monkeypatch.setattr(mnist, "SIZES", (50, 10, 10))
     return parts
 

@@ -3,8 +3,7 @@ import pytest
 
 import datasets
 from datasets.gaussian_baseline import gaussian_baseline
-from datasets.power import COLUMNS, SIZES, prepare_power
-from datasets.prepared_hashes import PREPARED_HASHES
+from datasets.tables.power import COLUMNS, SIZES, prepare_power
 
 
 def columns_of(n: int) -> dict[str, np.ndarray]:
@@ -62,4 +61,4 @@ def test_gaussian_baseline_of_the_maf_paper() -> None:
 @pytest.mark.slow
 def test_power_is_the_same_on_every_machine() -> None:
     """Integer draws, sums in a fixed order and divisions: no bit may differ, or records drift."""
-    assert datasets.load("power").hashes == PREPARED_HASHES["power"]
+    assert datasets.load("power").hashes == datasets.entry("power").hashes

@@ -16,11 +16,12 @@ import pandas as pd
 import pytest
 
 import datasets
-from datasets import bsds300, gas, hepmass, miniboone, sources, uci
 from datasets.base import DataCorrupt, DataMissing
-from datasets.recognise import starting_with
-from datasets.tables import check_sizes, read_csv, split_off, uncorrelated
-from datasets.unpickle import load_frame
+from datasets.files import sources
+from datasets.files.recognise import starting_with
+from datasets.files.unpickle import load_frame
+from datasets.tables import bsds300, gas, hepmass, maf, miniboone, uci
+from datasets.tables.steps import check_sizes, read_csv, split_off, uncorrelated
 
 GOOD = "a,b,c\n1,2,3\n4,5,6\n7,8,9.5\n"
 
@@ -207,12 +208,12 @@ def archive(path: Path, members: dict[str, bytes]) -> None:
 @pytest.fixture
 def small_archive(monkeypatch: pytest.MonkeyPatch) -> None:
     """The published archive has one sum; here any archive of the name will do."""
-    some = dataclasses.replace(sources.MAF_ARCHIVE, recognise=starting_with(b"", "data.tar"))
-    for name in ("gas", "hepmass", "miniboone", "bsds300"):
-        source = sources.SOURCES[name]
+    some = dataclasses.replace(maf.MAF_ARCHIVE, recognise=starting_with(b"", "data.tar"))
+    for module in (gas, hepmass, miniboone, bsds300):
+        source = module.SOURCE
         forms = [form for form in source.forms if form.name != "archive"]
         changed = dataclasses.replace(source, forms=(*forms, sources.Form("archive", (some,))))
-        monkeypatch.setitem(sources.SOURCES, name, changed)
+        monkeypatch.setattr(module, "SOURCE", changed)
 
 
 @pytest.mark.parametrize("name", ["gas", "hepmass", "miniboone", "bsds300"])
@@ -275,7 +276,9 @@ def test_what_is_not_there_is_said_with_what_to_do(name: str, data_folder: Path)
     with pytest.raises(DataMissing, match=f"data fetch {name}") as caught:
         datasets.load(name)
     assert str(data_folder) in str(caught.value)
-    assert sources.SOURCES[name].forms[0].files[0].name in str(caught.value)
+    source = datasets.configure(name).files()
+    assert source is not None
+    assert source.forms[0].files[0].name in str(caught.value)
 
 
 # -- HEPMASS --------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from datasets.base import Array, DataCorrupt
 
@@ -39,6 +38,8 @@ def read_csv(
         DataCorrupt: if there are other columns, or a value is missing or no number; the message
             names the line.
     """
+    import pandas as pd
+
     with path.open("rb") as stream:
         compression = "gzip" if stream.read(2) == b"\x1f\x8b" else None
     try:

@@ -11,16 +11,49 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
-from datasets.archive import extracted
-from datasets.base import Array, DataCorrupt
-from datasets.recognise import DAMAGE
-from datasets.sources import locate
+from datasets.base import Array, DataCorrupt, Entry, Published
+from datasets.files.archive import extracted
+from datasets.files.recognise import DAMAGE, content, npy_array
+from datasets.files.sources import CC_BY, UCI, File, Form, Source, locate
 from datasets.stored import StoredConfig
-from datasets.tables import check_finite, check_sizes, split_off, standardise
+from datasets.tables.maf import MAF, MAF_ARCHIVE
+from datasets.tables.steps import check_finite, check_sizes, split_off, standardise
 
 __all__ = ["MinibooneConfig", "prepare_miniboone", "read_particle_text"]
+
+SOURCE = Source(
+    (
+        Form(
+            "npy",
+            (
+                File(
+                    "miniboone.npy",
+                    npy_array((36_488, 43)),
+                    patterns=("*miniboone*.npy", "data.npy"),
+                ),
+            ),
+        ),
+        Form(
+            "text",
+            (
+                File(
+                    "MiniBooNE_PID.txt",
+                    content(
+                        "577ab8bcb612199a0386cef1725058295df9a18b778a003a6a4349bbd51abd48",
+                        b" 36499",
+                    ),
+                    (f"{UCI}/00199/MiniBooNE_PID.txt",),
+                    size=91_000_000,
+                    patterns=("*MiniBooNE*.txt*",),
+                ),
+            ),
+        ),
+        Form("archive", (MAF_ARCHIVE,)),
+    ),
+    CC_BY,
+    f"UCI 199, Roe 2010; {MAF}",
+)
 
 SIZES = (29_556, 3_284, 3_648)
 DIMENSION = 43
@@ -52,6 +85,8 @@ def read_particle_text(path: Path) -> Array:
     Raises:
         DataCorrupt: if it is no such text.
     """
+    import pandas as pd
+
     try:
         with path.open() as stream:
             signal, _ = map(int, stream.readline().split())
@@ -76,7 +111,7 @@ def _read_array(path: Path) -> Array:
 
 
 def _prepare() -> Sequence[Array]:
-    found = locate("miniboone")
+    found = locate("miniboone", SOURCE)
     if found.form == "archive":
         with extracted(found.paths[0], "miniboone/data.npy") as (path,):
             rows = _read_array(path)
@@ -100,8 +135,22 @@ class MinibooneConfig(StoredConfig):
     def sizes(self) -> tuple[int, int, int]:
         return SIZES
 
+    def files(self) -> Source:
+        return SOURCE
+
     def source(self) -> str:
         return "miniboone"
 
     def prepare(self) -> Sequence[Array]:
         return _prepare()
+
+
+ENTRIES = [
+    Entry(
+        "miniboone",
+        MinibooneConfig,
+        "neutrino events, 43 columns, as the MAF paper prepares it",
+        "UCI 199; Papamakarios et al. 2017, arXiv:1705.07057",
+        published=Published(-37.24, 1.07, 1.07, "MINIBOONE"),
+    )
+]

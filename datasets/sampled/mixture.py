@@ -9,9 +9,9 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from datasets.base import Array
-from datasets.gaussian import random_rotation
-from datasets.sampled import SampledConfig
+from datasets.base import Array, Entry
+from datasets.sampled.gaussian import random_rotation
+from datasets.sampling import SampledConfig
 
 __all__ = ["Mixture", "MixtureConfig"]
 
@@ -102,3 +102,13 @@ class MixtureConfig(SampledConfig):
     def density(self) -> Mixture:
         axes = random_rotation(self.dimension, self.random("rotation"))
         return Mixture(axes, self.components, self.radius, 1.0)
+
+
+ENTRIES = [
+    Entry(
+        "mixture",
+        MixtureConfig,
+        "Gaussians on a circle in a random plane, entropy by quadrature",
+        "closed form",
+    ),
+]

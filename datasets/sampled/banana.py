@@ -8,8 +8,8 @@ import numpy as np
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from datasets.base import Array
-from datasets.sampled import SampledConfig
+from datasets.base import Array, Entry
+from datasets.sampling import SampledConfig
 
 __all__ = ["Banana", "BananaConfig"]
 
@@ -77,3 +77,13 @@ class BananaConfig(SampledConfig):
 
     def density(self) -> Banana:
         return Banana(self.dimension, self.deviation, self.bend)
+
+
+ENTRIES = [
+    Entry(
+        "banana",
+        BananaConfig,
+        "a Gaussian bent along a parabola, entropy known",
+        "Haario, Saksman and Tamminen 1999, doi:10.1007/s001800050022",
+    ),
+]

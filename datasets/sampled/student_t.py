@@ -10,9 +10,9 @@ from pydantic import Field, PositiveInt
 from scipy.special import digamma, gammaln
 from torch import Tensor
 
-from datasets.base import Array
-from datasets.gaussian import random_rotation
-from datasets.sampled import SampledConfig
+from datasets.base import Array, Entry
+from datasets.sampled.gaussian import random_rotation
+from datasets.sampling import SampledConfig
 
 __all__ = ["StudentT", "StudentTConfig"]
 
@@ -91,3 +91,13 @@ class StudentTConfig(SampledConfig):
             self.condition_number**exponents,
             self.freedom,
         )
+
+
+ENTRIES = [
+    Entry(
+        "student-t",
+        StudentTConfig,
+        "correlated Student t with heavy tails, entropy known",
+        "closed form",
+    ),
+]

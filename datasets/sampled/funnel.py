@@ -9,8 +9,8 @@ import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from datasets.base import Array
-from datasets.sampled import SampledConfig
+from datasets.base import Array, Entry
+from datasets.sampling import SampledConfig
 
 __all__ = ["Funnel", "FunnelConfig"]
 
@@ -71,3 +71,13 @@ class FunnelConfig(SampledConfig):
 
     def density(self) -> Funnel:
         return Funnel(self.dimension, self.deviation)
+
+
+ENTRIES = [
+    Entry(
+        "funnel",
+        FunnelConfig,
+        "a coordinate sets the scale of all others, entropy known",
+        "Neal 2003, Slice sampling, doi:10.1214/aos/1056562461, section 8",
+    ),
+]

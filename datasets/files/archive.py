@@ -9,9 +9,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from datasets import folder
 from datasets.base import DataCorrupt
-from datasets.recognise import DAMAGE
+from datasets.files import folder
+from datasets.files.recognise import DAMAGE
 
 __all__ = ["extracted"]
 

@@ -9,17 +9,18 @@ flow has no bound.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from datasets.base import Array, DataCorrupt, named_seed
+from datasets.base import Array, DataCorrupt, Entry, Published, named_seed
+from datasets.files.sources import CC_BY, EMBEDDED, Source
 from datasets.stored import StoredConfig
-from datasets.tables import check_sizes
+from datasets.tables.steps import check_sizes
 
 __all__ = ["PowerConfig", "prepare_power"]
 
-EMBEDDED = Path(__file__).parent / "embedded" / "power.npz"
+FILE = EMBEDDED / "power.npz"
+SOURCE = Source((), CC_BY, "UCI 235, Hebrail and Berard 2012", embedded=FILE)
 COLUMNS = ("gap", "volt", "sm1", "sm2", "sm3", "minute")
 SIZES = (1_659_917, 184_435, 204_928)
 """Rows of the training, validation and test split."""
@@ -66,10 +67,10 @@ def prepare_power(columns: dict[str, Array]) -> tuple[Array, Array, Array]:
 
 def _prepare() -> Sequence[Array]:
     try:
-        with np.load(EMBEDDED) as stored:
+        with np.load(FILE) as stored:
             columns = {column: stored[column] for column in COLUMNS}
     except (OSError, ValueError, KeyError) as error:
-        raise DataCorrupt(f"{EMBEDDED} is damaged: install the project again") from error
+        raise DataCorrupt(f"{FILE} is damaged: install the project again") from error
     splits = prepare_power(columns)
     check_sizes("power", splits, SIZES, len(COLUMNS))
     return splits
@@ -84,8 +85,27 @@ class PowerConfig(StoredConfig):
     def sizes(self) -> tuple[int, int, int]:
         return SIZES
 
+    def files(self) -> Source:
+        return SOURCE
+
     def source(self) -> str:
         return "power"
 
     def prepare(self) -> Sequence[Array]:
         return _prepare()
+
+
+ENTRIES = [
+    Entry(
+        "power",
+        PowerConfig,
+        "household electric power, 6 columns, as the MAF paper prepares it",
+        "UCI 235, CC BY 4.0, Hebrail and Berard; Papamakarios et al. 2017, arXiv:1705.07057",
+        hashes={
+            "train": "111551332901fa82383fc8dcf23272ed9041d4093038d072590cd968c3eea4d7",
+            "validation": "1ec39d40a7f065d7b73a4a3429ed97d1568499cbc87a34a04a48dc5ba2bb8130",
+            "test": "757abf86254a34c5c26f58882c0113d2f37392e304bdc5880bdf693f90a25178",
+        },
+        published=Published(-7.74, 0.02, 0.02, "POWER"),
+    )
+]

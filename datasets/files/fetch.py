@@ -10,22 +10,16 @@ from typing import Literal
 
 import numpy as np
 
-from datasets import catalog
+from datasets import registry
 from datasets.base import DataCorrupt, DataError, DataMissing, Dataset, Split, array_hash
-from datasets.cache import CacheWarning, prepared_folders
-from datasets.download import download
-from datasets.gaussian_baseline import PUBLISHED, gaussian_baseline
-from datasets.prepared_hashes import PREPARED_HASHES
-from datasets.sources import SOURCES, locate
+from datasets.files.cache import CacheWarning, prepared_folders
+from datasets.files.download import download
+from datasets.files.sources import locate
+from datasets.gaussian_baseline import gaussian_baseline
 
 __all__ = ["Check", "State", "Status", "Verification", "fetch", "status", "verify"]
 
 State = Literal["generated", "embedded", "present", "corrupt", "downloadable", "user-supplied"]
-
-_EMBEDDED = {
-    "power": ("power.npz", "CC BY 4.0", "UCI 235, Hebrail and Berard 2012"),
-    "optdigits": ("optdigits.npz", "CC BY 4.0", "UCI 80, Alpaydin and Kaynak 1998"),
-}
 
 
 @dataclass(frozen=True)
@@ -102,20 +96,18 @@ def status(name: str) -> Status:
         >>> status("moons").state, status("power").state
         ('generated', 'embedded')
     """
-    entry = catalog.entry(name)
-    if name in _EMBEDDED:
-        file, licence, citation = _EMBEDDED[name]
-        path = Path(__file__).parent / "embedded" / file
-        return Status(name, "embedded", (path,), path.stat().st_size, licence, citation)
-    if name not in SOURCES:
+    entry = registry.entry(name)
+    source = entry.config.files()
+    if source is None:
         return Status(name, "generated", citation=entry.source)
-    source = SOURCES[name]
 
     def status_of(state: State, paths: tuple[Path, ...], size: int | None, advice: str) -> Status:
         return Status(name, state, paths, size, source.licence, source.citation, advice)
 
+    if source.embedded is not None:
+        return status_of("embedded", (source.embedded,), source.embedded.stat().st_size, "")
     try:
-        paths = locate(name).paths
+        paths = locate(name, source).paths
     except DataError as error:
         if prepared := prepared_folders(name):
             # The files have gone, but what was made of them is enough.
@@ -149,7 +141,8 @@ def fetch(name: str, *, progress: bool = True) -> tuple[Path, ...]:
     found = status(name)
     if found.state in ("generated", "embedded", "present"):
         return found.paths
-    form = SOURCES[name].download
+    source = registry.entry(name).config.files()
+    form = source.download if source is not None else None
     if form is None:
         raise DataMissing(found.advice)
     return tuple(download(file, progress=progress) for file in form.files)
@@ -178,7 +171,7 @@ def verify(name: str) -> Verification:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", CacheWarning)
-            dataset = catalog.load(name)
+            dataset = registry.load(name)
     except DataMissing as error:
         return Verification(name, checks, missing=str(error))
     except DataError as error:
@@ -208,8 +201,8 @@ def _check_hashes(dataset: Dataset) -> Check:
 
 def _check_content(dataset: Dataset) -> list[Check]:
     """The prepared splits against those of this project, where they are known."""
-    due = PREPARED_HASHES.get(dataset.name)
-    if due is None:
+    due = registry.entry(dataset.name).hashes
+    if not due:
         return []
     wrong = [
         f"{split} has the sha256 {dataset.hashes[split]} where {expected} is due"
@@ -244,9 +237,9 @@ def _check_baseline(dataset: Dataset) -> list[Check]:
         entropy = dataset.truth.entropy_nats
         ok = nll > entropy - 5 * error
         return [Check("baseline", ok, f"{text}; minus the entropy is {-entropy:.2f}")]
-    if dataset.name not in PUBLISHED:
+    published = registry.entry(dataset.name).published
+    if published is None:
         return [Check("baseline", bool(np.isfinite(nll)), f"{text}; none is published")]
-    published = PUBLISHED[dataset.name]
     ok = abs(-nll - published.log_likelihood) <= published.tolerance
     return [
         Check(

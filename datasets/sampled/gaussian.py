@@ -10,7 +10,8 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from datasets.sampled import SampledConfig
+from datasets.base import Entry
+from datasets.sampling import SampledConfig
 
 __all__ = ["Gaussian", "GaussianConfig", "random_rotation"]
 
@@ -89,3 +90,20 @@ class GaussianConfig(SampledConfig):
             random_rotation(self.dimension, self.random("rotation")),
             self.condition_number**exponents,
         )
+
+
+ENTRIES = [
+    Entry(
+        "gaussian",
+        GaussianConfig,
+        "correlated Gaussian of any dimension, entropy known",
+        "closed form",
+    ),
+    Entry(
+        "isotropic",
+        GaussianConfig,
+        "standard Gaussian of any dimension: what a flow must not spoil",
+        "closed form",
+        {"condition_number": 1.0},
+    ),
+]

@@ -32,8 +32,8 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from datasets.base import Truth
-from datasets.sampled import Density, SampledConfig
+from datasets.base import Entry, Truth
+from datasets.sampling import Density, SampledConfig
 
 __all__ = ["SHAPES", "Shape", "ToyConfig"]
 
@@ -463,3 +463,24 @@ class ToyConfig(SampledConfig):
     def truth(self, density: Density) -> Truth:
         # Its quadrature is long enough to be kept from one loading to the next.
         return Truth(density.log_prob, functools.partial(_entropy, self.shape))
+
+
+ENTRIES = [
+    Entry(
+        name,
+        ToyConfig,
+        summary,
+        "toy data of Grathwohl et al. 2018, arXiv:1810.01367, section 4.1",
+        {"shape": name},
+    )
+    for name, summary in {
+        "8gaussians": "eight Gaussians on a circle",
+        "checkerboard": "uniform on the dark squares of a 4 x 4 board",
+        "2spirals": "two noisy spirals",
+        "pinwheel": "five twisted arms",
+        "rings": "four concentric noisy circles",
+        "moons": "two interleaved half circles",
+        "swissroll": "one noisy spiral",
+        "circles": "two concentric noisy circles",
+    }.items()
+]

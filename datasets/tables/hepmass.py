@@ -10,13 +10,40 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets.archive import extracted
-from datasets.base import Array, DataCorrupt
-from datasets.sources import locate
+from datasets.base import Array, DataCorrupt, Entry, Published
+from datasets.files.archive import extracted
+from datasets.files.recognise import starting_with
+from datasets.files.sources import CC_BY, UCI, File, Form, Source, locate
 from datasets.stored import StoredConfig
-from datasets.tables import check_sizes, read_csv, standardise
+from datasets.tables.maf import MAF, MAF_ARCHIVE
+from datasets.tables.steps import check_sizes, read_csv, standardise
 
 __all__ = ["HepmassConfig", "prepare_hepmass"]
+
+SOURCE = Source(
+    (
+        Form(
+            "csv",
+            (
+                File(
+                    "1000_train.csv.gz",
+                    starting_with(b"", "1000_train.csv"),
+                    (f"{UCI}/00347/1000_train.csv.gz",),
+                    patterns=("*1000_train.csv*",),
+                ),
+                File(
+                    "1000_test.csv.gz",
+                    starting_with(b"", "1000_test.csv"),
+                    (f"{UCI}/00347/1000_test.csv.gz",),
+                    patterns=("*1000_test.csv*",),
+                ),
+            ),
+        ),
+        Form("archive", (MAF_ARCHIVE,)),
+    ),
+    CC_BY,
+    f"UCI 347, Baldi et al. 2016, arXiv:1601.07913; {MAF}",
+)
 
 SIZES = (315_123, 35_013, 174_987)
 DIMENSION = 21
@@ -56,7 +83,7 @@ def _read(train: Path, test: Path) -> list[Array]:
 
 
 def _prepare() -> Sequence[Array]:
-    found = locate("hepmass")
+    found = locate("hepmass", SOURCE)
     if found.form == "archive":
         with extracted(found.paths[0], "1000_train.csv", "1000_test.csv") as (train, test):
             splits = _read(train, test)
@@ -78,8 +105,22 @@ class HepmassConfig(StoredConfig):
     def sizes(self) -> tuple[int, int, int]:
         return SIZES
 
+    def files(self) -> Source:
+        return SOURCE
+
     def source(self) -> str:
         return "hepmass"
 
     def prepare(self) -> Sequence[Array]:
         return _prepare()
+
+
+ENTRIES = [
+    Entry(
+        "hepmass",
+        HepmassConfig,
+        "particle collisions, 21 columns, as the MAF paper prepares it",
+        "UCI 347; Papamakarios et al. 2017, arXiv:1705.07057",
+        published=Published(-27.93, 0.02, 0.02, "HEPMASS"),
+    )
+]

@@ -29,8 +29,8 @@ from typing import Any
 
 import numpy as np
 
-from datasets import folder
 from datasets.base import Array, DataCorrupt, DataError, array_hash
+from datasets.files import folder
 
 __all__ = ["CacheWarning", "Splits", "cached_splits", "prepared_folders"]
 

@@ -10,18 +10,62 @@ import io
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from datasets.base import Array, DataCorrupt, array_hash, named_seed
-from datasets.preprocessing import Dequantize
-from datasets.recognise import DAMAGE
-from datasets.sources import locate
-from datasets.stored import StoredConfig
+from datasets.base import Array, DataCorrupt, Entry, array_hash, named_seed
+from datasets.files.recognise import DAMAGE, npz_arrays, zip_members
+from datasets.files.sources import File, Form, Source, locate
+from datasets.stored import ImageConfig
 
 __all__ = ["OmniglotConfig", "read_characters"]
+
+SOURCE = Source(
+    (
+        Form(
+            "zip",
+            tuple(
+                File(
+                    f"{part}.zip",
+                    zip_members(f"{part}/", count),
+                    (f"https://github.com/brendenlake/omniglot/raw/master/python/{part}.zip",),
+                    f"md5:{md5}",
+                    size,
+                )
+                for part, count, size, md5 in (
+                    (
+                        "images_background",
+                        19_280,
+                        9_500_000,
+                        "68d2efa1b9178cc56df9314c21c6e718",
+                    ),
+                    (
+                        "images_evaluation",
+                        13_180,
+                        6_500_000,
+                        "6b91aef0f799c5bb55b94e3f2daec811",
+                    ),
+                )
+            ),
+        ),
+        Form(
+            "npz",
+            (
+                File(
+                    "omniglot28.npz",
+                    npz_arrays(
+                        {"x": (32_460, 28, 28)},
+                        {"x": "c25fdd2c354394c169897fae7bdb65babf2c4040e08de743100f4a1258de3901"},
+                    ),
+                    patterns=("*omniglot*.npz",),
+                ),
+            ),
+        ),
+    ),
+    "MIT",
+    "Lake, Salakhutdinov and Tenenbaum 2015, doi:10.1126/science.aab3050",
+)
 
 LEVELS = 2
 SIZES = (26_293, 2_921, 3_246)
@@ -62,7 +106,7 @@ def read_characters(paths: Sequence[Path]) -> Array:
 
 
 def _prepare() -> Sequence[Array]:
-    found = locate("omniglot")
+    found = locate("omniglot", SOURCE)
     if found.form == "zip":
         images = read_characters(found.paths)
     else:
@@ -77,20 +121,21 @@ def _prepare() -> Sequence[Array]:
     return [ink[:start], ink[start:stop], ink[stop:]]
 
 
-class OmniglotConfig(StoredConfig):
+class OmniglotConfig(ImageConfig):
     """28 x 28 characters, ink 1, shape ``(n, 1, 28, 28)``: 26,293 / 2,921 / 3,246, shuffled.
 
     Attributes:
         alpha: of the logit; None for none.
     """
 
-    kind = "image"
+    levels = LEVELS
     in_random_order = True
-
-    alpha: float | None = 1e-6
 
     def sizes(self) -> tuple[int, int, int]:
         return SIZES
+
+    def files(self) -> Source:
+        return SOURCE
 
     def source(self) -> str:
         return "omniglot"
@@ -98,5 +143,17 @@ class OmniglotConfig(StoredConfig):
     def prepare(self) -> Sequence[Array]:
         return _prepare()
 
-    def attributes(self) -> dict[str, Any]:
-        return {"preprocessing": Dequantize(LEVELS, self.alpha), "levels": LEVELS}
+
+ENTRIES = [
+    Entry(
+        "omniglot",
+        OmniglotConfig,
+        "28 x 28 characters of 50 alphabets, black and white",
+        "Lake, Salakhutdinov and Tenenbaum 2015, doi:10.1126/science.aab3050",
+        hashes={
+            "train": "fe1f49a3e6f16f9a74760b08890eb1c5bd6236be293382c99f9129cfa63c9b50",
+            "validation": "cc04bebedc55657957b2b8093d9402ec52125b0136bb3bbd0f61ab64bc3ffcab",
+            "test": "fa36e8a04a1c5c8c761c6a1f28fecbd9f979b0b57fa6a590c1da083126e0490d",
+        },
+    )
+]

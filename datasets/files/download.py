@@ -18,9 +18,9 @@ import pooch
 import requests
 from tqdm import tqdm
 
-from datasets import folder
 from datasets.base import DataCorrupt, DataError
-from datasets.sources import File
+from datasets.files import folder
+from datasets.files.sources import File
 
 __all__ = ["DownloadFailed", "download"]
 

@@ -14,13 +14,33 @@ from pathlib import Path
 import numpy as np
 from pydantic import field_validator
 
-from datasets.archive import extracted
-from datasets.base import Array, DataCorrupt, DataError
-from datasets.sources import locate
+from datasets.base import Array, DataCorrupt, DataError, Entry, Published
+from datasets.files.archive import extracted
+from datasets.files.recognise import starting_with
+from datasets.files.sources import File, Form, Source, locate
 from datasets.stored import StoredConfig
-from datasets.tables import check_finite, check_sizes
+from datasets.tables.maf import MAF, MAF_ARCHIVE
+from datasets.tables.steps import check_finite, check_sizes
 
 __all__ = ["Bsds300Config", "read_patches"]
+
+SOURCE = Source(
+    (
+        Form(
+            "hdf5",
+            (
+                File(
+                    "BSDS300.hdf5",
+                    starting_with(b"\x89HDF\r\n\x1a\n", "BSDS300.hdf5"),
+                    patterns=("*BSDS300*.hdf5",),
+                ),
+            ),
+        ),
+        Form("archive", (MAF_ARCHIVE,)),
+    ),
+    "non-commercial research",
+    f"Martin et al. 2001, doi:10.1109/ICCV.2001.937655; {MAF}",
+)
 
 SIZES = (1_000_000, 50_000, 250_000)
 DIMENSION = 63
@@ -51,7 +71,7 @@ def read_patches(path: Path) -> list[Array]:
 
 
 def _prepare() -> Sequence[Array]:
-    found = locate("bsds300")
+    found = locate("bsds300", SOURCE)
     if found.form == "archive":
         with extracted(found.paths[0], "BSDS300.hdf5") as (path,):
             splits = read_patches(path)
@@ -82,8 +102,22 @@ class Bsds300Config(StoredConfig):
     def sizes(self) -> tuple[int, int, int]:
         return SIZES
 
+    def files(self) -> Source:
+        return SOURCE
+
     def source(self) -> str:
         return "bsds300"
 
     def prepare(self) -> Sequence[Array]:
         return _prepare()
+
+
+ENTRIES = [
+    Entry(
+        "bsds300",
+        Bsds300Config,
+        "patches of natural images, 63 columns, the MAF paper's sample",
+        "Martin et al. 2001; Papamakarios et al. 2017, arXiv:1705.07057",
+        published=Published(96.67, 0.25, 0.25, "BSDS300"),
+    )
+]

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from datasets.base import Array, DataCorrupt
-from datasets.preprocessing import Dequantize
-from datasets.stored import StoredConfig
+from datasets.base import Array, DataCorrupt, Entry
+from datasets.files.sources import CC_BY, EMBEDDED, Source
+from datasets.stored import ImageConfig
 
 __all__ = ["OptdigitsConfig"]
 
-EMBEDDED = Path(__file__).parent / "embedded" / "optdigits.npz"
+FILE = EMBEDDED / "optdigits.npz"
+SOURCE = Source((), CC_BY, "UCI 80, Alpaydin and Kaynak 1998", embedded=FILE)
 LEVELS = 17
 SIZES = (3_441, 382, 1_797)
 TRAINING = SIZES[0] + SIZES[1]
 
 
-class OptdigitsConfig(StoredConfig):
+class OptdigitsConfig(ImageConfig):
     """8 x 8 digits with 17 grey levels, shape ``(n, 1, 8, 8)``: 3,441 / 382 / 1,797 images.
 
     The test split is UCI's own (the images that scikit-learn ships), written by other people than
@@ -31,7 +30,7 @@ class OptdigitsConfig(StoredConfig):
             (arXiv:1605.08803, section 4.1).
     """
 
-    kind = "image"
+    levels = LEVELS
     test_is_published = True
     # Small, and read at once from what ships with the project.
     kept = False
@@ -41,15 +40,18 @@ class OptdigitsConfig(StoredConfig):
     def sizes(self) -> tuple[int, int, int]:
         return SIZES
 
+    def files(self) -> Source:
+        return SOURCE
+
     def source(self) -> str:
         return "optdigits"
 
     def prepare(self) -> Sequence[Array]:
         try:
-            with np.load(EMBEDDED) as stored:
+            with np.load(FILE) as stored:
                 images = stored["x"][:, None]
         except (OSError, ValueError, KeyError) as error:
-            raise DataCorrupt(f"{EMBEDDED} is damaged: install the project again") from error
+            raise DataCorrupt(f"{FILE} is damaged: install the project again") from error
         order = self._random("validation").permutation(TRAINING)
         return [
             images[np.sort(order[SIZES[1] :])],
@@ -57,5 +59,17 @@ class OptdigitsConfig(StoredConfig):
             images[TRAINING:],
         ]
 
-    def attributes(self) -> dict[str, Any]:
-        return {"preprocessing": Dequantize(LEVELS, self.alpha), "levels": LEVELS}
+
+ENTRIES = [
+    Entry(
+        "optdigits",
+        OptdigitsConfig,
+        "8 x 8 digits with 17 grey levels",
+        "UCI 80, CC BY 4.0, Alpaydin and Kaynak",
+        hashes={
+            "train": "8582ec4b6aba0030d46f8a97e0a872e3a12c85841525e426b7e050c06fff7ea1",
+            "validation": "3e5523e0798afcc83191813f560883135a601f562f979c88f34340938ae19799",
+            "test": "04b7e6d8b23b1f79a558a09914acb541c801bca13df2df5ffb618f39937485d6",
+        },
+    )
+]
