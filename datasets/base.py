@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KINDS",
+    "SPLITS",
     "Array",
+    "Column",
     "DataCorrupt",
     "DataError",
     "DataMissing",
@@ -48,12 +50,14 @@ __all__ = [
     "Split",
     "Truth",
     "array_hash",
+    "named_generator",
     "named_seed",
 ]
 
 Split = Literal["train", "validation", "test"]
 Kind = Literal["toy", "gaussian", "tabular", "image"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+SPLITS: tuple[Split, ...] = get_args(Split)
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -81,6 +85,11 @@ def named_seed(*names: object) -> int:
     """
     text = "/".join(map(str, names))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def named_generator(*names: object) -> np.random.Generator:
+    """NumPy's PCG64 from :func:`named_seed` of the names."""
+    return np.random.Generator(np.random.PCG64(named_seed(*names)))
 
 
 def array_hash(array: Array) -> str:
@@ -163,6 +172,24 @@ class Truth:
 
 
 @dataclass(frozen=True)
+class Column:
+    """One column of a user's own table: ``stored = (value - mean) / deviation``.
+
+    Attributes:
+        name: in the file, or ``"column 1"`` and so on where it has none.
+        mean: of the training rows of split 0, in the file's units, noise included.
+        deviation: their standard deviation.
+        spacing: of a discrete column, the width of the uniform noise on ``[0, spacing)`` that was
+            added to its values; None for a continuous one.
+    """
+
+    name: str
+    mean: float
+    deviation: float
+    spacing: float | None = None
+
+
+@dataclass(frozen=True, repr=False)
 class Dataset:
     """Three splits, how to preprocess them, and the truth where it is known.
 
@@ -174,7 +201,11 @@ class Dataset:
         preprocessing: from stored values to what a flow models.
         levels: for images the number of grey levels, for bits/dim; None otherwise.
         truth: the true density; None where nobody knows it.
-        hashes: :func:`array_hash` of each split.
+        hashes: :func:`array_hash` of each split, by its name; of a user's own files the sha256
+            too, as ``train_file`` and so on.
+        columns: of a user's own table, how its values were standardised; empty otherwise.
+        remarks: what was done to a user's own data or is wrong with them, in sentences for the
+            record and the report.
     """
 
     name: str
@@ -186,7 +217,13 @@ class Dataset:
     preprocessing: Preprocessing = field(default_factory=Identity)
     levels: int | None = None
     truth: Truth | None = None
-    hashes: Mapping[Split, str] = field(default_factory=dict)
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    columns: tuple[Column, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        rows = " / ".join(f"{len(self.split(split)):,}" for split in SPLITS)
+        return f"<Dataset {self.name}: {self.kind}, event shape {self.event_shape}, {rows} rows>"
 
     @property
     def dimension(self) -> int:
@@ -236,13 +273,16 @@ class DatasetConfig(BaseModel, abc.ABC):
         train, _, test = self.sizes()
         if self.rows is not None and train is not None and self.rows > train:
             raise ValueError(f"rows = {self.rows} of a training split of {train}")
-        if self.test_rows is not None and self.test_rows > test:
+        if self.test_rows is not None and test is not None and self.test_rows > test:
             raise ValueError(f"test_rows = {self.test_rows} of a test split of {test}")
         return self
 
     @abc.abstractmethod
-    def sizes(self) -> tuple[int | None, int, int]:
-        """Rows of the whole training, validation and test split; None for as many as one asks."""
+    def sizes(self) -> tuple[int | None, int | None, int | None]:
+        """Rows of the whole training, validation and test split.
+
+        None where that is for a user to say, or for a user's file.
+        """
 
     def files(self) -> Source | None:
         """Where its files come from; None for what is drawn, and for a user's own files."""
@@ -285,6 +325,9 @@ class DatasetConfig(BaseModel, abc.ABC):
         wanted: dict[Split, int | None] = {"train": self.rows, "test": self.test_rows}
         for split, count in wanted.items():
             rows = dataset.split(split)
+            if count is not None and count > len(rows):
+                option = "rows" if split == "train" else "test_rows"
+                raise DataError(f"{name}: {option} = {count}, but the split has {len(rows)}")
             if count is not None and count < len(rows):
                 part = self.part(rows, count, split)
                 hashes = {**dataset.hashes, split: array_hash(part)}
@@ -310,20 +353,18 @@ def make_dataset(
         hashes: :func:`array_hash` of each split, where already known; else they are computed.
         **more: other attributes of :class:`Dataset`.
     """
-    train, validation, test = splits
     known = dict(hashes or {})
+    arrays = dict(zip(SPLITS, splits, strict=True))
+    for split, array in arrays.items():
+        known.setdefault(split, array_hash(array))
     return Dataset(
         name=name,
         kind=kind,
-        event_shape=tuple(train.shape[1:]),
-        train=train,
-        validation=validation,
-        test=test,
-        hashes={
-            "train": known.get("train") or array_hash(train),
-            "validation": known.get("validation") or array_hash(validation),
-            "test": known.get("test") or array_hash(test),
-        },
+        event_shape=tuple(splits[0].shape[1:]),
+        train=arrays["train"],
+        validation=arrays["validation"],
+        test=arrays["test"],
+        hashes=known,
         **more,
     )
 

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from datasets.base import Array, Dataset, DatasetConfig, Split, Truth, make_dataset, named_seed
+from datasets.base import Array, Dataset, DatasetConfig, Split, Truth, make_dataset, named_generator
 
 __all__ = ["Density", "SampledConfig"]
 
@@ -60,7 +60,7 @@ class SampledConfig(DatasetConfig):
 
     def random(self, *purpose: object) -> np.random.Generator:
         """A generator named by the density and the purpose."""
-        return np.random.Generator(np.random.PCG64(named_seed(*self.seed_names(), *purpose)))
+        return named_generator(*self.seed_names(), *purpose)
 
     def sizes(self) -> tuple[int | None, int, int]:
         return None, HELD_OUT, HELD_OUT

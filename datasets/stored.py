@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from datasets.base import Array, Dataset, DatasetConfig, Split, make_dataset, named_seed
+from datasets.base import Array, Dataset, DatasetConfig, Split, make_dataset, named_generator
 from datasets.files.cache import Splits, cached_splits
 from datasets.preprocessing import Dequantize
 
@@ -86,7 +86,7 @@ class StoredConfig(DatasetConfig):
         return rows[self._random("part", purpose).permutation(len(rows))[:count]]
 
     def _random(self, *purpose: object) -> np.random.Generator:
-        return np.random.Generator(np.random.PCG64(named_seed(self.source(), *purpose)))
+        return named_generator(self.source(), *purpose)
 
 
 class ImageConfig(StoredConfig):

@@ -11,11 +11,20 @@ from typing import Literal
 import numpy as np
 
 from datasets import registry
-from datasets.base import DataCorrupt, DataError, DataMissing, Dataset, Split, array_hash
+from datasets.base import (
+    SPLITS,
+    DataCorrupt,
+    DataError,
+    DataMissing,
+    Dataset,
+    Split,
+    array_hash,
+)
 from datasets.files.cache import CacheWarning, prepared_folders
 from datasets.files.download import download
 from datasets.files.sources import locate
 from datasets.gaussian_baseline import gaussian_baseline
+from datasets.own import OwnConfig
 
 __all__ = ["Check", "State", "Status", "Verification", "fetch", "status", "verify"]
 
@@ -97,7 +106,10 @@ def status(name: str) -> Status:
         ('generated', 'embedded')
     """
     entry = registry.entry(name)
-    source = entry.config.files()
+    config = entry.config
+    if isinstance(config, OwnConfig):
+        return Status(name, "user-supplied", citation=entry.source, advice=config.advice(name))
+    source = config.files()
     if source is None:
         return Status(name, "generated", citation=entry.source)
 
@@ -186,11 +198,9 @@ def verify(name: str) -> Verification:
 def _check_hashes(dataset: Dataset) -> Check:
     """Every value is read again, whatever the cache's stamps say."""
     changed: list[Split] = [
-        split
-        for split, expected in dataset.hashes.items()
-        if array_hash(dataset.split(split)) != expected
+        split for split in SPLITS if array_hash(dataset.split(split)) != dataset.hashes[split]
     ]
-    sizes = " / ".join(f"{len(dataset.split(split)):,}" for split in dataset.hashes)
+    sizes = " / ".join(f"{len(dataset.split(split)):,}" for split in SPLITS)
     if not changed:
         return Check("splits", True, f"{sizes} rows, hashes as noted when they were made")
     files = [getattr(dataset.split(split), "filename", split) for split in changed]
@@ -214,7 +224,7 @@ def _check_content(dataset: Dataset) -> list[Check]:
 
 
 def _check_values(dataset: Dataset) -> Check:
-    for split in dataset.hashes:
+    for split in SPLITS:
         values = dataset.split(split)
         if dataset.levels is not None:
             if int(values.max()) >= dataset.levels:

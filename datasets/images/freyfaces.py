@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.base import Array, DataCorrupt, Entry, array_hash, named_seed
+from datasets.base import Array, DataCorrupt, Entry, array_hash, named_generator
 from datasets.files.recognise import npz_arrays, starting_with
 from datasets.files.sources import File, Form, Source, locate
 from datasets.stored import ImageConfig
@@ -80,8 +80,7 @@ def _prepare() -> Sequence[Array]:
             frames = arrays["x"]
     if array_hash(frames) != HASH:
         raise DataCorrupt(f"{found.paths[0]} holds other frames than the Frey faces")
-    seed = named_seed("freyfaces", "shuffle")
-    frames = frames[np.random.Generator(np.random.PCG64(seed)).permutation(len(frames)), None]
+    frames = frames[named_generator("freyfaces", "shuffle").permutation(len(frames)), None]
     start, stop = SIZES[0], SIZES[0] + SIZES[1]
     return [frames[:start], frames[start:stop], frames[stop:]]
 

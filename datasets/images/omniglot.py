@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datasets.base import Array, DataCorrupt, Entry, array_hash, named_seed
+from datasets.base import Array, DataCorrupt, Entry, array_hash, named_generator
 from datasets.files.recognise import DAMAGE, npz_arrays, zip_members
 from datasets.files.sources import File, Form, Source, locate
 from datasets.stored import ImageConfig
@@ -115,8 +115,7 @@ def _prepare() -> Sequence[Array]:
     if array_hash(images) != HASH:
         raise DataCorrupt(f"{found.paths[0]} holds other images than those of Omniglot")
     ink = (images == 0).astype(np.uint8)[:, None]
-    seed = named_seed("omniglot", "shuffle")
-    ink = ink[np.random.Generator(np.random.PCG64(seed)).permutation(len(ink))]
+    ink = ink[named_generator("omniglot", "shuffle").permutation(len(ink))]
     start, stop = SIZES[0], SIZES[0] + SIZES[1]
     return [ink[:start], ink[start:stop], ink[stop:]]
 

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from datasets.base import Array, DataCorrupt, Entry, Published, named_seed
+from datasets.base import Array, DataCorrupt, Entry, Published, named_generator
 from datasets.files.recognise import DAMAGE, tar_members
 from datasets.files.sources import File, Form, Source, locate
 from datasets.stored import StoredConfig
@@ -120,7 +120,7 @@ def _prepare(*split: object) -> Sequence[Array]:
         )
 
     def random(purpose: str) -> np.random.Generator:
-        return np.random.Generator(np.random.PCG64(named_seed("bsds300-style", purpose, *split)))
+        return named_generator("bsds300-style", purpose, *split)
 
     order = random("images").permutation(len(train))
     groups = (

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from datasets.base import Array, DataCorrupt, Entry, Published, named_seed
+from datasets.base import Array, DataCorrupt, Entry, Published, named_generator
 from datasets.files.sources import CC_BY, EMBEDDED, Source
 from datasets.stored import StoredConfig
 from datasets.tables.steps import check_sizes
@@ -47,8 +47,7 @@ def prepare_power(columns: dict[str, Array]) -> tuple[Array, Array, Array]:
     gap_noise = random.rand(n)
     meter_noise = random.rand(n, 3)
     # A stream of its own, so that the published draws above are as they were.
-    minute_seed = named_seed("power", "minute noise")
-    minute_noise = np.random.Generator(np.random.PCG64(minute_seed)).random(n)
+    minute_noise = named_generator("power", "minute noise").random(n)
 
     rows = np.empty((n, len(COLUMNS)))
     rows[:, 0] = columns["gap"][order] / 1000 + 0.001 * gap_noise

@@ -22,7 +22,7 @@ from typing import Literal
 
 import numpy as np
 
-from datasets.base import Array, DataCorrupt, Entry, named_seed
+from datasets.base import Array, DataCorrupt, Entry, named_generator
 from datasets.files.recognise import DAMAGE, content, npz_arrays, starting_with
 from datasets.files.sources import CC_BY, UCI, File, Form, Source, locate
 from datasets.stored import StoredConfig
@@ -249,8 +249,7 @@ class UciConfig(StoredConfig):
         return self.table
 
     def prepare(self) -> Sequence[Array]:
-        seed = named_seed("uci", self.table, "shuffle")
-        splits = prepare_table(_read(self.table), np.random.Generator(np.random.PCG64(seed)))
+        splits = prepare_table(_read(self.table), named_generator("uci", self.table, "shuffle"))
         sizes, dimension = SIZES[self.table]
         check_sizes(self.table, splits, sizes, dimension)
         return splits
