@@ -124,15 +124,6 @@ def read_pngs(path: Path) -> list[Array]:
     return batches
 
 
-def _prepare() -> Sequence[Array]:
-    found = locate("cifar10", SOURCE)
-    *training, test = (read_pngs if found.form == "png" else read_pickles)(found.paths[0])
-    train = np.concatenate(training)
-    if (array_hash(train), array_hash(test)) != HASHES:
-        raise DataCorrupt(f"{found.paths[0]} holds other images than those of CIFAR-10")
-    return [train[: SIZES[0]], train[SIZES[0] :], test]
-
-
 class Cifar10Config(ImageConfig):
     """32 x 32 colour images with 256 levels, shape ``(n, 3, 32, 32)``: 45,000 / 5,000 / 10,000.
 
@@ -159,7 +150,12 @@ class Cifar10Config(ImageConfig):
         return "cifar10"
 
     def prepare(self) -> Sequence[Array]:
-        return _prepare()
+        found = locate("cifar10", SOURCE)
+        *training, test = (read_pngs if found.form == "png" else read_pickles)(found.paths[0])
+        train = np.concatenate(training)
+        if (array_hash(train), array_hash(test)) != HASHES:
+            raise DataCorrupt(f"{found.paths[0]} holds other images than those of CIFAR-10")
+        return [train[: SIZES[0]], train[SIZES[0] :], test]
 
 
 ENTRIES = [

@@ -71,20 +71,6 @@ def read_mat(path: Path) -> Array:
         raise DataCorrupt(f"{path} holds no table 'ff' of 560 rows ({error})") from error
 
 
-def _prepare() -> Sequence[Array]:
-    found = locate("freyfaces", SOURCE)
-    if found.form == "mat":
-        frames = read_mat(found.paths[0])
-    else:
-        with np.load(found.paths[0]) as arrays:
-            frames = arrays["x"]
-    if array_hash(frames) != HASH:
-        raise DataCorrupt(f"{found.paths[0]} holds other frames than the Frey faces")
-    frames = frames[named_generator("freyfaces", "shuffle").permutation(len(frames)), None]
-    start, stop = SIZES[0], SIZES[0] + SIZES[1]
-    return [frames[:start], frames[start:stop], frames[stop:]]
-
-
 class FreyfacesConfig(ImageConfig):
     """Frames with 256 grey levels, shape ``(n, 1, 28, 20)``: 1,565 / 200 / 200, shuffled.
 
@@ -108,7 +94,17 @@ class FreyfacesConfig(ImageConfig):
         return "freyfaces"
 
     def prepare(self) -> Sequence[Array]:
-        return _prepare()
+        found = locate("freyfaces", SOURCE)
+        if found.form == "mat":
+            frames = read_mat(found.paths[0])
+        else:
+            with np.load(found.paths[0]) as arrays:
+                frames = arrays["x"]
+        if array_hash(frames) != HASH:
+            raise DataCorrupt(f"{found.paths[0]} holds other frames than the Frey faces")
+        frames = frames[named_generator("freyfaces", "shuffle").permutation(len(frames)), None]
+        start, stop = SIZES[0], SIZES[0] + SIZES[1]
+        return [frames[:start], frames[start:stop], frames[stop:]]
 
 
 ENTRIES = [

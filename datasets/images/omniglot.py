@@ -105,21 +105,6 @@ def read_characters(paths: Sequence[Path]) -> Array:
     return np.stack([images[key] for key in sorted(images)])
 
 
-def _prepare() -> Sequence[Array]:
-    found = locate("omniglot", SOURCE)
-    if found.form == "zip":
-        images = read_characters(found.paths)
-    else:
-        with np.load(found.paths[0]) as arrays:
-            images = arrays["x"]
-    if array_hash(images) != HASH:
-        raise DataCorrupt(f"{found.paths[0]} holds other images than those of Omniglot")
-    ink = (images == 0).astype(np.uint8)[:, None]
-    ink = ink[named_generator("omniglot", "shuffle").permutation(len(ink))]
-    start, stop = SIZES[0], SIZES[0] + SIZES[1]
-    return [ink[:start], ink[start:stop], ink[stop:]]
-
-
 class OmniglotConfig(ImageConfig):
     """28 x 28 characters, ink 1, shape ``(n, 1, 28, 28)``: 26,293 / 2,921 / 3,246, shuffled.
 
@@ -140,7 +125,18 @@ class OmniglotConfig(ImageConfig):
         return "omniglot"
 
     def prepare(self) -> Sequence[Array]:
-        return _prepare()
+        found = locate("omniglot", SOURCE)
+        if found.form == "zip":
+            images = read_characters(found.paths)
+        else:
+            with np.load(found.paths[0]) as arrays:
+                images = arrays["x"]
+        if array_hash(images) != HASH:
+            raise DataCorrupt(f"{found.paths[0]} holds other images than those of Omniglot")
+        ink = (images == 0).astype(np.uint8)[:, None]
+        ink = ink[named_generator("omniglot", "shuffle").permutation(len(ink))]
+        start, stop = SIZES[0], SIZES[0] + SIZES[1]
+        return [ink[:start], ink[start:stop], ink[stop:]]
 
 
 ENTRIES = [

@@ -70,7 +70,7 @@ class OwnImagesConfig(OwnConfig):
     example = "my.npz"
 
     levels: int = Field(256, ge=2, le=256, description="values are 0 to levels - 1")
-    alpha: float | None = Field(0.05, description="of the logit; none if null")
+    alpha: float | None = Field(0.05, description="of the logit that follows the noise")
 
     def read(self, path: Path) -> Array:
         """The images of a folder or file, uint8, shape ``(n, channels, height, width)``."""

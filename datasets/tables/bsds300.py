@@ -70,17 +70,6 @@ def read_patches(path: Path) -> list[Array]:
     return splits
 
 
-def _prepare() -> Sequence[Array]:
-    found = locate("bsds300", SOURCE)
-    if found.form == "archive":
-        with extracted(found.paths[0], "BSDS300.hdf5") as (path,):
-            splits = read_patches(path)
-    else:
-        splits = read_patches(found.paths[0])
-    check_sizes("bsds300", splits, SIZES, DIMENSION)
-    return splits
-
-
 class Bsds300Config(StoredConfig):
     """BSDS300: 1,000,000 / 50,000 / 250,000 patches of 63 columns.
 
@@ -109,7 +98,14 @@ class Bsds300Config(StoredConfig):
         return "bsds300"
 
     def prepare(self) -> Sequence[Array]:
-        return _prepare()
+        found = locate("bsds300", SOURCE)
+        if found.form == "archive":
+            with extracted(found.paths[0], "BSDS300.hdf5") as (path,):
+                splits = read_patches(path)
+        else:
+            splits = read_patches(found.paths[0])
+        check_sizes("bsds300", splits, SIZES, DIMENSION)
+        return splits
 
 
 ENTRIES = [

@@ -77,17 +77,6 @@ def prepare_gas(columns: Mapping[str, Array]) -> list[Array]:
     return standardise(split_off(sensors), sensors, ddof=1)
 
 
-def _prepare() -> Sequence[Array]:
-    found = locate("gas", SOURCE)
-    if found.form == "archive":
-        with extracted(found.paths[0], "ethylene_CO.pickle") as (path,):
-            splits = prepare_gas(_read(path))
-    else:
-        splits = prepare_gas(_read(found.paths[0]))
-    check_sizes("gas", splits, SIZES, DIMENSION)
-    return splits
-
-
 def _read(path: Path) -> dict[str, Array]:
     try:
         with path.open("rb") as stream:
@@ -114,7 +103,14 @@ class GasConfig(StoredConfig):
         return "gas"
 
     def prepare(self) -> Sequence[Array]:
-        return _prepare()
+        found = locate("gas", SOURCE)
+        if found.form == "archive":
+            with extracted(found.paths[0], "ethylene_CO.pickle") as (path,):
+                splits = prepare_gas(_read(path))
+        else:
+            splits = prepare_gas(_read(found.paths[0]))
+        check_sizes("gas", splits, SIZES, DIMENSION)
+        return splits
 
 
 ENTRIES = [

@@ -82,17 +82,6 @@ def _read(train: Path, test: Path) -> list[Array]:
     )
 
 
-def _prepare() -> Sequence[Array]:
-    found = locate("hepmass", SOURCE)
-    if found.form == "archive":
-        with extracted(found.paths[0], "1000_train.csv", "1000_test.csv") as (train, test):
-            splits = _read(train, test)
-    else:
-        splits = _read(*found.paths)
-    check_sizes("hepmass", splits, SIZES, DIMENSION)
-    return splits
-
-
 class HepmassConfig(StoredConfig):
     """HEPMASS: 315,123 / 35,013 / 174,987 rows of 21 columns.
 
@@ -112,7 +101,14 @@ class HepmassConfig(StoredConfig):
         return "hepmass"
 
     def prepare(self) -> Sequence[Array]:
-        return _prepare()
+        found = locate("hepmass", SOURCE)
+        if found.form == "archive":
+            with extracted(found.paths[0], "1000_train.csv", "1000_test.csv") as (train, test):
+                splits = _read(train, test)
+        else:
+            splits = _read(*found.paths)
+        check_sizes("hepmass", splits, SIZES, DIMENSION)
+        return splits
 
 
 ENTRIES = [

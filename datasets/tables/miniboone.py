@@ -110,20 +110,6 @@ def _read_array(path: Path) -> Array:
         raise DataCorrupt(f"{path} is no complete array ({error})") from error
 
 
-def _prepare() -> Sequence[Array]:
-    found = locate("miniboone", SOURCE)
-    if found.form == "archive":
-        with extracted(found.paths[0], "miniboone/data.npy") as (path,):
-            rows = _read_array(path)
-    elif found.form == "text":
-        rows = read_particle_text(found.paths[0])
-    else:
-        rows = _read_array(found.paths[0])
-    splits = prepare_miniboone(rows)
-    check_sizes("miniboone", splits, SIZES, DIMENSION)
-    return splits
-
-
 class MinibooneConfig(StoredConfig):
     """MINIBOONE: 29,556 / 3,284 / 3,648 rows of 43 columns.
 
@@ -142,7 +128,17 @@ class MinibooneConfig(StoredConfig):
         return "miniboone"
 
     def prepare(self) -> Sequence[Array]:
-        return _prepare()
+        found = locate("miniboone", SOURCE)
+        if found.form == "archive":
+            with extracted(found.paths[0], "miniboone/data.npy") as (path,):
+                rows = _read_array(path)
+        elif found.form == "text":
+            rows = read_particle_text(found.paths[0])
+        else:
+            rows = _read_array(found.paths[0])
+        splits = prepare_miniboone(rows)
+        check_sizes("miniboone", splits, SIZES, DIMENSION)
+        return splits
 
 
 ENTRIES = [

@@ -64,17 +64,6 @@ def prepare_power(columns: dict[str, Array]) -> tuple[Array, Array, Array]:
     return standard[:start], standard[start : n - test], standard[n - test :]
 
 
-def _prepare() -> Sequence[Array]:
-    try:
-        with np.load(FILE) as stored:
-            columns = {column: stored[column] for column in COLUMNS}
-    except (OSError, ValueError, KeyError) as error:
-        raise DataCorrupt(f"{FILE} is damaged: install the project again") from error
-    splits = prepare_power(columns)
-    check_sizes("power", splits, SIZES, len(COLUMNS))
-    return splits
-
-
 class PowerConfig(StoredConfig):
     """POWER: 1,659,917 / 184,435 / 204,928 rows of 6 columns, which ship with the project."""
 
@@ -91,7 +80,14 @@ class PowerConfig(StoredConfig):
         return "power"
 
     def prepare(self) -> Sequence[Array]:
-        return _prepare()
+        try:
+            with np.load(FILE) as stored:
+                columns = {column: stored[column] for column in COLUMNS}
+        except (OSError, ValueError, KeyError) as error:
+            raise DataCorrupt(f"{FILE} is damaged: install the project again") from error
+        splits = prepare_power(columns)
+        check_sizes("power", splits, SIZES, len(COLUMNS))
+        return splits
 
 
 ENTRIES = [
