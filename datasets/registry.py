@@ -19,6 +19,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from datasets.base import KINDS, DataError, Dataset, DatasetConfig, Entry
+from datasets.stored import StoredConfig
 
 __all__ = ["ENTRIES", "BadEntry", "UnknownDataset", "add", "configure", "entry", "load"]
 
@@ -90,7 +91,11 @@ def _check(found: object, where: str) -> None:
         if not (isinstance(text, str) and text.strip()):
             raise refuse(attribute, f"must be a text, not {text!r}")
     try:
-        cls.model_validate(dict(found.options))
+        config = found.config
+        if isinstance(config, StoredConfig):
+            config.source()
+    except AttributeError as error:
+        raise refuse("config_class", str(error)) from error
     except (ValidationError, TypeError, ValueError) as error:
         raise refuse("options", str(error)) from error
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from datasets.base import Array, DataCorrupt, Entry, array_hash
 from datasets.files.recognise import DAMAGE, tar_members, whole_file
-from datasets.files.sources import File, Form, Source, locate
+from datasets.files.sources import File, Form, Source
 from datasets.files.unpickle import load_plain
 from datasets.stored import ImageConfig
 
@@ -57,7 +57,6 @@ SOURCE = Source(
 )
 
 LEVELS = 256
-SIZES = (45_000, 5_000, 10_000)
 BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
 # Of all training images in their order, and of the test images: (n, 3, 32, 32), uint8.
 HASHES = (
@@ -136,26 +135,20 @@ class Cifar10Config(ImageConfig):
     """
 
     levels = LEVELS
+    stored_as = "cifar10"
+    origin = SOURCE
+    split_sizes = (45_000, 5_000, 10_000)
     test_is_published = True
 
     alpha: float | None = 0.05
 
-    def sizes(self) -> tuple[int, int, int]:
-        return SIZES
-
-    def files(self) -> Source:
-        return SOURCE
-
-    def source(self) -> str:
-        return "cifar10"
-
     def prepare(self) -> Sequence[Array]:
-        found = locate("cifar10", SOURCE)
+        found = self.located()
         *training, test = (read_pngs if found.form == "png" else read_pickles)(found.paths[0])
         train = np.concatenate(training)
         if (array_hash(train), array_hash(test)) != HASHES:
             raise DataCorrupt(f"{found.paths[0]} holds other images than those of CIFAR-10")
-        return [train[: SIZES[0]], train[SIZES[0] :], test]
+        return [train[: self.split_sizes[0]], train[self.split_sizes[0] :], test]
 
 
 ENTRIES = [

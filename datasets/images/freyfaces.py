@@ -9,7 +9,7 @@ import numpy as np
 
 from datasets.base import Array, DataCorrupt, Entry, array_hash, named_generator
 from datasets.files.recognise import npz_arrays, starting_with
-from datasets.files.sources import File, Form, Source, locate
+from datasets.files.sources import File, Form, Source
 from datasets.stored import ImageConfig
 
 __all__ = ["FreyfacesConfig", "read_mat"]
@@ -49,7 +49,6 @@ SOURCE = Source(
 )
 
 LEVELS = 256
-SIZES = (1_565, 200, 200)
 HASH = "b7fb6085f5ce7b09b14cd0136165a2993a9b98bd3adb24cbc2fa62267b0c3886"
 
 
@@ -82,19 +81,13 @@ class FreyfacesConfig(ImageConfig):
     """
 
     levels = LEVELS
+    stored_as = "freyfaces"
+    origin = SOURCE
+    split_sizes = (1_565, 200, 200)
     in_random_order = True
 
-    def sizes(self) -> tuple[int, int, int]:
-        return SIZES
-
-    def files(self) -> Source:
-        return SOURCE
-
-    def source(self) -> str:
-        return "freyfaces"
-
     def prepare(self) -> Sequence[Array]:
-        found = locate("freyfaces", SOURCE)
+        found = self.located()
         if found.form == "mat":
             frames = read_mat(found.paths[0])
         else:
@@ -103,7 +96,7 @@ class FreyfacesConfig(ImageConfig):
         if array_hash(frames) != HASH:
             raise DataCorrupt(f"{found.paths[0]} holds other frames than the Frey faces")
         frames = frames[named_generator("freyfaces", "shuffle").permutation(len(frames)), None]
-        start, stop = SIZES[0], SIZES[0] + SIZES[1]
+        start, stop = self.split_sizes[0], self.split_sizes[0] + self.split_sizes[1]
         return [frames[:start], frames[start:stop], frames[stop:]]
 
 

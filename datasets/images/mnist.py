@@ -10,7 +10,7 @@ import numpy as np
 
 from datasets.base import Array, DataCorrupt, Entry
 from datasets.files.recognise import DAMAGE, content, npz_arrays, open_plain
-from datasets.files.sources import File, Form, Source, locate
+from datasets.files.sources import File, Form, Source
 from datasets.stored import ImageConfig
 
 __all__ = ["MnistConfig", "read_idx"]
@@ -93,7 +93,6 @@ SOURCES = {
 }
 
 LEVELS = 256
-SIZES = (50_000, 10_000, 10_000)
 
 
 def read_idx(path: Path) -> Array:
@@ -138,12 +137,10 @@ class MnistConfig(ImageConfig):
     """
 
     levels = LEVELS
+    split_sizes = (50_000, 10_000, 10_000)
     test_is_published = True
 
     variant: Literal["mnist", "fashion-mnist"] = "mnist"
-
-    def sizes(self) -> tuple[int, int, int]:
-        return SIZES
 
     def files(self) -> Source:
         return SOURCES[self.variant]
@@ -152,14 +149,18 @@ class MnistConfig(ImageConfig):
         return self.variant
 
     def prepare(self) -> Sequence[Array]:
-        found = locate(self.variant, self.files())
+        found = self.located()
         if found.form == "npz":
             with np.load(found.paths[0]) as arrays:
                 train, test = arrays["x_train"], arrays["x_test"]
         else:
             train, test = (read_idx(path) for path in found.paths)
         # What is known of the content was checked where the files were found.
-        return [train[: SIZES[0], None], train[SIZES[0] :, None], test[:, None]]
+        return [
+            train[: self.split_sizes[0], None],
+            train[self.split_sizes[0] :, None],
+            test[:, None],
+        ]
 
 
 ENTRIES = [

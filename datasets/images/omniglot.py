@@ -16,7 +16,7 @@ from PIL import Image
 
 from datasets.base import Array, DataCorrupt, Entry, array_hash, named_generator
 from datasets.files.recognise import DAMAGE, npz_arrays, zip_members
-from datasets.files.sources import File, Form, Source, locate
+from datasets.files.sources import File, Form, Source
 from datasets.stored import ImageConfig
 
 __all__ = ["OmniglotConfig", "read_characters"]
@@ -68,7 +68,6 @@ SOURCE = Source(
 )
 
 LEVELS = 2
-SIZES = (26_293, 2_921, 3_246)
 # Of all images, white 255 and ink 0, in the order of alphabet, character and drawer.
 HASH = "c25fdd2c354394c169897fae7bdb65babf2c4040e08de743100f4a1258de3901"
 
@@ -113,19 +112,13 @@ class OmniglotConfig(ImageConfig):
     """
 
     levels = LEVELS
+    stored_as = "omniglot"
+    origin = SOURCE
+    split_sizes = (26_293, 2_921, 3_246)
     in_random_order = True
 
-    def sizes(self) -> tuple[int, int, int]:
-        return SIZES
-
-    def files(self) -> Source:
-        return SOURCE
-
-    def source(self) -> str:
-        return "omniglot"
-
     def prepare(self) -> Sequence[Array]:
-        found = locate("omniglot", SOURCE)
+        found = self.located()
         if found.form == "zip":
             images = read_characters(found.paths)
         else:
@@ -135,7 +128,7 @@ class OmniglotConfig(ImageConfig):
             raise DataCorrupt(f"{found.paths[0]} holds other images than those of Omniglot")
         ink = (images == 0).astype(np.uint8)[:, None]
         ink = ink[named_generator("omniglot", "shuffle").permutation(len(ink))]
-        start, stop = SIZES[0], SIZES[0] + SIZES[1]
+        start, stop = self.split_sizes[0], self.split_sizes[0] + self.split_sizes[1]
         return [ink[:start], ink[start:stop], ink[stop:]]
 
 

@@ -15,8 +15,6 @@ __all__ = ["OptdigitsConfig"]
 FILE = EMBEDDED / "optdigits.npz"
 SOURCE = Source((), CC_BY, "UCI 80, Alpaydin and Kaynak 1998", embedded=FILE)
 LEVELS = 17
-SIZES = (3_441, 382, 1_797)
-TRAINING = SIZES[0] + SIZES[1]
 
 
 class OptdigitsConfig(ImageConfig):
@@ -31,20 +29,14 @@ class OptdigitsConfig(ImageConfig):
     """
 
     levels = LEVELS
+    stored_as = "optdigits"
+    origin = SOURCE
+    split_sizes = (3_441, 382, 1_797)
     test_is_published = True
     # Small, and read at once from what ships with the project.
     kept = False
 
     alpha: float | None = 0.05
-
-    def sizes(self) -> tuple[int, int, int]:
-        return SIZES
-
-    def files(self) -> Source:
-        return SOURCE
-
-    def source(self) -> str:
-        return "optdigits"
 
     def prepare(self) -> Sequence[Array]:
         try:
@@ -52,11 +44,12 @@ class OptdigitsConfig(ImageConfig):
                 images = stored["x"][:, None]
         except (OSError, ValueError, KeyError) as error:
             raise DataCorrupt(f"{FILE} is damaged: install the project again") from error
-        order = self._random("validation").permutation(TRAINING)
+        validation, test = self.split_sizes[1:]
+        order = self._random("validation").permutation(len(images) - test)
         return [
-            images[np.sort(order[SIZES[1] :])],
-            images[np.sort(order[: SIZES[1]])],
-            images[TRAINING:],
+            images[np.sort(order[validation:])],
+            images[np.sort(order[:validation])],
+            images[len(order) :],
         ]
 
 

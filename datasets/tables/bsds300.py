@@ -17,10 +17,10 @@ from pydantic import field_validator
 from datasets.base import Array, DataCorrupt, DataError, Entry, Published
 from datasets.files.archive import extracted
 from datasets.files.recognise import starting_with
-from datasets.files.sources import File, Form, Source, locate
+from datasets.files.sources import File, Form, Source
 from datasets.stored import StoredConfig
 from datasets.tables.maf import MAF, MAF_ARCHIVE
-from datasets.tables.steps import check_finite, check_sizes
+from datasets.tables.steps import check_finite
 
 __all__ = ["Bsds300Config", "read_patches"]
 
@@ -41,9 +41,6 @@ SOURCE = Source(
     "non-commercial research",
     f"Martin et al. 2001, doi:10.1109/ICCV.2001.937655; {MAF}",
 )
-
-SIZES = (1_000_000, 50_000, 250_000)
-DIMENSION = 63
 
 
 def read_patches(path: Path) -> list[Array]:
@@ -78,6 +75,10 @@ class Bsds300Config(StoredConfig):
     """
 
     kind = "tabular"
+    stored_as = "bsds300"
+    origin = SOURCE
+    split_sizes = (1_000_000, 50_000, 250_000)
+    columns = 63
 
     @field_validator("split")
     @classmethod
@@ -88,24 +89,12 @@ class Bsds300Config(StoredConfig):
             )
         return split
 
-    def sizes(self) -> tuple[int, int, int]:
-        return SIZES
-
-    def files(self) -> Source:
-        return SOURCE
-
-    def source(self) -> str:
-        return "bsds300"
-
     def prepare(self) -> Sequence[Array]:
-        found = locate("bsds300", SOURCE)
+        found = self.located()
         if found.form == "archive":
             with extracted(found.paths[0], "BSDS300.hdf5") as (path,):
-                splits = read_patches(path)
-        else:
-            splits = read_patches(found.paths[0])
-        check_sizes("bsds300", splits, SIZES, DIMENSION)
-        return splits
+                return read_patches(path)
+        return read_patches(found.paths[0])
 
 
 ENTRIES = [

@@ -17,11 +17,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from datasets.base import Array, DataCorrupt, Entry, Published, named_generator
+from datasets.base import SPLITS, Array, DataCorrupt, Entry, Published, named_generator
 from datasets.files.recognise import DAMAGE, tar_members
-from datasets.files.sources import File, Form, Source, locate
+from datasets.files.sources import File, Form, Source
 from datasets.stored import StoredConfig
-from datasets.tables.steps import check_sizes
 
 __all__ = ["Bsds300StyleConfig", "patches_of", "read_images"]
 
@@ -49,8 +48,6 @@ SOURCE = Source(
     "Martin et al. 2001, doi:10.1109/ICCV.2001.937655",
 )
 
-SIZES = (1_000_000, 50_000, 250_000)
-DIMENSION = 63
 SIDE = 8
 _TRAINING_IMAGES = 180
 
@@ -111,31 +108,6 @@ def patches_of(images: Sequence[Array], count: int, random: np.random.Generator)
     return together[random.permutation(count)]
 
 
-def _prepare(*split: object) -> Sequence[Array]:
-    train, test = read_images(locate("bsds300-style", SOURCE).paths[0])
-    if (len(train), len(test)) != (200, 100):
-        raise DataCorrupt(
-            f"bsds300-style: 200 training and 100 test images are due, not {len(train)} and "
-            f"{len(test)}"
-        )
-
-    def random(purpose: str) -> np.random.Generator:
-        return named_generator("bsds300-style", purpose, *split)
-
-    order = random("images").permutation(len(train))
-    groups = (
-        [train[i] for i in order[:_TRAINING_IMAGES]],
-        [train[i] for i in order[_TRAINING_IMAGES:]],
-        test,
-    )
-    splits = [
-        patches_of(images, size, random(name))
-        for images, size, name in zip(groups, SIZES, ("train", "validation", "test"), strict=True)
-    ]
-    check_sizes("bsds300-style", splits, SIZES, DIMENSION)
-    return splits
-
-
 class Bsds300StyleConfig(StoredConfig):
     """Patches in the style of BSDS300: 1,000,000 / 50,000 / 250,000 of 63 columns.
 
@@ -144,22 +116,39 @@ class Bsds300StyleConfig(StoredConfig):
     """
 
     kind = "tabular"
+    stored_as = "bsds300-style"
+    origin = SOURCE
+    split_sizes = (1_000_000, 50_000, 250_000)
+    columns = 63
     in_random_order = True
 
-    def sizes(self) -> tuple[int, int, int]:
-        return SIZES
-
-    def files(self) -> Source:
-        return SOURCE
-
-    def source(self) -> str:
-        return "bsds300-style"
-
     def prepare(self) -> Sequence[Array]:
-        return _prepare()
+        return self._patches()
 
     def prepare_split(self) -> Sequence[Array]:
-        return _prepare("split", self.split)
+        return self._patches("split", self.split)
+
+    def _patches(self, *split: object) -> Sequence[Array]:
+        train, test = read_images(self.located().paths[0])
+        if (len(train), len(test)) != (200, 100):
+            raise DataCorrupt(
+                f"bsds300-style: 200 training and 100 test images are due, not {len(train)} and "
+                f"{len(test)}"
+            )
+
+        def random(purpose: str) -> np.random.Generator:
+            return named_generator("bsds300-style", purpose, *split)
+
+        order = random("images").permutation(len(train))
+        groups = (
+            [train[i] for i in order[:_TRAINING_IMAGES]],
+            [train[i] for i in order[_TRAINING_IMAGES:]],
+            test,
+        )
+        return [
+            patches_of(images, size, random(name))
+            for images, size, name in zip(groups, self.split_sizes, SPLITS, strict=True)
+        ]
 
 
 ENTRIES = [

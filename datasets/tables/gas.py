@@ -16,11 +16,11 @@ import numpy as np
 from datasets.base import Array, DataCorrupt, Entry, Published
 from datasets.files.archive import extracted
 from datasets.files.recognise import starting_with
-from datasets.files.sources import CC_BY, File, Form, Source, locate
+from datasets.files.sources import CC_BY, File, Form, Source
 from datasets.files.unpickle import load_frame
 from datasets.stored import StoredConfig
 from datasets.tables.maf import MAF, MAF_ARCHIVE
-from datasets.tables.steps import check_finite, check_sizes, split_off, standardise, uncorrelated
+from datasets.tables.steps import check_finite, split_off, standardise, uncorrelated
 
 __all__ = ["GasConfig", "prepare_gas"]
 
@@ -44,8 +44,6 @@ SOURCE = Source(
     "is known, so that UCI's own files do not serve",
 )
 
-SIZES = (852_174, 94_685, 105_206)
-DIMENSION = 8
 _DROPPED = ("Time", "Meth", "Eth")
 
 
@@ -91,26 +89,18 @@ class GasConfig(StoredConfig):
     """GAS: 852,174 / 94,685 / 105,206 rows of 8 columns."""
 
     kind = "tabular"
+    stored_as = "gas"
+    origin = SOURCE
+    split_sizes = (852_174, 94_685, 105_206)
+    columns = 8
     in_random_order = True
 
-    def sizes(self) -> tuple[int, int, int]:
-        return SIZES
-
-    def files(self) -> Source:
-        return SOURCE
-
-    def source(self) -> str:
-        return "gas"
-
     def prepare(self) -> Sequence[Array]:
-        found = locate("gas", SOURCE)
+        found = self.located()
         if found.form == "archive":
             with extracted(found.paths[0], "ethylene_CO.pickle") as (path,):
-                splits = prepare_gas(_read(path))
-        else:
-            splits = prepare_gas(_read(found.paths[0]))
-        check_sizes("gas", splits, SIZES, DIMENSION)
-        return splits
+                return prepare_gas(_read(path))
+        return prepare_gas(_read(found.paths[0]))
 
 
 ENTRIES = [

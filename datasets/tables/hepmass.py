@@ -13,10 +13,10 @@ from pathlib import Path
 from datasets.base import Array, DataCorrupt, Entry, Published
 from datasets.files.archive import extracted
 from datasets.files.recognise import starting_with
-from datasets.files.sources import CC_BY, UCI, File, Form, Source, locate
+from datasets.files.sources import CC_BY, UCI, File, Form, Source
 from datasets.stored import StoredConfig
 from datasets.tables.maf import MAF, MAF_ARCHIVE
-from datasets.tables.steps import check_sizes, read_csv, standardise
+from datasets.tables.steps import read_csv, standardise
 
 __all__ = ["HepmassConfig", "prepare_hepmass"]
 
@@ -45,8 +45,6 @@ SOURCE = Source(
     f"UCI 347, Baldi et al. 2016, arXiv:1601.07913; {MAF}",
 )
 
-SIZES = (315_123, 35_013, 174_987)
-DIMENSION = 21
 FEATURES = 27
 
 
@@ -89,26 +87,18 @@ class HepmassConfig(StoredConfig):
     """
 
     kind = "tabular"
+    stored_as = "hepmass"
+    origin = SOURCE
+    split_sizes = (315_123, 35_013, 174_987)
+    columns = 21
     test_is_published = True
 
-    def sizes(self) -> tuple[int, int, int]:
-        return SIZES
-
-    def files(self) -> Source:
-        return SOURCE
-
-    def source(self) -> str:
-        return "hepmass"
-
     def prepare(self) -> Sequence[Array]:
-        found = locate("hepmass", SOURCE)
+        found = self.located()
         if found.form == "archive":
             with extracted(found.paths[0], "1000_train.csv", "1000_test.csv") as (train, test):
-                splits = _read(train, test)
-        else:
-            splits = _read(*found.paths)
-        check_sizes("hepmass", splits, SIZES, DIMENSION)
-        return splits
+                return _read(train, test)
+        return _read(*found.paths)
 
 
 ENTRIES = [

@@ -15,10 +15,10 @@ import numpy as np
 from datasets.base import Array, DataCorrupt, Entry, Published
 from datasets.files.archive import extracted
 from datasets.files.recognise import DAMAGE, content, npy_array
-from datasets.files.sources import CC_BY, UCI, File, Form, Source, locate
+from datasets.files.sources import CC_BY, UCI, File, Form, Source
 from datasets.stored import StoredConfig
 from datasets.tables.maf import MAF, MAF_ARCHIVE
-from datasets.tables.steps import check_finite, check_sizes, split_off, standardise
+from datasets.tables.steps import check_finite, split_off, standardise
 
 __all__ = ["MinibooneConfig", "prepare_miniboone", "read_particle_text"]
 
@@ -55,7 +55,6 @@ SOURCE = Source(
     f"UCI 199, Roe 2010; {MAF}",
 )
 
-SIZES = (29_556, 3_284, 3_648)
 DIMENSION = 43
 _RECURRING = (5, 13, 22, 26, 34, 44, 45)
 
@@ -117,18 +116,13 @@ class MinibooneConfig(StoredConfig):
     """
 
     kind = "tabular"
-
-    def sizes(self) -> tuple[int, int, int]:
-        return SIZES
-
-    def files(self) -> Source:
-        return SOURCE
-
-    def source(self) -> str:
-        return "miniboone"
+    stored_as = "miniboone"
+    origin = SOURCE
+    split_sizes = (29_556, 3_284, 3_648)
+    columns = DIMENSION
 
     def prepare(self) -> Sequence[Array]:
-        found = locate("miniboone", SOURCE)
+        found = self.located()
         if found.form == "archive":
             with extracted(found.paths[0], "miniboone/data.npy") as (path,):
                 rows = _read_array(path)
@@ -136,9 +130,7 @@ class MinibooneConfig(StoredConfig):
             rows = read_particle_text(found.paths[0])
         else:
             rows = _read_array(found.paths[0])
-        splits = prepare_miniboone(rows)
-        check_sizes("miniboone", splits, SIZES, DIMENSION)
-        return splits
+        return prepare_miniboone(rows)
 
 
 ENTRIES = [

@@ -15,15 +15,12 @@ import numpy as np
 from datasets.base import Array, DataCorrupt, Entry, Published, named_generator
 from datasets.files.sources import CC_BY, EMBEDDED, Source
 from datasets.stored import StoredConfig
-from datasets.tables.steps import check_sizes
 
 __all__ = ["PowerConfig", "prepare_power"]
 
 FILE = EMBEDDED / "power.npz"
 SOURCE = Source((), CC_BY, "UCI 235, Hebrail and Berard 2012", embedded=FILE)
 COLUMNS = ("gap", "volt", "sm1", "sm2", "sm3", "minute")
-SIZES = (1_659_917, 184_435, 204_928)
-"""Rows of the training, validation and test split."""
 
 
 def prepare_power(columns: dict[str, Array]) -> tuple[Array, Array, Array]:
@@ -68,16 +65,11 @@ class PowerConfig(StoredConfig):
     """POWER: 1,659,917 / 184,435 / 204,928 rows of 6 columns, which ship with the project."""
 
     kind = "tabular"
+    stored_as = "power"
+    origin = SOURCE
+    split_sizes = (1_659_917, 184_435, 204_928)
+    columns = len(COLUMNS)
     in_random_order = True
-
-    def sizes(self) -> tuple[int, int, int]:
-        return SIZES
-
-    def files(self) -> Source:
-        return SOURCE
-
-    def source(self) -> str:
-        return "power"
 
     def prepare(self) -> Sequence[Array]:
         try:
@@ -85,9 +77,7 @@ class PowerConfig(StoredConfig):
                 columns = {column: stored[column] for column in COLUMNS}
         except (OSError, ValueError, KeyError) as error:
             raise DataCorrupt(f"{FILE} is damaged: install the project again") from error
-        splits = prepare_power(columns)
-        check_sizes("power", splits, SIZES, len(COLUMNS))
-        return splits
+        return prepare_power(columns)
 
 
 ENTRIES = [

@@ -12,7 +12,6 @@ from datasets.base import Array, DataCorrupt
 
 __all__ = [
     "check_finite",
-    "check_sizes",
     "read_csv",
     "split_off",
     "standardise",
@@ -139,18 +138,3 @@ def uncorrelated(rows: Array, threshold: float = 0.98) -> list[int]:
         if (count <= 1).all():
             return kept
         del kept[int(np.flatnonzero(count > 1)[0])]
-
-
-def check_sizes(name: str, splits: Sequence[Array], sizes: Sequence[int], dimension: int) -> None:
-    """Refuse splits that are not those of the literature.
-
-    Raises:
-        DataCorrupt: if a size differs: the source is not the published one.
-    """
-    found = [split.shape for split in splits]
-    due = [(size, dimension) for size in sizes]
-    if found != due:
-        raise DataCorrupt(
-            f"{name}: the splits should have shapes {due}, they have {found}: "
-            "the source is not the published one"
-        )

@@ -25,10 +25,9 @@ import numpy as np
 from datasets.base import Array, DataCorrupt, Entry, named_generator
 from datasets.files.recognise import DAMAGE, content, npz_arrays, starting_with
 from datasets.files.sources import CC_BY, UCI, File, Form, Source, locate
-from datasets.stored import StoredConfig
+from datasets.stored import StoredConfig, check_sizes
 from datasets.tables.steps import (
     check_finite,
-    check_sizes,
     read_csv,
     split_off,
     standardise,

@@ -3,7 +3,7 @@ import pytest
 
 import datasets
 from datasets.gaussian_baseline import gaussian_baseline
-from datasets.tables.power import COLUMNS, SIZES, prepare_power
+from datasets.tables.power import COLUMNS, PowerConfig, prepare_power
 
 
 def columns_of(n: int) -> dict[str, np.ndarray]:
@@ -51,7 +51,7 @@ def test_recipe_row_by_row() -> None:
 def test_gaussian_baseline_of_the_maf_paper() -> None:
     """Table 1 of arXiv:1705.07057: -7.74 +- 0.02, two standard errors."""
     data = datasets.load("power")
-    assert (len(data.train), len(data.validation), len(data.test)) == SIZES
+    assert (len(data.train), len(data.validation), len(data.test)) == PowerConfig.split_sizes
     assert data.train.dtype == np.float32
     nll, error = gaussian_baseline(data)
     assert nll == pytest.approx(7.742, abs=0.002)

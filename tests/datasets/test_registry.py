@@ -3,16 +3,17 @@
 import dataclasses
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from torch import Tensor
 
 import datasets
-from datasets import BadEntry, Entry, SampledConfig, UnknownDataset, registry
+from datasets import BadEntry, Entry, SampledConfig, StoredConfig, UnknownDataset, registry
+from datasets.base import Array
 
 
 class Cube:
@@ -45,6 +46,22 @@ class Unfinished(SampledConfig):
 
     def density(self) -> Cube:
         return Cube()
+
+
+class NoName(StoredConfig):
+    kind = "tabular"
+    split_sizes = (8, 1, 1)
+
+    def prepare(self) -> Sequence[Array]:
+        return [np.zeros((n, 2), np.float32) for n in self.split_sizes]
+
+
+class NoSizes(NoName):
+    stored_as = "no sizes"
+    split_sizes: ClassVar[tuple[int, int, int]]
+
+    def sizes(self) -> tuple[int, int, int]:
+        return self.the_sizes  # type: ignore[attr-defined, no-any-return]
 
 
 class NoKind(CubeConfig):
@@ -109,6 +126,8 @@ def test_a_name_is_given_once() -> None:
         ({"config_class": Cube}, "attribute config_class: must be a class derived from Dataset"),
         ({"config_class": Unfinished}, "config_class: Unfinished does not define seed_names"),
         ({"config_class": NoKind}, r"config_class: NoKind\.kind must be one of 'toy', 'gaussian'"),
+        ({"config_class": NoName}, "attribute config_class: .*no attribute 'stored_as'"),
+        ({"config_class": NoSizes}, "attribute config_class: .*no attribute 'the_sizes'"),
         ({"config_class": Needs}, r"attribute options: (.|\n)*side(.|\n)*required"),
         ({"summary": ""}, "attribute summary: must be a text"),
         ({"source": None}, "attribute source: must be a text, not None"),

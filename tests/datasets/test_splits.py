@@ -202,7 +202,7 @@ def test_other_splits_of_patches_come_from_other_training_images(
     data_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Images of one patch each, told apart by how much lighter their right half is."""
-    monkeypatch.setattr(bsds300_style, "SIZES", (180, 20, 100))
+    monkeypatch.setattr(bsds300_style.Bsds300StyleConfig, "split_sizes", (180, 20, 100))
     with tarfile.open(data_folder / "BSDS300-images.tgz", "w:gz") as archive:
         for i in range(300):
             # Two names by which the archive is recognised are among these.

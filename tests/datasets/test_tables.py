@@ -20,8 +20,9 @@ from datasets.base import DataCorrupt, DataMissing
 from datasets.files import sources
 from datasets.files.recognise import starting_with
 from datasets.files.unpickle import load_frame
+from datasets.stored import check_sizes
 from datasets.tables import bsds300, gas, hepmass, maf, miniboone, uci
-from datasets.tables.steps import check_sizes, read_csv, split_off, uncorrelated
+from datasets.tables.steps import read_csv, split_off, uncorrelated
 
 GOOD = "a,b,c\n1,2,3\n4,5,6\n7,8,9.5\n"
 
@@ -209,11 +210,13 @@ def archive(path: Path, members: dict[str, bytes]) -> None:
 def small_archive(monkeypatch: pytest.MonkeyPatch) -> None:
     """The published archive has one sum; here any archive of the name will do."""
     some = dataclasses.replace(maf.MAF_ARCHIVE, recognise=starting_with(b"", "data.tar"))
-    for module in (gas, hepmass, miniboone, bsds300):
-        source = module.SOURCE
+    for name in ("gas", "hepmass", "miniboone", "bsds300"):
+        config = datasets.entry(name).config_class
+        source = datasets.configure(name).files()
+        assert source is not None
         forms = [form for form in source.forms if form.name != "archive"]
         changed = dataclasses.replace(source, forms=(*forms, sources.Form("archive", (some,))))
-        monkeypatch.setattr(module, "SOURCE", changed)
+        monkeypatch.setattr(config, "origin", changed)
 
 
 @pytest.mark.parametrize("name", ["gas", "hepmass", "miniboone", "bsds300"])
@@ -234,7 +237,7 @@ def test_gas_from_each_form(
     random: np.random.Generator,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(gas, "SIZES", (324, 36, 40))
+    monkeypatch.setattr(gas.GasConfig, "split_sizes", (324, 36, 40))
     data = old_pickle(gas_table(random))
     if form == "pickle":
         (data_folder / "gas").mkdir()
@@ -327,7 +330,7 @@ def test_hepmass_from_each_form(
     train = hepmass_rows(random, 1000)
     test = np.concatenate([hepmass_rows(random, 400), np.full((400, 1), 7.0)], axis=1)
     sizes = [len(split) for split in hepmass.prepare_hepmass(train, test)]
-    monkeypatch.setattr(hepmass, "SIZES", tuple(sizes))
+    monkeypatch.setattr(hepmass.HepmassConfig, "split_sizes", tuple(sizes))
     files = {
         "1000_train.csv": csv_of(train, NAMES),
         "1000_test.csv": csv_of(test, [*NAMES, "mass"]),
@@ -450,7 +453,7 @@ def write_patches(path: Path, names: tuple[str, ...] = ("train", "validation", "
 def test_bsds300_from_each_form(
     form: str, data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bsds300, "SIZES", (100, 5, 25))
+    monkeypatch.setattr(bsds300.Bsds300Config, "split_sizes", (100, 5, 25))
     path = tmp_path / "BSDS300.hdf5"
     write_patches(path)
     if form == "hdf5":
