@@ -1,9 +1,10 @@
 """The contract that every data set of the suite keeps.
 
 A :class:`DatasetConfig` holds typed options; its ``load`` gives a :class:`Dataset`: three splits,
-the preprocessing from what is stored to what a flow models, and the truth where it is known. Two
-kinds of sets derive from it: those that are drawn from a known density (:mod:`datasets.sampled`)
-and those that are read from files (:mod:`datasets.stored`).
+the preprocessing from what is stored to what a flow models, and the truth where it is known. Three
+kinds of sets derive from it: those that are drawn from a known density (:mod:`datasets.sampling`),
+those that are read from known files (:mod:`datasets.stored`), and those that a user's own files
+make (:mod:`datasets.own`).
 
 ``raw``
     what a split stores: float32 rows, already standardised where the literature does so, or the

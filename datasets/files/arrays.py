@@ -50,11 +50,12 @@ def read_array(path: Path, array: str | None, dimensions: tuple[int, ...]) -> Ar
         DataCorrupt: if the file is damaged.
     """
     try:
-        if path.suffix == ".npy":
+        suffix = path.suffix.lower()
+        if suffix == ".npy":
             found = np.load(path, allow_pickle=False)
             arrays: dict[str, Callable[[], Array]] = {"": lambda: found}
             shapes = {"": found.shape}
-        elif path.suffix == ".npz":
+        elif suffix == ".npz":
             with np.load(path, allow_pickle=False) as stored:
                 held = {name: stored[name] for name in stored.files}
             arrays = {name: lambda name=name: held[name] for name in held}  # type: ignore[misc]
@@ -103,7 +104,8 @@ def _choose(
 def read_frame(path: Path, array: str | None = None) -> pd.DataFrame:
     """A table: CSV or TSV (compressed by gzip or not), Parquet, NPY, NPZ or HDF5.
 
-    The first line of a text names the columns unless it holds numbers alone.
+    The first line of a text names the columns unless it holds numbers alone; 0, 1, 2 and so on are
+    the names that pandas writes where there are none.
 
     Args:
         path: of the file.
@@ -134,7 +136,8 @@ def read_frame(path: Path, array: str | None = None) -> pd.DataFrame:
             text = stream.read()
         options: dict[str, Any] = {"sep": _TEXT[suffix], "index_col": False, "low_memory": False}
         first = pd.read_csv(io.BytesIO(text), header=None, nrows=1, dtype=str, **options)
-        named = not first.iloc[0].map(_is_number).all()
+        names = list(first.iloc[0])
+        named = not all(map(_is_number, names)) or _counts(names)
         with warnings.catch_warnings():
             # Longer lines than the first: pandas would cut them off.
             warnings.simplefilter("error", pd.errors.ParserWarning)
@@ -147,6 +150,10 @@ def read_frame(path: Path, array: str | None = None) -> pd.DataFrame:
 
 def _numbered(count: int) -> list[str]:
     return [f"column {i + 1}" for i in range(count)]
+
+
+def _counts(names: list[str]) -> bool:
+    return len(names) > 1 and names == [str(i) for i in range(len(names))]
 
 
 def _is_number(text: object) -> bool:

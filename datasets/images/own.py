@@ -76,7 +76,7 @@ class OwnImagesConfig(OwnConfig):
         """The images of a folder or file, uint8, shape ``(n, channels, height, width)``."""
         if path.is_dir():
             images = read_folder(path)
-        elif path.suffix in (".npz", ".npy", ".h5", ".hdf5"):
+        elif path.suffix.lower() in (".npz", ".npy", ".h5", ".hdf5"):
             images = self._as_images(read_array(path, self.array, (3, 4)), path)
         else:
             raise DataError(f"{path}: images are a folder, or a file .npz, .npy, .h5 or .hdf5")

@@ -60,7 +60,7 @@ class StudentTConfig(SampledConfig):
     """A multivariate Student t in a random orientation.
 
     The scales along its axes are evenly spaced on a logarithmic scale and their product is 1, as
-    in :class:`datasets.gaussian.GaussianConfig`.
+    in :class:`datasets.sampled.gaussian.GaussianConfig`.
 
     Attributes:
         dimension: D.

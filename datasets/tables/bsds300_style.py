@@ -151,6 +151,7 @@ class Bsds300StyleConfig(StoredConfig):
         ]
 
 
+# No hashes: the images come out of a JPEG decoder, which may round differently elsewhere.
 ENTRIES = [
     Entry(
         "bsds300-style",

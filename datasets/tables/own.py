@@ -146,6 +146,10 @@ class OwnTableConfig(OwnConfig):
             if values[seen].min() == values[seen].max():
                 constant.append(column)
                 continue
+            if (values[1:] == values[:-1] + 1).all():
+                remarks.append(
+                    f"column {column!r} numbers the rows: drop_columns = [{column!r}] leaves it out"
+                )
             found = discreteness(values)
             spacing = None if found is None else found.spacing
             if found is not None and spacing is None:

@@ -146,6 +146,30 @@ def test_parquet_where_pyarrow_is_there(tmp_path: Path, csv: Path, values: np.nd
     np.testing.assert_array_equal(load(path).train, load(csv).train)
 
 
+def test_a_table_as_pandas_writes_it(tmp_path: Path, csv: Path, values: np.ndarray) -> None:
+    """Columns without names are called 0, 1, 2; the index is an unnamed column."""
+    pd.DataFrame(values).to_csv(tmp_path / "unnamed.csv", index=False)
+    unnamed = load(tmp_path / "unnamed.csv")
+    assert [column.name for column in unnamed.columns] == ["0", "1", "2"]
+    np.testing.assert_array_equal(unnamed.train, load(csv).train)
+    frame(values).to_csv(tmp_path / "index.csv")
+    (first, _) = load(tmp_path / "index.csv").remarks
+    assert first.startswith("column 'Unnamed: 0' numbers the rows: drop_columns = ['Unnamed: 0']")
+
+
+def test_types_of_columns(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    path = tmp_path / "MY.NPY"
+    with path.open("wb") as stream:
+        np.save(stream, random.random((50, 2)) < 0.5)
+    assert [column.spacing for column in load(path).columns] == [1.0, 1.0]
+    np.save(tmp_path / "my.npy", random.random((50, 2)).astype(np.float16))
+    assert load(tmp_path / "my.npy").event_shape == (2,)
+    np.save(tmp_path / "my.npy", np.array([["a", "b"]] * 30))
+    with pytest.raises(DataError, match="row 1, column 'column 1': 'a' is no number"):
+        load(tmp_path / "my.npy")
+
+
 @pytest.mark.parametrize(("name", "library"), [("my.parquet", "pyarrow"), ("my.h5", "h5py")])
 def test_a_library_that_is_not_there_is_named(
     name: str, library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

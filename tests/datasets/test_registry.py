@@ -5,7 +5,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,7 +58,6 @@ class NoName(StoredConfig):
 
 class NoSizes(NoName):
     stored_as = "no sizes"
-    split_sizes: ClassVar[tuple[int, int, int]]
 
     def sizes(self) -> tuple[int, int, int]:
         return self.the_sizes  # type: ignore[attr-defined, no-any-return]
