@@ -475,7 +475,7 @@ def _known_datasets(names: Sequence[str]) -> Sequence[str]:
 @data.command("list")
 def data_list() -> int:
     """Show which data sets are at hand, and how to have the others."""
-    from datasets.fetch import status as status_of
+    from datasets.files.fetch import status as status_of
 
     rows = [("name", "state", "size", "licence", "citation")]
     for name in _known_datasets(()):
@@ -491,7 +491,7 @@ def data_list() -> int:
 def data_fetch(names: Sequence[str]) -> int:
     """Get the files of the data sets NAMES, unless they are there."""
     import datasets
-    from datasets.fetch import fetch
+    from datasets.files.fetch import fetch
 
     problems = []
     for name in _known_datasets(names):
@@ -511,7 +511,7 @@ def data_fetch(names: Sequence[str]) -> int:
 @click.argument("names", nargs=-1)
 def data_verify(names: Sequence[str]) -> int:
     """Check the data sets NAMES, or all that are at hand, from their files to their splits."""
-    from datasets.fetch import verify
+    from datasets.files.fetch import verify
 
     problems = []
     for name in _known_datasets(names):
@@ -715,7 +715,7 @@ def doctor() -> int:
     if not cuda:
         click.echo("no CUDA device: cells run on the CPU")
     if not problems:
-        from datasets.fetch import status as status_of
+        from datasets.files.fetch import status as status_of
 
         for name in datasets.ENTRIES:
             click.echo(f"data {name}: {status_of(name).state}")

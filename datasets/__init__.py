@@ -6,22 +6,29 @@ from datasets.base import (
     DataMissing,
     Dataset,
     DatasetConfig,
+    Entry,
     Preprocessing,
     Split,
     Truth,
 )
-from datasets.catalog import ENTRIES, Entry, UnknownDataset, configure, entry, load
+from datasets.registry import ENTRIES, BadEntry, UnknownDataset, configure, entry, load
+from datasets.sampling import SampledConfig
+from datasets.stored import ImageConfig, StoredConfig
 
 __all__ = [
     "ENTRIES",
+    "BadEntry",
     "DataCorrupt",
     "DataError",
     "DataMissing",
     "Dataset",
     "DatasetConfig",
     "Entry",
+    "ImageConfig",
     "Preprocessing",
+    "SampledConfig",
     "Split",
+    "StoredConfig",
     "Truth",
     "UnknownDataset",
     "configure",

@@ -1,9 +1,10 @@
 """The contract that every data set of the suite keeps.
 
 A :class:`DatasetConfig` holds typed options; its ``load`` gives a :class:`Dataset`: three splits,
-the preprocessing from what is stored to what a flow models, and the truth where it is known. Two
-kinds of sets derive from it: those that are drawn from a known density (:mod:`datasets.sampled`)
-and those that are read from files (:mod:`datasets.stored`).
+the preprocessing from what is stored to what a flow models, and the truth where it is known. Three
+kinds of sets derive from it: those that are drawn from a known density (:mod:`datasets.sampling`),
+those that are read from known files (:mod:`datasets.stored`), and those that a user's own files
+make (:mod:`datasets.own`).
 
 ``raw``
     what a split stores: float32 rows, already standardised where the literature does so, or the
@@ -24,29 +25,40 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from datasets.files.sources import Source
+
 __all__ = [
+    "KINDS",
+    "SPLITS",
     "Array",
+    "Column",
     "DataCorrupt",
     "DataError",
     "DataMissing",
     "Dataset",
     "DatasetConfig",
+    "Entry",
     "Preprocessing",
+    "Published",
     "Split",
     "Truth",
     "array_hash",
+    "named_generator",
     "named_seed",
 ]
 
 Split = Literal["train", "validation", "test"]
 Kind = Literal["toy", "gaussian", "tabular", "image"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+SPLITS: tuple[Split, ...] = get_args(Split)
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -74,6 +86,11 @@ def named_seed(*names: object) -> int:
     """
     text = "/".join(map(str, names))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def named_generator(*names: object) -> np.random.Generator:
+    """NumPy's PCG64 from :func:`named_seed` of the names."""
+    return np.random.Generator(np.random.PCG64(named_seed(*names)))
 
 
 def array_hash(array: Array) -> str:
@@ -156,6 +173,24 @@ class Truth:
 
 
 @dataclass(frozen=True)
+class Column:
+    """One column of a user's own table: ``stored = (value - mean) / deviation``.
+
+    Attributes:
+        name: in the file, or ``"column 1"`` and so on where it has none.
+        mean: of the training rows of split 0, in the file's units, noise included.
+        deviation: their standard deviation.
+        spacing: of a discrete column, the width of the uniform noise on ``[0, spacing)`` that was
+            added to its values; None for a continuous one.
+    """
+
+    name: str
+    mean: float
+    deviation: float
+    spacing: float | None = None
+
+
+@dataclass(frozen=True, repr=False)
 class Dataset:
     """Three splits, how to preprocess them, and the truth where it is known.
 
@@ -167,7 +202,11 @@ class Dataset:
         preprocessing: from stored values to what a flow models.
         levels: for images the number of grey levels, for bits/dim; None otherwise.
         truth: the true density; None where nobody knows it.
-        hashes: :func:`array_hash` of each split.
+        hashes: :func:`array_hash` of each split, by its name; of a user's own files the sha256
+            too, as ``train_file`` and so on.
+        columns: of a user's own table, how its values were standardised; empty otherwise.
+        remarks: what was done to a user's own data or is wrong with them, in sentences for the
+            record and the report.
     """
 
     name: str
@@ -179,7 +218,13 @@ class Dataset:
     preprocessing: Preprocessing = field(default_factory=Identity)
     levels: int | None = None
     truth: Truth | None = None
-    hashes: Mapping[Split, str] = field(default_factory=dict)
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    columns: tuple[Column, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        rows = " / ".join(f"{len(self.split(split)):,}" for split in SPLITS)
+        return f"<Dataset {self.name}: {self.kind}, event shape {self.event_shape}, {rows} rows>"
 
     @property
     def dimension(self) -> int:
@@ -229,13 +274,20 @@ class DatasetConfig(BaseModel, abc.ABC):
         train, _, test = self.sizes()
         if self.rows is not None and train is not None and self.rows > train:
             raise ValueError(f"rows = {self.rows} of a training split of {train}")
-        if self.test_rows is not None and self.test_rows > test:
+        if self.test_rows is not None and test is not None and self.test_rows > test:
             raise ValueError(f"test_rows = {self.test_rows} of a test split of {test}")
         return self
 
     @abc.abstractmethod
-    def sizes(self) -> tuple[int | None, int, int]:
-        """Rows of the whole training, validation and test split; None for as many as one asks."""
+    def sizes(self) -> tuple[int | None, int | None, int | None]:
+        """Rows of the whole training, validation and test split.
+
+        None where that is for a user to say, or for a user's file.
+        """
+
+    def files(self) -> Source | None:
+        """Where its files come from; None for what is drawn, and for a user's own files."""
+        return None
 
     @abc.abstractmethod
     def whole(self, name: str) -> Dataset:
@@ -274,6 +326,9 @@ class DatasetConfig(BaseModel, abc.ABC):
         wanted: dict[Split, int | None] = {"train": self.rows, "test": self.test_rows}
         for split, count in wanted.items():
             rows = dataset.split(split)
+            if count is not None and count > len(rows):
+                option = "rows" if split == "train" else "test_rows"
+                raise DataError(f"{name}: {option} = {count}, but the split has {len(rows)}")
             if count is not None and count < len(rows):
                 part = self.part(rows, count, split)
                 hashes = {**dataset.hashes, split: array_hash(part)}
@@ -299,19 +354,75 @@ def make_dataset(
         hashes: :func:`array_hash` of each split, where already known; else they are computed.
         **more: other attributes of :class:`Dataset`.
     """
-    train, validation, test = splits
     known = dict(hashes or {})
+    arrays = dict(zip(SPLITS, splits, strict=True))
+    for split, array in arrays.items():
+        known.setdefault(split, array_hash(array))
     return Dataset(
         name=name,
         kind=kind,
-        event_shape=tuple(train.shape[1:]),
-        train=train,
-        validation=validation,
-        test=test,
-        hashes={
-            "train": known.get("train") or array_hash(train),
-            "validation": known.get("validation") or array_hash(validation),
-            "test": known.get("test") or array_hash(test),
-        },
+        event_shape=tuple(splits[0].shape[1:]),
+        train=arrays["train"],
+        validation=arrays["validation"],
+        test=arrays["test"],
+        hashes=known,
         **more,
     )
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published score of the Gaussian baseline.
+
+    All are of Papamakarios et al. 2017, arXiv:1705.07057, table 1, first row.
+
+    Attributes:
+        log_likelihood: mean over the test set, nats.
+        bar: two standard errors over test points, as printed.
+        tolerance: how far a faithful data set may score from it, nats: the bar, or 1 where the
+            sample is another.
+        of: the data set that it was computed for.
+    """
+
+    log_likelihood: float
+    bar: float
+    tolerance: float
+    of: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A named data set, as the file of the set states it in its list ``ENTRIES``.
+
+    Attributes:
+        name: as given in a matrix file.
+        config_class: the class of its typed options.
+        summary: one line for ``list datasets``.
+        source: where it comes from: paper, repository or archive.
+        options: what differs from the config's defaults.
+        hashes: :func:`array_hash` of the splits in split 0, where the files were at hand: made of
+            integer draws, sums in a fixed order and divisions, so the same on every machine.
+            ``data verify`` compares with them.
+        published: the published score of the Gaussian baseline, where there is one.
+        origin: where an entry from outside the project comes from, with its version or the hash
+            of its file; empty for the project's own. Set by :func:`datasets.registry.add`.
+    """
+
+    name: str
+    config_class: type[DatasetConfig]
+    summary: str
+    source: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    hashes: Mapping[Split, str] = field(default_factory=dict)
+    published: Published | None = None
+    origin: str = ""
+
+    @property
+    def kind(self) -> Kind:
+        """``toy``, ``gaussian``, ``tabular`` or ``image``: that of its config."""
+        return self.config_class.kind
+
+    @property
+    def config(self) -> DatasetConfig:
+        """The typed options as they are if nothing is changed."""
+        return self.config_class.model_validate(dict(self.options))

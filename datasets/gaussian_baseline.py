@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,36 +11,8 @@ from torch import Tensor
 
 from datasets.base import DataError, Dataset, Split, named_seed
 
-__all__ = ["PUBLISHED", "Published", "gaussian_baseline"]
+__all__ = ["gaussian_baseline"]
 
-
-@dataclass(frozen=True)
-class Published:
-    """A published score of the Gaussian baseline.
-
-    Attributes:
-        log_likelihood: mean over the test set, nats.
-        bar: two standard errors over test points, as printed.
-        tolerance: how far a faithful data set may score from it, nats: the bar, or 1 where the
-            sample is another.
-        of: the data set that it was computed for.
-    """
-
-    log_likelihood: float
-    bar: float
-    tolerance: float
-    of: str
-
-
-# Papamakarios et al. 2017, arXiv:1705.07057, table 1, first row.
-PUBLISHED = {
-    "power": Published(-7.74, 0.02, 0.02, "POWER"),
-    "gas": Published(-3.58, 0.75, 0.75, "GAS"),
-    "hepmass": Published(-27.93, 0.02, 0.02, "HEPMASS"),
-    "miniboone": Published(-37.24, 1.07, 1.07, "MINIBOONE"),
-    "bsds300": Published(96.67, 0.25, 0.25, "BSDS300"),
-    "bsds300-style": Published(96.67, 0.25, 1.0, "BSDS300, another sample"),
-}
 
 # Rows handled at a time: bounds the memory of the largest sets.
 _CHUNK = 65_536

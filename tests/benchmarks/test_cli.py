@@ -88,7 +88,7 @@ def test_a_copied_folder_gives_the_same_report_without_the_data(
     def unavailable(*_: object, **__: object) -> None:
         raise datasets.DataMissing("no data here")
 
-    monkeypatch.setattr(datasets.catalog, "load", unavailable)
+    monkeypatch.setattr(datasets.registry, "load", unavailable)
     monkeypatch.setattr(datasets, "load", unavailable)
     assert call("report", copy, "--out", tmp_path / "b", capsys=capsys)[0] == 0
     tables = [
@@ -223,7 +223,7 @@ def test_missing_data_are_named_before_anything_runs(
     tmp_path: Path, tiny: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import datasets
-    from datasets.toy import ToyConfig
+    from datasets.sampled.toy import ToyConfig
 
     def missing(self: object, name: str) -> None:
         raise datasets.DataMissing("file toys.npz is missing: get it from the archive")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from datasets import folder
+from datasets.files import folder
 
 # As the user set it when the tests began: where real data are, if anywhere.
 REAL = os.environ.get(folder.VARIABLE)

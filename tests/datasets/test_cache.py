@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from datasets import cache, folder
 from datasets.base import array_hash
-from datasets.cache import CacheWarning, cached_splits, prepared_folders
+from datasets.files import cache, folder
+from datasets.files.cache import CacheWarning, cached_splits, prepared_folders
 
 RECIPE = {"set": "made-up", "version": 1}
 

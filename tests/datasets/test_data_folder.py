@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from datasets import folder
 from datasets.base import DataError
+from datasets.files import folder
 
 
 def test_search_path_is_that_of_the_variable_and_then_the_platforms(

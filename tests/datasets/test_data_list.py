@@ -1,16 +1,21 @@
-"""What `data list` and `data verify` are told, and the catalog against the table of sources."""
+"""What `data list` and `data verify` are told, and what each set must state."""
 
+import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import datasets
-from datasets import catalog, fetch, sources, uci
-from datasets.cache import prepared_folders
-from datasets.recognise import npz_arrays
-from datasets.sources import File, Form, Source
+from datasets import registry
+from datasets.base import Split
+from datasets.files import fetch
+from datasets.files.cache import prepared_folders
+from datasets.files.recognise import npz_arrays
+from datasets.files.sources import File, Form, Source
+from datasets.tables import uci
 
 STATES = {
     "moons": "generated",
@@ -31,12 +36,14 @@ def test_states_in_an_empty_folder(name: str) -> None:
         assert status.licence
 
 
-def test_every_source_is_in_the_catalog_and_has_what_a_user_must_know() -> None:
-    for name, source in sources.SOURCES.items():
-        assert catalog.entry(name).kind in ("tabular", "image")
+def test_every_source_has_what_a_user_must_know() -> None:
+    for entry in registry.ENTRIES.values():
+        source = entry.config.files()
+        if source is None:
+            continue
         assert source.licence
         assert source.citation
-        assert source.download is not None
+        assert (source.download is None) == (source.embedded is not None)
         for form in source.forms:
             for file in form.files:
                 assert all(url.startswith(("https://", "http://")) for url in file.addresses)
@@ -45,9 +52,9 @@ def test_every_source_is_in_the_catalog_and_has_what_a_user_must_know() -> None:
                     assert len(digest) == {"sha256": 64, "md5": 32}[algorithm]
 
 
-@pytest.mark.parametrize("name", list(catalog.ENTRIES))
+@pytest.mark.parametrize("name", list(registry.ENTRIES))
 def test_every_entry_has_a_config(name: str) -> None:
-    config = catalog.configure(name)
+    config = registry.configure(name)
     assert config.model_dump() == type(config).model_validate(config.model_dump()).model_dump()
 
 
@@ -71,6 +78,11 @@ def test_verify_of_what_is_not_there_says_what_to_do() -> None:
     assert "data fetch gas" in found.missing
 
 
+def expect(monkeypatch: pytest.MonkeyPatch, name: str, hashes: Mapping[Split, str]) -> None:
+    changed = dataclasses.replace(registry.ENTRIES[name], hashes=hashes)
+    monkeypatch.setitem(registry.ENTRIES, name, changed)
+
+
 @pytest.fixture
 def small_magic(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A table of 100 rows that goes under the name of a real one."""
@@ -78,10 +90,10 @@ def small_magic(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = data_folder / "small.npz"
     np.savez(path, x=rows)
     file = File("small.npz", npz_arrays({"x": (100, 4)}))
-    monkeypatch.setitem(sources.SOURCES, "magic", Source((Form("npz", (file,)),), "CC0", "nobody"))
+    monkeypatch.setitem(uci.SOURCES, "magic", Source((Form("npz", (file,)),), "CC0", "nobody"))
     monkeypatch.setitem(uci.SHAPES, "magic", (100, 4))
     monkeypatch.setitem(uci.SIZES, "magic", ((81, 9, 10), 4))
-    monkeypatch.delitem(fetch.PREPARED_HASHES, "magic")
+    expect(monkeypatch, "magic", {})
     return path
 
 
@@ -129,10 +141,10 @@ def test_verify_holds_the_splits_to_their_known_hashes(
     name: str, small_magic: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whole files of the right form, and yet not the splits that records were made with."""
-    hashes = dict(datasets.load(name).hashes)
-    monkeypatch.setitem(fetch.PREPARED_HASHES, name, hashes)
+    hashes = datasets.load(name).hashes
+    expect(monkeypatch, name, hashes)
     assert next(check for check in fetch.verify(name).checks if check.what == "content").ok
-    monkeypatch.setitem(fetch.PREPARED_HASHES, name, {**hashes, "test": "0" * 64})
+    expect(monkeypatch, name, {**hashes, "test": "0" * 64})
     found = fetch.verify(name)
     assert not found.ok
     (wrong,) = [check for check in found.checks if not check.ok]

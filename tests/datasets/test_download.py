@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from datasets import download as module
-from datasets import fetch, folder, sources
+import datasets
 from datasets.base import DataError, DataMissing
-from datasets.download import DownloadFailed, download
-from datasets.recognise import starting_with, whole_file
-from datasets.sources import File, Form, Source
+from datasets.files import download as module
+from datasets.files import fetch, folder
+from datasets.files.download import DownloadFailed, download
+from datasets.files.recognise import starting_with, whole_file
+from datasets.files.sources import File, Form, Source
+from datasets.tables import uci
 
 # Interruptions fall between blocks of 65,536 bytes, which are what is written at once.
 CONTENT = bytes(range(256)) * 4000
@@ -227,7 +229,8 @@ def test_what_is_published_of_sets_that_were_not_at_hand_is_held_to() -> None:
     """Zenodo's own sum; torchvision's of the others."""
     files = {
         file.name: file
-        for source in sources.SOURCES.values()
+        for entry in datasets.ENTRIES.values()
+        if (source := entry.config.files()) is not None
         for form in source.forms
         for file in form.files
     }
@@ -297,7 +300,7 @@ def test_fetch_status_and_load_of_a_set_of_the_table(
     file_at: Callable[..., File], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = Source((Form("bin", (file_at("fine"),)),), "CC0", "nobody")
-    monkeypatch.setitem(sources.SOURCES, "magic", source)
+    monkeypatch.setitem(uci.SOURCES, "magic", source)
     before = fetch.status("magic")
     assert (before.state, before.bytes, before.licence) == ("downloadable", len(CONTENT), "CC0")
     assert "data fetch magic" in before.advice
@@ -311,7 +314,7 @@ def test_fetch_status_and_load_of_a_set_of_the_table(
 def test_fetch_of_what_has_no_address_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     file = File("mine.bin", whole_file(SHA256, len(CONTENT)))
     source = Source((Form("bin", (file,)),), "CC0", "nobody", "ask the author")
-    monkeypatch.setitem(sources.SOURCES, "magic", source)
+    monkeypatch.setitem(uci.SOURCES, "magic", source)
     assert fetch.status("magic").state == "user-supplied"
     with pytest.raises(DataMissing, match=r"mine\.bin(.|\n)*ask the author"):
         fetch.fetch("magic")

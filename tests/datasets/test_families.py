@@ -9,10 +9,10 @@ import scipy.stats
 import torch
 
 import datasets
-from datasets.banana import Banana
-from datasets.funnel import Funnel
-from datasets.mixture import Mixture
-from datasets.student_t import StudentT
+from datasets.sampled.banana import Banana
+from datasets.sampled.funnel import Funnel
+from datasets.sampled.mixture import Mixture
+from datasets.sampled.student_t import StudentT
 
 FAMILIES = {
     "isotropic": {},

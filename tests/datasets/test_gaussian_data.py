@@ -5,8 +5,8 @@ import pytest
 import torch
 
 import datasets
-from datasets.gaussian import Gaussian, random_rotation
 from datasets.gaussian_baseline import gaussian_baseline
+from datasets.sampled.gaussian import Gaussian, random_rotation
 
 
 def test_log_prob_is_torchs() -> None:

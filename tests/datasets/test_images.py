@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 
 import datasets
-from datasets import cifar10, freyfaces, mnist, omniglot, sources
 from datasets.base import DataCorrupt, DataError, DataMissing, array_hash
-from datasets.bsds300_style import patches_of, read_images
-from datasets.recognise import content
-from datasets.sources import File, Form, Source
+from datasets.files.recognise import content
+from datasets.files.sources import File, Form, Source
+from datasets.images import cifar10, freyfaces, mnist, omniglot
+from datasets.tables.bsds300_style import patches_of, read_images
 
 
 @pytest.fixture
@@ -93,8 +93,8 @@ def small_mnist(
         files.append(File(f"part-{i}.gz", content(sha256, data[:8]), ("http://127.0.0.1:9/",)))
         (data_folder / f"found-elsewhere-{i}").write_bytes(gzip.compress(data) if i else data)
     source = Source((Form("idx", tuple(files)),), "CC0", "nobody")
-    monkeypatch.setitem(sources.SOURCES, "mnist", source)
-    monkeypatch.setattr(mnist, "SIZES", (50, 10, 10))
+    monkeypatch.setitem(mnist.SOURCES, "mnist", source)
+    monkeypatch.setattr(mnist.MnistConfig, "split_sizes", (50, 10, 10))
     return parts
 
 
@@ -142,7 +142,7 @@ def batches(random: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> lis
     made = [random.integers(256, size=(4, 3, 32, 32), dtype=np.uint8) for _ in range(6)]
     hashes = array_hash(np.concatenate(made[:5])), array_hash(made[5])
     monkeypatch.setattr(cifar10, "HASHES", hashes)
-    monkeypatch.setattr(cifar10, "SIZES", (18, 2, 4))
+    monkeypatch.setattr(cifar10.Cifar10Config, "split_sizes", (18, 2, 4))
     return made
 
 
@@ -244,7 +244,7 @@ def test_freyfaces_from_matlab(
 ) -> None:
     frames = random.integers(256, size=(10, 28, 20), dtype=np.uint8)
     monkeypatch.setattr(freyfaces, "HASH", array_hash(frames))
-    monkeypatch.setattr(freyfaces, "SIZES", (6, 2, 2))
+    monkeypatch.setattr(freyfaces.FreyfacesConfig, "split_sizes", (6, 2, 2))
     path = data_folder / "frey_rawface.mat"
     scipy.io.savemat(path, {"ff": frames.reshape(10, 560).T})
     data = datasets.load("freyfaces")

@@ -28,7 +28,7 @@ def test_the_test_split_is_ucis() -> None:
 def test_no_image_is_lost_or_doubled_by_the_split() -> None:
     data = datasets.load("optdigits")
     both = np.concatenate([data.train, data.validation]).reshape(3823, 64)
-    with np.load(datasets.optdigits.EMBEDDED) as stored:  # type: ignore[attr-defined]
+    with np.load(datasets.images.optdigits.FILE) as stored:  # type: ignore[attr-defined]
         source = stored["x"][:3823].reshape(3823, 64)
     assert np.array_equal(np.sort(both, axis=0), np.sort(source, axis=0))
     assert {row.tobytes() for row in both} == {row.tobytes() for row in source}

@@ -3,8 +3,7 @@ import pytest
 
 import datasets
 from datasets.gaussian_baseline import gaussian_baseline
-from datasets.power import COLUMNS, SIZES, prepare_power
-from datasets.prepared_hashes import PREPARED_HASHES
+from datasets.tables.power import COLUMNS, PowerConfig, prepare_power
 
 
 def columns_of(n: int) -> dict[str, np.ndarray]:
@@ -52,7 +51,7 @@ def test_recipe_row_by_row() -> None:
 def test_gaussian_baseline_of_the_maf_paper() -> None:
     """Table 1 of arXiv:1705.07057: -7.74 +- 0.02, two standard errors."""
     data = datasets.load("power")
-    assert (len(data.train), len(data.validation), len(data.test)) == SIZES
+    assert (len(data.train), len(data.validation), len(data.test)) == PowerConfig.split_sizes
     assert data.train.dtype == np.float32
     nll, error = gaussian_baseline(data)
     assert nll == pytest.approx(7.742, abs=0.002)
@@ -62,4 +61,4 @@ def test_gaussian_baseline_of_the_maf_paper() -> None:
 @pytest.mark.slow
 def test_power_is_the_same_on_every_machine() -> None:
     """Integer draws, sums in a fixed order and divisions: no bit may differ, or records drift."""
-    assert datasets.load("power").hashes == PREPARED_HASHES["power"]
+    assert datasets.load("power").hashes == datasets.entry("power").hashes

@@ -13,16 +13,16 @@ from PIL import Image
 
 import datasets
 from benchmarks.matrix import load_matrix
-from datasets import bsds300_style, catalog
-from datasets.banana import Banana
 from datasets.base import Array, Dataset, DatasetConfig, array_hash, named_seed
-from datasets.funnel import Funnel
-from datasets.gaussian import Gaussian, random_rotation
-from datasets.mixture import Mixture
-from datasets.sampled import Density, SampledConfig
+from datasets.sampled.banana import Banana
+from datasets.sampled.funnel import Funnel
+from datasets.sampled.gaussian import Gaussian, random_rotation
+from datasets.sampled.mixture import Mixture
+from datasets.sampled.student_t import StudentT
+from datasets.sampled.toy import SHAPES
+from datasets.sampling import Density, SampledConfig
 from datasets.stored import StoredConfig
-from datasets.student_t import StudentT
-from datasets.toy import SHAPES
+from datasets.tables import bsds300_style
 
 SAMPLED = [*SHAPES, "gaussian", "isotropic", "mixture", "funnel", "student-t", "banana"]
 NAMES = ("train", "validation", "test")
@@ -60,8 +60,8 @@ class MadeAnew(Made):
 
 def sets() -> list[DatasetConfig]:
     """A configuration of each kind; the large tables take the path of the made-up ones."""
-    stored = [Made(), MadeInOrder(), MadeWithTest(), MadeAnew(), catalog.configure("optdigits")]
-    return [*stored, *(catalog.configure(name) for name in SAMPLED)]
+    stored = [Made(), MadeInOrder(), MadeWithTest(), MadeAnew(), datasets.configure("optdigits")]
+    return [*stored, *(datasets.configure(name) for name in SAMPLED)]
 
 
 def load(config: DatasetConfig, **options: int) -> Dataset:
@@ -159,7 +159,7 @@ def test_another_split_of_a_sampled_set_is_another_draw_from_the_same_density(na
     hashes = [data.hashes[split] for data in (first, second, third) for split in NAMES]
     assert len(set(hashes)) == len(hashes)
     assert datasets.load(name, rows=500, split=1).hashes == second.hashes
-    config = catalog.configure(name, {"split": 1})
+    config = datasets.configure(name, {"split": 1})
     assert isinstance(config, SampledConfig)
     assert first.truth is not None
     for x in (first.test, second.test):
@@ -202,7 +202,7 @@ def test_other_splits_of_patches_come_from_other_training_images(
     data_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Images of one patch each, told apart by how much lighter their right half is."""
-    monkeypatch.setattr(bsds300_style, "SIZES", (180, 20, 100))
+    monkeypatch.setattr(bsds300_style.Bsds300StyleConfig, "split_sizes", (180, 20, 100))
     with tarfile.open(data_folder / "BSDS300-images.tgz", "w:gz") as archive:
         for i in range(300):
             # Two names by which the archive is recognised are among these.
@@ -252,7 +252,7 @@ def test_rows_that_are_not_there_are_refused_before_anything_is_read(
 ) -> None:
     (option,) = options
     with pytest.raises(ValueError, match=option):
-        catalog.configure(name, options)
+        datasets.configure(name, options)
 
 
 def test_splits_are_an_axis_of_a_matrix(tmp_path: Path) -> None:

@@ -16,11 +16,13 @@ import pandas as pd
 import pytest
 
 import datasets
-from datasets import bsds300, gas, hepmass, miniboone, sources, uci
 from datasets.base import DataCorrupt, DataMissing
-from datasets.recognise import starting_with
-from datasets.tables import check_sizes, read_csv, split_off, uncorrelated
-from datasets.unpickle import load_frame
+from datasets.files import sources
+from datasets.files.recognise import starting_with
+from datasets.files.unpickle import load_frame
+from datasets.stored import check_sizes
+from datasets.tables import bsds300, gas, hepmass, maf, miniboone, uci
+from datasets.tables.steps import read_csv, split_off, uncorrelated
 
 GOOD = "a,b,c\n1,2,3\n4,5,6\n7,8,9.5\n"
 
@@ -207,12 +209,14 @@ def archive(path: Path, members: dict[str, bytes]) -> None:
 @pytest.fixture
 def small_archive(monkeypatch: pytest.MonkeyPatch) -> None:
     """The published archive has one sum; here any archive of the name will do."""
-    some = dataclasses.replace(sources.MAF_ARCHIVE, recognise=starting_with(b"", "data.tar"))
+    some = dataclasses.replace(maf.MAF_ARCHIVE, recognise=starting_with(b"", "data.tar"))
     for name in ("gas", "hepmass", "miniboone", "bsds300"):
-        source = sources.SOURCES[name]
+        config = datasets.entry(name).config_class
+        source = datasets.configure(name).files()
+        assert source is not None
         forms = [form for form in source.forms if form.name != "archive"]
         changed = dataclasses.replace(source, forms=(*forms, sources.Form("archive", (some,))))
-        monkeypatch.setitem(sources.SOURCES, name, changed)
+        monkeypatch.setattr(config, "origin", changed)
 
 
 @pytest.mark.parametrize("name", ["gas", "hepmass", "miniboone", "bsds300"])
@@ -233,7 +237,7 @@ def test_gas_from_each_form(
     random: np.random.Generator,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(gas, "SIZES", (324, 36, 40))
+    monkeypatch.setattr(gas.GasConfig, "split_sizes", (324, 36, 40))
     data = old_pickle(gas_table(random))
     if form == "pickle":
         (data_folder / "gas").mkdir()
@@ -275,7 +279,9 @@ def test_what_is_not_there_is_said_with_what_to_do(name: str, data_folder: Path)
     with pytest.raises(DataMissing, match=f"data fetch {name}") as caught:
         datasets.load(name)
     assert str(data_folder) in str(caught.value)
-    assert sources.SOURCES[name].forms[0].files[0].name in str(caught.value)
+    source = datasets.configure(name).files()
+    assert source is not None
+    assert source.forms[0].files[0].name in str(caught.value)
 
 
 # -- HEPMASS --------------------------------------------------------------------------------------
@@ -324,7 +330,7 @@ def test_hepmass_from_each_form(
     train = hepmass_rows(random, 1000)
     test = np.concatenate([hepmass_rows(random, 400), np.full((400, 1), 7.0)], axis=1)
     sizes = [len(split) for split in hepmass.prepare_hepmass(train, test)]
-    monkeypatch.setattr(hepmass, "SIZES", tuple(sizes))
+    monkeypatch.setattr(hepmass.HepmassConfig, "split_sizes", tuple(sizes))
     files = {
         "1000_train.csv": csv_of(train, NAMES),
         "1000_test.csv": csv_of(test, [*NAMES, "mass"]),
@@ -447,7 +453,7 @@ def write_patches(path: Path, names: tuple[str, ...] = ("train", "validation", "
 def test_bsds300_from_each_form(
     form: str, data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bsds300, "SIZES", (100, 5, 25))
+    monkeypatch.setattr(bsds300.Bsds300Config, "split_sizes", (100, 5, 25))
     path = tmp_path / "BSDS300.hdf5"
     write_patches(path)
     if form == "hdf5":

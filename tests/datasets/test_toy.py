@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import datasets
-from datasets.toy import SHAPES, EightGaussians
+from datasets.sampled.toy import SHAPES, EightGaussians
 
 NAMES = sorted(SHAPES)
 # Half a side of a square that holds all mass but some 1e-12, and the finest detail's size.

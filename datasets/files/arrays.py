@@ -1,0 +1,178 @@
+"""Reading arrays and tables of whatever usual format a user has them in."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import io
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from datasets.base import Array, DataCorrupt, DataError
+from datasets.files.recognise import DAMAGE, open_plain
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["module", "read_array", "read_frame"]
+
+_TEXT = {".csv": ",", ".tsv": "\t"}
+_ARRAYS = (".npy", ".npz", ".h5", ".hdf5")
+_PARQUET = (".parquet", ".pq")
+
+
+def module(name: str, path: Path) -> Any:
+    """A library that is not always there.
+
+    Raises:
+        DataError: saying how to install it.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise DataError(f"reading {path} needs {name}: pip install {name}") from error
+
+
+def read_array(path: Path, array: str | None, dimensions: tuple[int, ...]) -> Array:
+    """An array from an NPY, NPZ or HDF5 file.
+
+    Args:
+        path: of the file.
+        array: its name, where there are several; None for the only one that has the dimensions.
+        dimensions: how many it may have.
+
+    Raises:
+        DataError: if there is no such array, several serve, or h5py is needed and not there.
+        DataCorrupt: if the file is damaged.
+    """
+    try:
+        suffix = path.suffix.lower()
+        if suffix == ".npy":
+            found = np.load(path, allow_pickle=False)
+            arrays: dict[str, Callable[[], Array]] = {"": lambda: found}
+            shapes = {"": found.shape}
+        elif suffix == ".npz":
+            with np.load(path, allow_pickle=False) as stored:
+                held = {name: stored[name] for name in stored.files}
+            arrays = {name: lambda name=name: held[name] for name in held}  # type: ignore[misc]
+            shapes = {name: value.shape for name, value in held.items()}
+        else:
+            return _read_hdf5(path, array, dimensions)
+    except DAMAGE as error:
+        raise DataCorrupt(f"{path} is no complete file of arrays ({error})") from error
+    return arrays[_choose(path, shapes, array, dimensions)]()
+
+
+def _read_hdf5(path: Path, array: str | None, dimensions: tuple[int, ...]) -> Array:
+    h5py = module("h5py", path)
+    with h5py.File(path, "r") as stored:
+        shapes: dict[str, tuple[int, ...]] = {}
+
+        def visit(name: str, item: Any) -> None:
+            if isinstance(item, h5py.Dataset):
+                shapes[name] = tuple(item.shape)
+
+        stored.visititems(visit)
+        return np.asarray(stored[_choose(path, shapes, array, dimensions)])
+
+
+def _choose(
+    path: Path,
+    shapes: dict[str, tuple[int, ...]],
+    array: str | None,
+    dimensions: tuple[int, ...],
+) -> str:
+    due = " or ".join(map(str, dimensions))
+    held = ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "nothing"
+    if array is not None:
+        if array not in shapes:
+            raise DataError(f"{path} holds no array {array!r}; it holds {held}")
+        names = [array] if len(shapes[array]) in dimensions else []
+    else:
+        names = [name for name, shape in shapes.items() if len(shape) in dimensions]
+    if not names:
+        raise DataError(f"{path} holds no array of {due} dimensions; it holds {held}")
+    if len(names) > 1:
+        raise DataError(f"{path} holds {held}; say which with array = {names[0]!r}")
+    return names[0]
+
+
+def read_frame(path: Path, array: str | None = None) -> pd.DataFrame:
+    """A table: CSV or TSV (compressed by gzip or not), Parquet, NPY, NPZ or HDF5.
+
+    The first line of a text names the columns unless it holds numbers alone; 0, 1, 2 and so on are
+    the names that pandas writes where there are none.
+
+    Args:
+        path: of the file.
+        array: of an NPZ or HDF5 file which array, where several have two dimensions.
+
+    Raises:
+        DataError: if the format is none of these, or a library for it is not there.
+        DataCorrupt: if the file is damaged, or its lines differ in length.
+    """
+    import pandas as pd
+
+    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
+    if suffix in _ARRAYS:
+        values = read_array(path, array, (2,))
+        return pd.DataFrame(values, columns=_numbered(values.shape[1]))
+    if suffix in _PARQUET:
+        module("pyarrow", path)
+        try:
+            frame: pd.DataFrame = pd.read_parquet(path, engine="pyarrow")
+            return frame
+        except (*DAMAGE, pd.errors.ParserError) as error:
+            raise DataCorrupt(f"{path} is no complete Parquet file ({error})") from error
+    if suffix not in _TEXT:
+        known = ", ".join((*_TEXT, *_PARQUET, *_ARRAYS))
+        raise DataError(f"{path}: a table is one of {known}, by the end of its name")
+    try:
+        with open_plain(path) as stream:
+            text = stream.read()
+        options: dict[str, Any] = {"sep": _TEXT[suffix], "index_col": False, "low_memory": False}
+        first = pd.read_csv(io.BytesIO(text), header=None, nrows=1, dtype=str, **options)
+        names = list(first.iloc[0])
+        named = not all(map(_is_number, names)) or _counts(names)
+        with warnings.catch_warnings():
+            # Longer lines than the first: pandas would cut them off.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            frame = pd.read_csv(io.BytesIO(text), header=0 if named else None, **options)
+    except (*DAMAGE, pd.errors.ParserWarning) as error:
+        raise DataCorrupt(f"{path} is no complete table ({error})") from error
+    frame.columns = list(map(str, frame.columns)) if named else _numbered(frame.shape[1])
+    return frame
+
+
+def _numbered(count: int) -> list[str]:
+    return [f"column {i + 1}" for i in range(count)]
+
+
+def _counts(names: list[str]) -> bool:
+    return len(names) > 1 and names == [str(i) for i in range(len(names))]
+
+
+def _is_number(text: object) -> bool:
+    try:
+        float(str(text))
+    except ValueError:
+        return False
+    return True
+
+
+def without(frame: pd.DataFrame, columns: list[str], path: Path) -> pd.DataFrame:
+    """A table without some columns.
+
+    Raises:
+        DataError: if there is no such column.
+    """
+    for column in columns:
+        if column not in frame.columns:
+            near = difflib.get_close_matches(column, list(frame.columns), n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f": {', '.join(frame.columns)}"
+            raise DataError(f"{path} has no column {column!r}{hint}")
+    return frame.drop(columns=columns)

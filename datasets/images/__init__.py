@@ -1,0 +1,1 @@
+"""Sets of images, one a file: see :class:`datasets.stored.ImageConfig`."""

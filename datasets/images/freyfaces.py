@@ -1,0 +1,115 @@
+"""Frey faces: 1,965 frames of one face on video."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from datasets.base import Array, DataCorrupt, Entry, array_hash, named_generator
+from datasets.files.recognise import npz_arrays, starting_with
+from datasets.files.sources import File, Form, Source
+from datasets.stored import ImageConfig
+
+__all__ = ["FreyfacesConfig", "read_mat"]
+
+SOURCE = Source(
+    (
+        Form(
+            "mat",
+            (
+                File(
+                    "frey_rawface.mat",
+                    starting_with(b"MATLAB 5.0 MAT-file", "frey_rawface.mat"),
+                    (
+                        "https://cs.nyu.edu/~roweis/data/frey_rawface.mat",
+                        "http://www.cs.nyu.edu/~roweis/data/frey_rawface.mat",
+                    ),
+                    size=1_100_000,
+                ),
+            ),
+        ),
+        Form(
+            "npz",
+            (
+                File(
+                    "freyfaces.npz",
+                    npz_arrays(
+                        {"x": (1_965, 28, 20)},
+                        {"x": "b7fb6085f5ce7b09b14cd0136165a2993a9b98bd3adb24cbc2fa62267b0c3886"},
+                    ),
+                    patterns=("*frey*.npz",),
+                ),
+            ),
+        ),
+    ),
+    "none stated",
+    "Roweis, with images of Brendan Frey",
+)
+
+LEVELS = 256
+HASH = "b7fb6085f5ce7b09b14cd0136165a2993a9b98bd3adb24cbc2fa62267b0c3886"
+
+
+def read_mat(path: Path) -> Array:
+    """The frames in the published MATLAB file, where each is a column.
+
+    Returns:
+        uint8, shape ``(n, 28, 20)``.
+
+    Raises:
+        DataCorrupt: if the file is damaged, or holds something else.
+    """
+    import scipy.io
+
+    try:
+        columns = np.asarray(scipy.io.loadmat(path)["ff"], dtype=np.uint8)
+        return np.ascontiguousarray(columns.T).reshape(-1, 28, 20)
+    except Exception as error:  # scipy raises what the damaged bytes happen to mean.
+        raise DataCorrupt(f"{path} holds no table 'ff' of 560 rows ({error})") from error
+
+
+class FreyfacesConfig(ImageConfig):
+    """Frames with 256 grey levels, shape ``(n, 1, 28, 20)``: 1,565 / 200 / 200, shuffled.
+
+    The literature's split of 1,565 / 200 / 200 is of another shuffle. Frames that follow one
+    another are alike, so every test frame has near copies in the training split, here as there.
+
+    Attributes:
+        alpha: of the logit; None for none.
+    """
+
+    levels = LEVELS
+    stored_as = "freyfaces"
+    origin = SOURCE
+    split_sizes = (1_565, 200, 200)
+    in_random_order = True
+
+    def prepare(self) -> Sequence[Array]:
+        found = self.located()
+        if found.form == "mat":
+            frames = read_mat(found.paths[0])
+        else:
+            with np.load(found.paths[0]) as arrays:
+                frames = arrays["x"]
+        if array_hash(frames) != HASH:
+            raise DataCorrupt(f"{found.paths[0]} holds other frames than the Frey faces")
+        frames = frames[named_generator("freyfaces", "shuffle").permutation(len(frames)), None]
+        start, stop = self.split_sizes[0], self.split_sizes[0] + self.split_sizes[1]
+        return [frames[:start], frames[start:stop], frames[stop:]]
+
+
+ENTRIES = [
+    Entry(
+        "freyfaces",
+        FreyfacesConfig,
+        "28 x 20 frames of one face",
+        "Roweis, with images of Brendan Frey",
+        hashes={
+            "train": "66ad6e409c3b56f65cd537cda537fbf3f1b79576040639d8b2a4fd59ff673b89",
+            "validation": "6cb15c323d169e7d81eca6c8e4825ab5f9755f2f52b9b7955954a04c27da9217",
+            "test": "8f91695e3286d541f7dec6c6b96bdac15c2e1399d38c20f649c7d18b35ee0a2b",
+        },
+    )
+]

@@ -1,0 +1,108 @@
+"""BSDS300: patches of natural images, as the MAF paper publishes them.
+
+Papamakarios et al. 2017 (arXiv:1705.07057, appendix), after Uria et al. 2013
+(arXiv:1306.0186): 8 x 8 grey patches with noise, less their mean, without the last pixel. The
+sample of patches is that of the published file, in HDF5; reading it needs the package h5py.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from pydantic import field_validator
+
+from datasets.base import Array, DataCorrupt, DataError, Entry, Published
+from datasets.files.archive import extracted
+from datasets.files.recognise import starting_with
+from datasets.files.sources import File, Form, Source
+from datasets.stored import StoredConfig
+from datasets.tables.maf import MAF, MAF_ARCHIVE
+from datasets.tables.steps import check_finite
+
+__all__ = ["Bsds300Config", "read_patches"]
+
+SOURCE = Source(
+    (
+        Form(
+            "hdf5",
+            (
+                File(
+                    "BSDS300.hdf5",
+                    starting_with(b"\x89HDF\r\n\x1a\n", "BSDS300.hdf5"),
+                    patterns=("*BSDS300*.hdf5",),
+                ),
+            ),
+        ),
+        Form("archive", (MAF_ARCHIVE,)),
+    ),
+    "non-commercial research",
+    f"Martin et al. 2001, doi:10.1109/ICCV.2001.937655; {MAF}",
+)
+
+
+def read_patches(path: Path) -> list[Array]:
+    """Train, validation and test of the published file, float32.
+
+    Raises:
+        DataError: if h5py is not installed.
+        DataCorrupt: if a split is not there, or the file is damaged.
+    """
+    try:
+        h5py = importlib.import_module("h5py")
+    except ImportError as error:
+        raise DataError(f"reading {path} needs h5py: pip install h5py") from error
+    try:
+        with h5py.File(path, "r") as stored:
+            splits = [
+                np.asarray(stored[split], dtype=np.float32)
+                for split in ("train", "validation", "test")
+            ]
+    except (OSError, KeyError, ValueError) as error:
+        raise DataCorrupt(f"{path} is no complete HDF5 file of three splits ({error})") from error
+    for split in splits:
+        check_finite(split, path)
+    return splits
+
+
+class Bsds300Config(StoredConfig):
+    """BSDS300: 1,000,000 / 50,000 / 250,000 patches of 63 columns.
+
+    There is split 0 alone. The published file does not say from which image a patch comes, and
+    patches of one image must not fall into two splits: ``bsds300-style`` has further splits.
+    """
+
+    kind = "tabular"
+    stored_as = "bsds300"
+    origin = SOURCE
+    split_sizes = (1_000_000, 50_000, 250_000)
+    columns = 63
+
+    @field_validator("split")
+    @classmethod
+    def _published(cls, split: int) -> int:
+        if split:
+            raise ValueError(
+                "bsds300 has its published split 0 alone; bsds300-style draws other ones"
+            )
+        return split
+
+    def prepare(self) -> Sequence[Array]:
+        found = self.located()
+        if found.form == "archive":
+            with extracted(found.paths[0], "BSDS300.hdf5") as (path,):
+                return read_patches(path)
+        return read_patches(found.paths[0])
+
+
+ENTRIES = [
+    Entry(
+        "bsds300",
+        Bsds300Config,
+        "patches of natural images, 63 columns, the MAF paper's sample",
+        "Martin et al. 2001; Papamakarios et al. 2017, arXiv:1705.07057",
+        published=Published(96.67, 0.25, 0.25, "BSDS300"),
+    )
+]
