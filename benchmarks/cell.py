@@ -58,6 +58,7 @@ COLUMNS = {
     "tuning_nfe": "train_nfe of all rates together",
     "training_shared": "whether others used the machine while the cell was trained: its seconds, "
     "and what a bound in seconds gave it, then mean less",
+    "data_remarks": "what a reader has to know of the data, as that columns were dequantised",
     "cost_shared": "whether others used the machine while times, ratios and memory were measured",
 }
 """What a record holds whatever its cell measures."""
@@ -213,7 +214,9 @@ def _quality(cell: Cell, store: Store) -> Pending:
     found: dict[str, Any] = {**trained.columns, "parameters": trained.flow.parameter_count}
     if found["steps"] > 0:
         found["training_shared"] = others.shared
-    assert found.keys() <= COLUMNS.keys(), "training filled an undeclared column"
+    if dataset.remarks:
+        found["data_remarks"] = "; ".join(dataset.remarks)
+    assert found.keys() <= COLUMNS.keys(), "an undeclared column was filled"
     subject = Subject(cell.at_rate(trained.learning_rate), trained.flow, dataset)
     found |= _measure(subject, "quality")
     nll = found.get("nll_nats")

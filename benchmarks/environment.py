@@ -68,7 +68,6 @@ def describe_environment(device: torch.device) -> dict[str, float | int | str | 
         BenchError: if the variable that sets that library is wrong.
     """
     cpu = processor()
-    caches = [cpu.level2_bytes, cpu.level3_bytes]
     found: dict[str, float | int | str | bool | None] = {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
@@ -78,8 +77,8 @@ def describe_environment(device: torch.device) -> dict[str, float | int | str | 
         "cpu_model": cpu.model,
         "cpu_stepping": cpu.stepping,
         "cpu_vector_extensions": " ".join(cpu.vector_extensions),
-        # The second level of a core and the third.
-        "cpu_cache_bytes": " / ".join("none" if size is None else str(size) for size in caches),
+        "cpu_level2_bytes": cpu.level2_bytes,
+        "cpu_level3_bytes": cpu.level3_bytes,
         "cpu_cores": os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
         **git_state(),

@@ -29,7 +29,7 @@ def test_environment_names_versions_and_machine(monkeypatch: pytest.MonkeyPatch)
     assert found["machine"] == "A CPU (25-17-1), AVX-512, L2 1 MiB, L3 32 MiB"
     assert (found["cpu_family"], found["cpu_model"], found["cpu_stepping"]) == (25, 17, 1)
     assert found["cpu_vector_extensions"] == "avx2 avx512f"
-    assert found["cpu_cache_bytes"] == "1048576 / 33554432"
+    assert (found["cpu_level2_bytes"], found["cpu_level3_bytes"]) == (2**20, 2**25)
     assert "gpu" not in found
     peak = process_peak_bytes()
     assert peak is None or peak > 50_000_000

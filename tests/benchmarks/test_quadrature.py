@@ -17,7 +17,7 @@ from benchmarks.quadrature import (
     RARE,
     kullback_leibler,
 )
-from datasets.toy import SHAPES
+from datasets.sampled.toy import SHAPES
 
 LogProb = Callable[[Tensor], Tensor]
 # The truth itself takes its time for these.
