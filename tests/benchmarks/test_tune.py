@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+import datasets
 import flows
 from benchmarks import cell as cell_module
 from benchmarks.cell import COLUMNS, Task
@@ -178,11 +180,34 @@ def test_what_a_cell_fills_itself_is_explained(tmp_path: Path, grid: Cell) -> No
     assert isinstance(first, Record)
     assert isinstance(second, Record)
     own = first.measures.keys() - quality.COLUMNS.keys()
-    assert own == COLUMNS.keys() - {"cost_shared"}
+    # Of these data there is nothing that a reader has to know.
+    assert own == COLUMNS.keys() - {"cost_shared", "data_remarks"}
     # Nothing was trained, so there is no rate, and no training to be disturbed.
-    absent = {"learning_rate", "training_shared", "cost_shared"}
+    absent = {"learning_rate", "training_shared", "cost_shared", "data_remarks"}
     assert second.measures.keys() - quality.COLUMNS.keys() == {
         name
         for name in COLUMNS
         if name not in absent and "tuning" not in name and "edge" not in name
     }
+
+
+def test_what_was_done_to_the_data_stands_in_the_record(tmp_path: Path, grid: Cell) -> None:
+    # Whole numbers: their density has no bound, so that noise is added, which is to be said.
+    rows = np.random.default_rng(0).integers(0, 50, (200, 2))
+    path = tmp_path / "counts.csv"
+    np.savetxt(path, rows, fmt="%d", delimiter=",", header="a,b", comments="")
+    options = datasets.configure("table", {"path": str(path)}).model_dump(mode="json")
+    cell = Cell.model_validate(
+        {
+            **grid.at_rate(1e-3).model_dump(),
+            "dataset": "table",
+            "dataset_options": options,
+            "budget": {**grid.budget.model_dump(), "steps": 0},
+        }
+    )
+    store = Store(tmp_path / "run")
+    cell_module._run_logged(Task(cell, "quality", store.directory), store)
+    record = store.read(cell)
+    assert isinstance(record, Record)
+    assert "noise" in str(record.measures["data_remarks"])
+    assert record.data_hashes["train_file"]
