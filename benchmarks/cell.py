@@ -94,7 +94,7 @@ class Pending(BaseModel):
 
 def stages(cell: Cell) -> list[Stage]:
     """The stages that a cell's measures need, in order."""
-    costs = any(measures.family(name).STAGE == "cost" for name in cell.measures)
+    costs = measures.of_stage(cell.measures, "cost")
     return ["quality", "cost"] if costs else ["quality"]
 
 

@@ -24,7 +24,7 @@ import fcntl
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -45,6 +45,7 @@ __all__ = [
     "Stale",
     "Status",
     "Store",
+    "frame_of",
     "write_atomically",
 ]
 
@@ -324,17 +325,7 @@ class Store:
 
     def frame(self) -> pd.DataFrame:
         """A row a cell, columns as ARCHITECTURE.md lists them; empty if there are no records."""
-        records, _ = self.records()
-        rows = [_row(record) for record in records]
-        frame = pd.DataFrame(rows)
-        if frame.empty:
-            return pd.DataFrame(columns=[*_IDENTITY])
-        rest = sorted(
-            (name for name in frame.columns if name not in _IDENTITY),
-            key=lambda name: ("." in name, name),
-        )
-        order = ["flow", "dataset", "dimension", "bottleneck", "seed", "device", "key"]
-        return frame[[*_IDENTITY, *rest]].sort_values(order, ignore_index=True, kind="stable")
+        return frame_of(self.records()[0])
 
     def arrays(self, key: str) -> dict[str, np.ndarray[Any, Any]]:
         """The arrays kept beside a record; empty if there are none."""
@@ -360,6 +351,19 @@ class Store:
                 chosen = record.measures.get("learning_rate")
                 rows = [row for row in rows if chosen in (None, row["learning_rate"])]
         return pd.DataFrame(rows)
+
+
+def frame_of(records: Sequence[Record]) -> pd.DataFrame:
+    """As :meth:`Store.frame`, of records that have been read."""
+    frame = pd.DataFrame([_row(record) for record in records])
+    if frame.empty:
+        return pd.DataFrame(columns=[*_IDENTITY])
+    rest = sorted(
+        (name for name in frame.columns if name not in _IDENTITY),
+        key=lambda name: ("." in name, name),
+    )
+    order = ["flow", "dataset", "dimension", "bottleneck", "seed", "device", "key"]
+    return frame[[*_IDENTITY, *rest]].sort_values(order, ignore_index=True, kind="stable")
 
 
 _IDENTITY = (

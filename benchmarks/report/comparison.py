@@ -11,6 +11,7 @@ import pandas as pd
 
 from benchmarks.report.literature import Published, literature
 from benchmarks.report.notes import (
+    ESTIMATED,
     Remarks,
     contestant,
     machine_notes,
@@ -32,8 +33,6 @@ from benchmarks.report.style import flow_order
 from benchmarks.report.table import DASH, Entry, Section, Table, number
 
 __all__ = ["comparison_tables", "published_table"]
-
-ESTIMATED = "†"
 
 # Two-sided 95 % of a normal distribution: the mean of thousands of test points is close to one.
 _NORMAL_95 = 1.959964

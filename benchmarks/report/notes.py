@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import pandas as pd
 
 import flows
@@ -11,6 +9,7 @@ from benchmarks.report.records import Records, grouped, plain
 from benchmarks.report.table import Entry
 
 __all__ = [
+    "ESTIMATED",
     "INTERVAL",
     "Remarks",
     "contestant",
@@ -20,6 +19,9 @@ __all__ = [
     "shared_notes",
     "training_words",
 ]
+
+ESTIMATED = "†"
+"""Marks a density that is estimated, not exact; a note says of which it stands."""
 
 INTERVAL = "± is the half-width of a 95 % Student t interval over seeds."
 
@@ -48,8 +50,7 @@ class Remarks:
 
     def _mark(self, name: str) -> str:
         try:
-            # An entry need not have one.
-            remark = str(getattr(flows.entry(name), "remark", ""))
+            remark = flows.entry(name).remark
         except flows.UnknownFlow:
             return ""
         if not remark:
@@ -147,17 +148,13 @@ def replication_notes(cells: pd.DataFrame) -> list[str]:
     if len(several) < len(splits):
         notes.append(
             "All seeds share one split of the data"
-            + (f" ({_listed(splits[splits == 1].index)})" if len(several) else "")
+            + (f" ({', '.join(splits[splits == 1].index)})" if len(several) else "")
             + ": how much another split would change, no interval says."
         )
     if len(several):
-        named = _listed(f"{name}: {count}" for name, count in several.items())
+        named = ", ".join(f"{name}: {count}" for name, count in several.items())
         notes.append(
             f"Several splits ({named}): averaged over the seeds of each, and the interval is over "
             "the splits' means."
         )
     return notes
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names)

@@ -22,7 +22,7 @@ import pandas as pd
 
 from benchmarks.report.statistics import t_interval
 from benchmarks.report.style import flow_order
-from benchmarks.store import Store
+from benchmarks.store import LeftOut, Store, frame_of
 
 __all__ = [
     "FLAGS",
@@ -205,8 +205,9 @@ def gather(stores: Sequence[Store]) -> Records:
     frames: list[pd.DataFrame] = []
     notes: list[str] = []
     for number, store in enumerate(stores):
-        notes += _left_out(store)
-        frame = store.frame()
+        records, left_out = store.records()
+        notes += _left_out(store, left_out)
+        frame = frame_of(records)
         if frame.empty:
             notes.append(f"the folder {store.directory.name} holds no records")
             continue
@@ -254,11 +255,10 @@ def _machines(cells: pd.DataFrame) -> pd.Series[Any]:
     return found.astype(object).where(found.notna(), names)
 
 
-def _left_out(store: Store) -> list[str]:
+def _left_out(store: Store, found: Sequence[LeftOut]) -> list[str]:
     """What was found beside the records in use, counted by its reason and named by its folder."""
-    _, foreign = store.records()
     by_reason: dict[str, list[str]] = {}
-    for item in foreign:
+    for item in found:
         by_reason.setdefault(item.why, []).append(item.path.relative_to(store.directory).as_posix())
     notes = []
     for why, places in by_reason.items():

@@ -10,6 +10,7 @@ import pandas as pd
 
 from benchmarks.report.comparison import comparison_tables, published_table
 from benchmarks.report.notes import (
+    ESTIMATED,
     INTERVAL,
     Remarks,
     contestant,
@@ -45,7 +46,7 @@ __all__ = [
 ]
 
 MILLI, MEBI = 1e3, 2.0**-20
-ESTIMATED, IN_COMPANY = "†", "§"
+IN_COMPANY = "§"
 
 
 @dataclass(frozen=True)

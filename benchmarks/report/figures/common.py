@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -23,6 +22,7 @@ from benchmarks.report.style import Look, flow_order, new_figure, variant_looks
 
 __all__ = [
     "LOG_INTERVAL",
+    "PANEL_HEIGHT",
     "Drawn",
     "Picture",
     "Scene",
@@ -38,10 +38,11 @@ __all__ = [
     "replicates",
     "whole_number_axis",
     "within_reach",
-    "without_shared",
 ]
 
-_PANEL = (2.55, 2.15)
+_PANEL_WIDTH = 2.55
+PANEL_HEIGHT = 2.15
+"""Inches, where a figure does not ask for another."""
 _COLUMNS = 3
 _WIDEST = 9.0
 
@@ -129,14 +130,6 @@ class Scene:
         return [name for name in self.looks if name in among]
 
 
-def without_shared(cells: pd.DataFrame) -> pd.DataFrame:
-    """The cells without the times and the memory that others' work on the machine has moved."""
-    cost = [name for name in cells.columns if name.endswith(("_seconds", "_bytes"))]
-    cells = cells.copy()
-    cells.loc[cells["cost_shared"], cost] = np.nan
-    return cells
-
-
 # -- replicates ---------------------------------------------------------------------------------
 
 
@@ -186,13 +179,13 @@ def log_centre_and_bounds(values: Iterable[float]) -> Bounds:
 
 
 def panels(
-    count: int, *, columns: int | None = None, height: float = _PANEL[1]
+    count: int, *, columns: int | None = None, height: float = PANEL_HEIGHT
 ) -> tuple[Figure, list[Axes]]:
     """Panels so many inches high, in rows, by default of what leaves fewest places empty."""
     if columns is None:
         columns = {4: 2, 7: 4, 8: 4}.get(count, min(count, _COLUMNS))
     rows = math.ceil(count / columns)
-    width = {1: 4.2, 2: 3.2, 3: _PANEL[0]}.get(columns, 1.95)
+    width = {1: 4.2, 2: 3.2, 3: _PANEL_WIDTH}.get(columns, 1.95)
     figure = new_figure(width * columns, height * rows + 0.35)
     return figure, [figure.add_subplot(rows, columns, 1 + i) for i in range(count)]
 

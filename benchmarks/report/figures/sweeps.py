@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 
 from benchmarks.report.figures.common import (
     LOG_INTERVAL,
+    PANEL_HEIGHT,
     Drawn,
     Scene,
     draw_line,
@@ -23,7 +24,6 @@ from benchmarks.report.figures.common import (
     replicates,
     whole_number_axis,
     within_reach,
-    without_shared,
 )
 from benchmarks.report.records import grouped
 from benchmarks.report.style import Look, dashes, looks
@@ -44,6 +44,7 @@ _DEVIATIONS = (
     ("trace_std", "std of the trace estimate\n[nats per unit of time]", 1.0),
     ("log_prob_std", "std of log p [nats]", 1.0),
 )
+_DEVIATION_HEIGHT = 2.5
 _GREY = "#555555"
 Panels = Sequence[tuple[str, str, float]]
 """Measure, label of the axis, factor to its unit."""
@@ -51,10 +52,9 @@ Panels = Sequence[tuple[str, str, float]]
 
 def dimension(scene: Scene) -> Iterable[Drawn]:
     """Distance from the truth, NFE, time and memory against dimension, a figure a family."""
-    cells = without_shared(scene.named(dimension_cells(scene.records)))
-    trained = cells["trained"]
-    # What an untrained flow is away from the truth is chance.
-    cells.loc[~trained, "kl_to_truth_nats"] = float("nan")
+    cells = scene.named(dimension_cells(scene.records))
+    # Times that others' work has moved are gone from the records already.
+    cells.loc[cells["cost_shared"], "peak_memory_bytes"] = float("nan")
     for (family,), part in grouped(cells, ["family"]):
         drawn = _against_dimension(scene, part, _PANELS)
         if drawn is None:
@@ -77,7 +77,7 @@ def deviation_by_dimension(scene: Scene) -> Iterable[Drawn]:
     """Deviation of the estimators against dimension, a figure a family."""
     cells = scene.named(dimension_cells(scene.records))
     for (family,), part in grouped(cells, ["family"]):
-        drawn = _against_dimension(scene, part, _DEVIATIONS)
+        drawn = _against_dimension(scene, part, _DEVIATIONS, height=_DEVIATION_HEIGHT)
         if drawn is None:
             continue
         yield Drawn(
@@ -111,9 +111,7 @@ def _whose(cells: pd.DataFrame) -> str:
 def _kl(cells: pd.DataFrame) -> str:
     """How the KL divergence was computed, for a caption."""
     known = cells[cells["kl_to_truth_nats"].notna()]
-    if "kl_by_quadrature" not in known:
-        return " KL: mean over test points."
-    quadrature = known["kl_by_quadrature"].map(lambda value: value is True or value == 1)
+    quadrature = known["kl_by_quadrature"]
     if quadrature.all():
         return " KL: by quadrature."
     if not quadrature.any():
@@ -123,7 +121,7 @@ def _kl(cells: pd.DataFrame) -> str:
 
 
 def _against_dimension(
-    scene: Scene, cells: pd.DataFrame, wanted: Panels
+    scene: Scene, cells: pd.DataFrame, wanted: Panels, *, height: float = PANEL_HEIGHT
 ) -> tuple[Figure, list[str]] | None:
     """A panel for each measure that the cells have, and which these are."""
     # A line joins cells of one setting only.
@@ -145,8 +143,8 @@ def _against_dimension(
     # Side by side, and all within a tenth of their dimension.
     apart = min(1.045, 1.2 ** (1 / max(1, len(lines) - 1)))
     places = [apart ** (place - (len(lines) - 1) / 2) for place in range(len(lines))]
-    figure, axes = _deviation_panels() if wanted is _DEVIATIONS else panels(len(present))
-    for ax, (measure, label, factor) in zip(axes, present, strict=False):
+    figure, axes = panels(len(present), height=height)
+    for ax, (measure, label, factor) in zip(axes, present, strict=True):
         whole_number_axis(ax, data["dimension"])
         _lines(
             ax,
@@ -200,10 +198,6 @@ def _lines(
     ax.set_ylabel(label)
 
 
-def _deviation_panels() -> tuple[Figure, list[Axes]]:
-    return panels(len(_DEVIATIONS), height=2.5)
-
-
 def deviation_by_bottleneck(scene: Scene) -> Iterable[Drawn]:
     """Deviation of the estimators against bottleneck width, a figure a series."""
     cells = scene.named(bottleneck_cells(scene.records))
@@ -224,7 +218,7 @@ def deviation_by_bottleneck(scene: Scene) -> Iterable[Drawn]:
             noise: Look(own.colour, own.marker, filled=i == 0, dashes=dashes(i))
             for i, noise in enumerate(noises)
         }
-        figure, axes = _deviation_panels()
+        figure, axes = panels(len(_DEVIATIONS), height=_DEVIATION_HEIGHT)
         for ax, (measure, label, factor) in zip(axes, _DEVIATIONS, strict=True):
             reference = {
                 noise: log_centre_and_bounds(group.dropna())[0]

@@ -21,7 +21,6 @@ from benchmarks.report.figures.common import (
     panels,
     replicates,
     within_reach,
-    without_shared,
 )
 from benchmarks.report.records import grouped
 
@@ -40,7 +39,7 @@ _EXACT = "log_prob_exact_seconds"
 def trade_offs(scene: Scene) -> Iterable[Drawn]:
     """A figure for each cost, of the trained flows, a panel a data set."""
     cells = scene.named(scene.records.cells)
-    cells = without_shared(cells[cells["trained"] & cells["nll_nats"].notna()])
+    cells = cells[cells["trained"] & cells["nll_nats"].notna()]
     for cost, words, name in _COSTS:
         timed = cells[cells[cost].notna()]
         # Gaussians sweep the dimension; they are shown only if there is nothing else.
