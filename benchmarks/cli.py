@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from benchmarks.errors import BenchError, DataUnavailable, Interrupted, MatrixError, StoreError
-from benchmarks.performance import perf
+from benchmarks.perf.commands import perf
 
 # Everything that needs torch is imported inside the commands, so that --help and a mistyped
 # option answer at once.
