@@ -159,9 +159,11 @@ def _keep(folder: Path, history: Path) -> None:
 
     for path in folder.rglob("*.json"):
         target = history / path.relative_to(folder)
-        if target.exists() and "-" in path.name:
-            new = load_json(str(path))
-            new["results"] = load_json(str(target))["results"] | new["results"]
+        new = load_json(str(path))
+        old = load_json(str(target)) if target.exists() else {}
+        # A file of results is of one machine: those of another torch, say, are replaced.
+        if "results" in old and old["params"] == new["params"]:
+            new["results"] = old["results"] | new["results"]
             write_json(str(target), new, compact=True)
         else:
             target.parent.mkdir(parents=True, exist_ok=True)

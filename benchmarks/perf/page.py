@@ -62,7 +62,8 @@ def write(
     """
     frame = pd.DataFrame(map(dataclasses.asdict, values))
     frame.to_csv(out / "summary.csv", index=False, lineterminator="\n")
-    _, svg = save(draw(frame, list(subjects)), out, "summary")
+    with mpl.rc_context(rc()):
+        _, svg = save(draw(frame, list(subjects)), out, "summary")
     machines = []
     for (machine, facts), group in itertools.groupby(values, lambda v: (v.machine, v.facts)):
         own = list(group)
@@ -139,7 +140,8 @@ def tables(values: Sequence[Value], commits: Sequence[str], thresholds: Threshol
 
 
 def _change(change: Change) -> list[Entry]:
-    numbers = [str(change.before), str(change.after), f"{change.ratio:.3g}"]
+    ratio = f"{change.ratio:.3g}" if math.isfinite(change.ratio) else ""
+    numbers = [str(change.before), str(change.after), ratio]
     return [
         Entry(change.after.benchmark),
         Entry(change.after.parameters),
@@ -196,31 +198,30 @@ def draw(frame: pd.DataFrame, order: Sequence[str]) -> Figure:
     # One look a flow in all panels, the reports' own.
     look_of = looks(flow for flows in flow_of for flow in flows.dropna().unique())
     handles: dict[str, Any] = {}
-    with mpl.rc_context(rc()):
-        figure = new_figure(10, 6.4)
-        for axes, flows, (_, _, title, label, scale) in zip(
-            figure.subplots(2, 2).flat, flow_of, PANELS, strict=True
-        ):
-            for (_, _, name), line in frame.groupby(["facts", "version", flows.rename("flow")]):
-                flow = str(name)
-                look = look_of[flow]
-                (handles[flow],) = axes.plot(
-                    line["place"],
-                    line["value"] * scale,
-                    color=look.colour,
-                    marker=look.marker,
-                    markersize=4 * look.size,
-                    label=flow,
-                )
-            axes.set_title(title)
-            axes.set_ylabel(label)
-            axes.set_xticks(range(len(commits)), [commit[:7] for commit in commits], rotation=45)
-            if scale != 1.0:
-                axes.set_yscale("log")
-                axes.yaxis.set_major_formatter(LogFormatter())
-                axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
-        if handles:
-            ordered = [handles[flow] for flow in look_of if flow in handles]
-            figure.legend(handles=ordered, loc="outside right center")
-        figure.suptitle(f"ffjord-bench over its commits, machine {machine}")
+    figure = new_figure(10, 6.4)
+    for axes, flows, (_, _, title, label, scale) in zip(
+        figure.subplots(2, 2).flat, flow_of, PANELS, strict=True
+    ):
+        for (_, _, name), line in frame.groupby(["facts", "version", flows.rename("flow")]):
+            flow = str(name)
+            look = look_of[flow]
+            (handles[flow],) = axes.plot(
+                line["place"],
+                line["value"] * scale,
+                color=look.colour,
+                marker=look.marker,
+                markersize=4 * look.size,
+                label=flow,
+            )
+        axes.set_title(title)
+        axes.set_ylabel(label)
+        axes.set_xticks(range(len(commits)), [commit[:7] for commit in commits], rotation=45)
+        if scale != 1.0:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(LogFormatter())
+            axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+    if handles:
+        ordered = [handles[flow] for flow in look_of if flow in handles]
+        figure.legend(handles=ordered, loc="outside right center")
+    figure.suptitle(f"ffjord-bench over its commits, machine {machine}")
     return figure
