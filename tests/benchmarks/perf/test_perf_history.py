@@ -152,10 +152,9 @@ def test_the_picture_has_the_units_and_looks_of_the_reports() -> None:
     memory = "families.Memory.track_peak_memory"
     sizes = {"glow": 1.0, "maf": 2.0, "ffjord": 3.0}
     values = [
-        given(
-            size * 2.0**20, benchmark=memory, flow=flow, unit="bytes", more=f", device = {device}"
-        )
-        for (flow, size), device in itertools.product(sizes.items(), ("cpu", "cuda"))
+        given(size * 2.0**20, benchmark=memory, flow=flow, unit="bytes", more=more)
+        for flow, size in sizes.items()
+        for more in (", device = cpu", ", device = cuda")
     ]
     figure = page.draw(pd.DataFrame(map(vars, values)), ["c"])
     (axes,) = [axes for axes in figure.axes if axes.get_lines()]
