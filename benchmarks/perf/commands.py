@@ -128,24 +128,22 @@ def _measure(
     With ``keep`` the results go into the history, however asv ends; with ``known`` asv sees what is
     there already. Raises PerformanceError, and keeps nothing, if others used the GPU meanwhile.
     """
-    from benchmarks.perf.machine import Watch
-
     folder = project.scratch / name
     shutil.rmtree(folder, ignore_errors=True)
     if known and project.results.is_dir():
         shutil.copytree(project.results, folder)
-    with Watch(here) as others:
+    with here.watched() as company:
         try:
             worked = project.measure(here, folder, words, commits)
         finally:
-            if others.gpu_shared:
+            if company.gpu:
                 raise PerformanceError(
                     f"another process computed on the {here.facts['gpu']} meanwhile: nothing was "
                     "saved. Run again when it is free"
                 )
             if keep:
                 _keep(folder, project.results)
-    if others.shared:
+    if company.cpu:
         click.echo(
             "other processes worked here meanwhile. Times on the CPU are processor times and leave "
             "theirs out, but caches are shared: expect more spread"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import re
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -22,15 +23,20 @@ from benchmarks.environment import (
 from benchmarks.perf.project import PerformanceError
 from flows.products import VARIABLE
 
-__all__ = ["Machine", "Watch"]
+__all__ = ["Company", "Machine"]
 
 
-def _describe() -> tuple[dict[str, Any], str, str]:
-    """The environment, the GPU's uuid and the setting of the library of matrix products."""
-    cuda = torch.cuda.is_available()
-    uuid = str(getattr(torch.cuda.get_device_properties(0), "uuid", "")) if cuda else ""
-    found = describe_environment(torch.device("cuda" if cuda else "cpu"))
-    return found, uuid, matrix_products().setting
+@dataclass
+class Company:
+    """Whether others computed here while asv did.
+
+    Attributes:
+        gpu: at any time another process than the benchmark computed on the GPU.
+        cpu: other processes worked, see :class:`benchmarks.environment.OthersWork`.
+    """
+
+    gpu: bool = False
+    cpu: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,8 +75,7 @@ class Machine:
             raise PerformanceError(
                 f"machine name {name!r}: letters, digits, '.', '_' and '-' are allowed"
             )
-        gpu = found.get("gpu", "none")
-        suffix = "-".join(re.findall(r"[a-z0-9]+", gpu.lower())) if "gpu" in found else ""
+        suffix = "-".join(re.findall(r"[a-z0-9]+", found.get("gpu", "").lower()))
         if suffix and not name.endswith(suffix):
             name = f"{name}-{suffix}"
         system, _, architecture = found["platform"].partition(" ")
@@ -81,57 +86,46 @@ class Machine:
             "cpu": found["machine"],
             "num_cpu": str(found["cpu_cores"]),
             "ram": f"{found['memory_bytes'] / 2**30:.0f} GiB",
-            "gpu": gpu,
+            "gpu": found.get("gpu", "none"),
             "torch": found["torch"].partition("+")[0],
         }
         return cls(name, facts, uuid, {**ALLOCATOR, VARIABLE: products})
 
-    @property
-    def has_gpu(self) -> bool:
-        """Whether there is a GPU."""
-        return self.facts["gpu"] != "none"
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[Company]:
+        """Watch who else computes while a block runs asv.
 
+        Raises:
+            PerformanceError: if somebody computes on the GPU already.
+        """
+        company, done = Company(), threading.Event()
 
-class Watch(OthersWork):
-    """Who else works here while asv runs benchmarks in processes of their own.
+        def watch() -> None:
+            while not done.wait(1.0):
+                # One process is the benchmark that is running.
+                company.gpu |= gpu_processes(self.uuid) > 1
 
-    Entering it raises PerformanceError if somebody computes on the GPU already.
-
-    Attributes:
-        shared: after the block: other processes worked, see :class:`OthersWork`; never the GPU.
-        gpu_shared: at any time: another process than the benchmark computed on the GPU.
-    """
-
-    def __init__(self, machine: Machine) -> None:
-        super().__init__(torch.device("cpu"), threads=1)
-        self.gpu_shared = False
-        self._machine = machine
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._ask, daemon=True)
-
-    def _ask(self) -> None:
-        while not self._done.wait(1.0):
-            # One process is the benchmark that is running.
-            self.gpu_shared |= gpu_processes(self._machine.uuid) > 1
-
-    def __enter__(self) -> Watch:
-        if self._machine.has_gpu:
-            if gpu_processes(self._machine.uuid):
+        thread = threading.Thread(target=watch, daemon=True)
+        if self.facts["gpu"] != "none":
+            if gpu_processes(self.uuid):
                 raise PerformanceError(
-                    f"another process computes on the {self._machine.facts['gpu']}: times would "
-                    "be those of both, and are not saved. Run again when it is free"
+                    f"another process computes on the {self.facts['gpu']}: times would be those of "
+                    "both, and are not saved. Run again when it is free"
                 )
-            self._thread.start()
-        super().__enter__()
-        return self
+            thread.start()
+        try:
+            with OthersWork(torch.device("cpu"), threads=1) as others:
+                yield company
+            company.cpu = others.shared
+        finally:
+            done.set()
+            if thread.is_alive():
+                thread.join()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        super().__exit__(kind, error, trace)
-        self._done.set()
-        if self._machine.has_gpu:
-            self._thread.join()
+
+def _describe() -> tuple[dict[str, Any], str, str]:
+    """The environment, the GPU's uuid and the setting of the library of matrix products."""
+    cuda = torch.cuda.is_available()
+    uuid = str(getattr(torch.cuda.get_device_properties(0), "uuid", "")) if cuda else ""
+    found = describe_environment(torch.device("cuda" if cuda else "cpu"))
+    return found, uuid, matrix_products().setting

@@ -64,11 +64,7 @@ class Project:
         raise PerformanceError("perf measures commits: call it in a git checkout of the project")
 
     def git(self, *words: str) -> str:
-        """Output of a git command.
-
-        Raises:
-            PerformanceError: with what git says, if it fails.
-        """
+        """Output of a git command; PerformanceError with what git says if it fails."""
         done = subprocess.run(
             ["git", *words], cwd=self.root, capture_output=True, text=True, check=False
         )
@@ -77,22 +73,14 @@ class Project:
         return done.stdout.strip()
 
     def commit(self, name: str) -> str:
-        """Full hash of a commit.
-
-        Raises:
-            PerformanceError: if there is no such commit.
-        """
+        """Full hash of a commit; PerformanceError if there is no such commit."""
         try:
             return self.git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
         except PerformanceError:
             raise PerformanceError(f"{name} is not a commit of {self.root}") from None
 
     def commits(self, text: str) -> list[str]:
-        """Full hashes of a range of commits, or of the one of that name.
-
-        Raises:
-            PerformanceError: if git knows no such commits.
-        """
+        """Full hashes of a range of commits, or of the one of that name; at least one."""
         if ".." not in text and "^" not in text:
             return [self.commit(text)]
         found = self.git("rev-list", "--first-parent", text).split()
@@ -105,11 +93,7 @@ class Project:
         return self.git("log", "-1", "--format=%h (%s)", commit)
 
     def refuse_dirty(self) -> None:
-        """Make sure that the code is that of a commit.
-
-        Raises:
-            PerformanceError: if there are uncommitted changes.
-        """
+        """Raise PerformanceError if there are uncommitted changes of the code."""
         changed = self.git("status", "--porcelain", "--", *CODE).splitlines()
         if changed:
             named = ", ".join(line[2:].strip() for line in changed[:3])
@@ -121,11 +105,7 @@ class Project:
             )
 
     def asv(self, command: str, *words: str) -> None:
-        """Run asv and leave its output where it goes.
-
-        Raises:
-            PerformanceError: if it ends with an error.
-        """
+        """Run asv, its output shown as it comes; PerformanceError if it ends with an error."""
         if self._asv("asv.conf.json", {}, command, *words):
             raise PerformanceError(_FAILED)
 

@@ -27,24 +27,16 @@ import benchmarks
 import datasets
 import flows
 
-
-def _refuse_other_code() -> None:
-    """Make sure that what is imported is what asv is measuring, and not some installed copy."""
-    if "ASV_ENV_DIR" in os.environ:
-        checkout = Path(os.environ["ASV_ENV_DIR"], "project")
-    elif "ASV_CONF_DIR" in os.environ:
-        checkout = Path(os.environ["ASV_CONF_DIR"])
-    else:
-        return
-    for package in (flows, datasets, benchmarks):
-        found = Path(str(package.__file__)).resolve()
-        if not found.is_relative_to(checkout.resolve()):
-            raise RuntimeError(
-                f"{package.__name__} comes from {found}, but {checkout} is being measured"
-            )
-
-
-_refuse_other_code()
+# What is imported must be what asv is measuring, and not some installed copy.
+_checkout = os.environ.get("ASV_CONF_DIR")
+if "ASV_ENV_DIR" in os.environ:
+    _checkout = str(Path(os.environ["ASV_ENV_DIR"], "project"))
+for _package in (flows, datasets, benchmarks):
+    _found = Path(str(_package.__file__)).resolve()
+    if _checkout and not _found.is_relative_to(Path(_checkout).resolve()):
+        raise RuntimeError(
+            f"{_package.__name__} comes from {_found}; {_checkout} is being measured"
+        )
 # Two cores are all that a small machine has; one thread is what can be compared.
 torch.set_num_threads(1)
 # What torch imports when it first differentiates and first makes an optimiser: a second, here once

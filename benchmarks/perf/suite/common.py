@@ -1,4 +1,4 @@
-"""What the benchmarks share: the clock, the device, and what the measures are given."""
+"""What the benchmarks share: the clock, and what the measures are given."""
 
 from __future__ import annotations
 
@@ -54,23 +54,8 @@ class Tracked:
     timeout = 60.0
 
 
-def require_device(name: str) -> torch.device:
-    """The device of that name.
-
-    Raises:
-        NotImplementedError: if it is not here, by which asv skips the benchmark.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise NotImplementedError("there is no CUDA device")
-    return torch.device(name)
-
-
 def matrix(text: str) -> Matrix:
-    """The cells of a matrix file of that text.
-
-    Raises:
-        NotImplementedError: if the commit has no matrices yet.
-    """
+    """A matrix file of that text, read; NotImplementedError if the commit has no matrices yet."""
     try:
         from benchmarks.matrix import load_matrix
     except ImportError as error:
@@ -95,24 +80,21 @@ def subject(
         **options: of the flow.
 
     Raises:
-        NotImplementedError: if the commit has no such flow or no measures, or the device is not
-            here.
+        NotImplementedError: by which asv skips the benchmark: if the commit has no such flow or no
+            measures, or the device is not here.
     """
-    target = require_device(device)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise NotImplementedError("there is no CUDA device")
     try:
         from benchmarks.measures.subject import Subject
 
         flows.entry(name)
-    except ImportError as error:
-        raise NotImplementedError("this commit has no measures") from error
-    except flows.UnknownFlow as error:
-        raise NotImplementedError(f"this commit has no flow {name!r}") from error
+    except (ImportError, flows.UnknownFlow) as error:
+        raise NotImplementedError(f"this commit does not have it: {error}") from error
     generator = torch.Generator().manual_seed(1)
     train = torch.randn(4 * rows, *event_shape, generator=generator)
     test = torch.randn(rows, *event_shape, generator=generator)
-    data = datasets.Dataset(
-        "normal", "gaussian", event_shape, train.numpy(), train.numpy(), test.numpy()
-    )
+    splits = (train.numpy(), train.numpy(), test.numpy())
     torch.manual_seed(0)
     flow = flows.build(name, event_shape, **options)
     flow.initialize(train)
@@ -125,7 +107,8 @@ def subject(
         f'name = "perf"\nseeds = [0]\nbudget = {{ batch_size = {rows} }}\n'
         f'[[study]]\nflows = ["{name}"]\ndatasets = ["8gaussians"]\n'
     ).cells
-    return Subject(cell, flow.to(target), data)
+    data = datasets.Dataset("normal", "gaussian", event_shape, *splits)
+    return Subject(cell, flow.to(device), data)
 
 
 @functools.lru_cache
@@ -141,17 +124,12 @@ def _actions(*words: Any, **options: Any) -> dict[str, Callable[[], None]]:
 
 
 def action(stem: str, *words: Any, **options: Any) -> Callable[[], None]:
-    """What the measure of time calls a training step, a density or a sample.
-
-    Args:
-        stem: of its column, as ``train_step``.
-        *words: as for :func:`subject`.
-        **options: as for :func:`subject`.
+    """What the measure of time calls a step, a density or a sample of a :func:`subject`.
 
     Raises:
         NotImplementedError: if the commit or the flow has none.
     """
-    try:
-        return _actions(*words, **options)[stem]
-    except KeyError:
-        raise NotImplementedError(f"there is no {stem} here") from None
+    actions = _actions(*words, **options)
+    if stem not in actions:
+        raise NotImplementedError(f"there is no {stem} here")
+    return actions[stem]

@@ -1,5 +1,6 @@
 """perf: what it says, what it refuses, and that it finds what slows the project down."""
 
+import contextlib
 import json
 import os
 import re
@@ -14,7 +15,7 @@ import pytest
 
 from benchmarks.perf import commands, machine
 from benchmarks.perf.history import read
-from benchmarks.perf.machine import Machine, Watch
+from benchmarks.perf.machine import Company, Machine
 from benchmarks.perf.project import PerformanceError, Project
 from flows.processor import processor
 from flows.products import VARIABLE
@@ -58,7 +59,6 @@ def test_histories_are_kept_apart_by_machine_and_gpu(monkeypatch: pytest.MonkeyP
     plain = Machine.here(None)
     assert plain.name == "cpu-2core"
     assert plain.facts["gpu"] == "none"
-    assert not plain.has_gpu
     described(monkeypatch, gpu="NVIDIA A100-SXM4")
     assert Machine.here("lab").name == "lab-nvidia-a100-sxm4"
     assert Machine.here("lab-nvidia-a100-sxm4").name == "lab-nvidia-a100-sxm4"
@@ -70,7 +70,7 @@ def test_histories_are_kept_apart_by_machine_and_gpu(monkeypatch: pytest.MonkeyP
 def test_a_shared_gpu_is_noticed_before_and_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     lab = Machine("lab", {"gpu": "NVIDIA A100"}, "1234")
     monkeypatch.setattr(machine, "gpu_processes", lambda uuid: 1)
-    with pytest.raises(PerformanceError, match="another process computes"), Watch(lab):
+    with pytest.raises(PerformanceError, match="another process computes"), lab.watched():
         raise AssertionError("it must not start")
     counts = iter([0, 1, 2])
     asked = machine.threading.Event()
@@ -83,13 +83,13 @@ def test_a_shared_gpu_is_noticed_before_and_meanwhile(monkeypatch: pytest.Monkey
         return count or 0
 
     monkeypatch.setattr(machine, "gpu_processes", processes)
-    with Watch(lab) as others:
-        assert not others.gpu_shared
+    with lab.watched() as company:
+        assert not company.gpu
         assert asked.wait(20)
-    assert others.gpu_shared
-    with Watch(Machine("cpu", {"gpu": "none"})) as others:
+    assert company.gpu
+    with Machine("cpu", {"gpu": "none"}).watched() as company:
         pass
-    assert not others.gpu_shared
+    assert not company.gpu
 
 
 # -- a repository made from this project --------------------------------------------------------
@@ -201,23 +201,11 @@ def test_what_was_measured_is_kept_unless_the_gpu_was_shared(
             raise KeyboardInterrupt
         return True
 
-    class Watched:
-        gpu_shared = end == "shared"
-        shared = False
-
-        def __init__(self, here: Machine) -> None:
-            pass
-
-        def __enter__(self) -> "Watched":
-            return self
-
-        def __exit__(self, *error: object) -> None:
-            pass
-
     lab = Machine("lab", {"gpu": "NVIDIA A100", "cpu": "some"}, "1234")
     monkeypatch.chdir(repository.root)
     monkeypatch.setattr(Machine, "here", classmethod(lambda cls, name: lab))
-    monkeypatch.setattr(machine, "Watch", Watched)
+    company = Company(gpu=end == "shared")
+    monkeypatch.setattr(Machine, "watched", lambda self: contextlib.nullcontext(company))
     monkeypatch.setattr(Project, "measure", measured)
     answer = CliRunner().invoke(commands.perf, ["run"])
     history = repository.root / "results/asv"
