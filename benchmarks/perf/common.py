@@ -117,7 +117,7 @@ def trainer(flow: Flow, batch_size: int, source: torch.Generator) -> Trainer:
         NotImplementedError: if the commit has no trainer, or the flow is not trained on data.
     """
     try:
-        from benchmarks.matrix import Budget
+        from benchmarks.cell import Budget
         from benchmarks.train import Trainer
     except ImportError as error:
         raise NotImplementedError("this commit has no trainer") from error

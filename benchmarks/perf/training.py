@@ -28,7 +28,7 @@ class SmallBudget(Tracked):
             raise NotImplementedError("this commit has no trainer") from error
 
     def track_nll(self, flow: str) -> float:
-        from benchmarks.matrix import Budget
+        from benchmarks.cell import Budget
         from benchmarks.train import evaluate, train
 
         data = datasets.load("8gaussians")
