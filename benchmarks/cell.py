@@ -1,325 +1,205 @@
-"""One cell from start to end, in processes of its own.
+"""A cell: one contestant's training, with everything that determines its result.
 
-A cell has two stages, each a fresh process. ``quality`` trains the flow (at each learning rate, if
-the cell is tuned) and measures what may be measured while other cells run. ``cost`` measures times
-and memory with the machine to itself. Between them the weights lie in ``pending/``; the record is
-written when the last stage ends.
+Its key is the hash of that: the same key never runs twice, and a default that changes in the code,
+or a version raised by hand (:mod:`benchmarks.versions`), changes the key.
 """
 
 from __future__ import annotations
 
-import ctypes
-import dataclasses
-import io
+import hashlib
 import json
-import math
-import os
-import signal
-import sys
-import threading
-import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Annotated, Any, Literal
 
-import torch
-from pydantic import BaseModel
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 import datasets
-from benchmarks import measures
-from benchmarks.environment import OthersWork, describe_environment
-from benchmarks.matrix import Cell
-from benchmarks.measures.subject import Subject
-from benchmarks.store import Record, Status, Store, write_atomically
-from benchmarks.train import CurveRow, Diverged
-from benchmarks.tune import NotApplicable, fresh_flow, train_cell
+import flows
+from benchmarks.versions import versions_of
 
-__all__ = ["COLUMNS", "Stage", "Task", "pending_stage", "record_of", "run"]
+__all__ = ["SCHEMA", "Budget", "Cell", "Contestant", "DType", "Strict"]
 
-COLUMNS = {
-    "parameters": "numbers that are learned",
-    "steps": "optimiser steps of the training of the tested weights; 0: untrained",
-    "best_step": "the step of the best validation, whose weights are tested",
-    "validation_nll_nats": "NLL of the first rows of the validation split at that step, of a flow "
-    "whose density is estimated with one noise draw, nats",
-    "train_seconds": "seconds of those steps, validations apart",
-    "train_nfe": "network evaluations of those steps, counted as budget.nfe counts them; 0 where "
-    "the step is compiled whole",
-    "skipped_steps": "steps of them that changed nothing, for want of a finite loss or gradient",
-    "stopped_by": "what ended the training: budget or patience",
-    "learning_rate": "peak learning rate of the training of the tested weights",
-    "learning_rate_at_edge": "whether that is the lowest or the highest rate of the grid, so that "
-    "one outside it may be better; tuned cells only",
-    "tuning_seconds": "train_seconds of all rates of the grid together; tuned cells only",
-    "tuning_steps": "steps of all rates together",
-    "tuning_nfe": "train_nfe of all rates together",
-    "training_shared": "whether others used the machine while the cell was trained: its seconds, "
-    "and what a bound in seconds gave it, then mean less",
-    "data_remarks": "what a reader has to know of the data, as that columns were dequantised",
-    "cost_shared": "whether others used the machine while times, ratios and memory were measured",
-}
-"""What a record holds whatever its cell measures."""
+SCHEMA = 2
+"""Version of cells and records. Raising it makes every cell a new one."""
 
-Stage = Literal["quality", "cost"]
+DType = Literal["float32", "float64"]
 
 
-@dataclass(frozen=True)
-class Task:
-    """What a process is to do.
+class Strict(BaseModel):
+    """Base of what is read from a matrix file: unknown keys and other types are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Budget(Strict):
+    """The one training rule: the same for every contestant of a study, unless its item says other.
+
+    Training ends at the first bound reached, so that contestants can be compared at equal steps,
+    equal time or equal work.
+    """
+
+    steps: NonNegativeInt | None = Field(1000, description="optimiser steps; 0 for none at all")
+    seconds: PositiveFloat | None = Field(None, description="training seconds, evaluation apart")
+    nfe: PositiveInt | None = Field(
+        None,
+        description="network evaluations of the training steps (flows.meter), validations apart: "
+        "each pass through a conditioner counts 1, so that a step of RealNVP with 10 couplings "
+        "counts 10, and D for a network that is inverted one dimension after another; each "
+        "evaluation of an ODE's right-hand side counts 1, those of the backward pass (adjoint or "
+        "recomputation) too; backpropagation itself counts nothing, and a network counts 1 "
+        "whatever its size",
+    )
+    batch_size: PositiveInt = Field(256, description="rows a step")
+    optimizer: Literal["adam", "adamw", "adamax"] = Field("adam", description="update rule")
+    learning_rate: PositiveFloat = Field(
+        1e-3, description="peak learning rate; in a matrix file, a list is a grid that is tuned"
+    )
+    weight_decay: NonNegativeFloat = Field(0.0, description="decay, as the optimiser defines it")
+    schedule: Literal["constant", "cosine"] = Field(
+        "cosine", description="of the learning rate, over the part of the budget used"
+    )
+    warmup_steps: NonNegativeInt = Field(0, description="steps of linear warm-up")
+    clip_norm: PositiveFloat | None = Field(5.0, description="gradient norm is clipped to this")
+    validate_every: PositiveInt = Field(100, description="steps between validations")
+    validation_rows: PositiveInt = Field(5000, description="first rows used to validate")
+    patience: PositiveInt | None = Field(
+        None, description="validations without gain before training ends"
+    )
+    compile: bool = Field(
+        False,
+        description="torch.compile a training step; on CUDA, a CUDA graph (Flow.compiled_loss)",
+    )
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Budget:
+        if self.steps is None and self.seconds is None and self.nfe is None:
+            raise ValueError("a budget needs a bound: give steps, seconds or nfe")
+        if self.compile and self.nfe is not None:
+            raise ValueError(
+                "a step compiled whole counts no network evaluations: bound it otherwise"
+            )
+        return self
+
+
+class Contestant(Strict):
+    """A flow by its catalog name, with all its options, defaults filled in."""
+
+    flow: str
+    flow_options: Mapping[str, Any]
+
+    @cached_property
+    def label(self) -> str:
+        """Name with the options that differ from the catalog's, as ``ffjord[bottleneck=8]``."""
+        return _label(self.flow, self.flow_options, flows.configure(self.flow))
+
+    def config(self) -> flows.FlowConfig:
+        """The typed options."""
+        return flows.configure(self.flow, self.flow_options)
+
+
+# JSON knows lists only.
+_as_tuple = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+
+
+class Cell(Strict):
+    """One contestant's training, with everything that determines its result.
 
     Attributes:
-        cell: which cell.
-        stage: which of its stages.
-        directory: the store's folder.
-        runner: an end of a pipe whose other end the runner alone holds open; None for no runner.
+        flow: catalog name.
+        flow_options: all options of the flow, defaults filled in.
+        dataset: catalog name.
+        dataset_options: all options of the data set, defaults filled in.
+        seed: of weights, batch order and estimator noise; the data do not depend on it.
+        budget: the training rule; of a tuned cell with the least rate of the grid.
+        learning_rates: the grid of a tuned cell, rising; empty for one rate, the budget's.
+        measures: families to measure.
+        device: ``cpu`` or ``cuda``.
+        threads: of the process, for operations on the CPU.
+        dtype: of the flow and the data.
+        reference: a contestant against which this one is timed in interleaved pairs.
     """
 
-    cell: Cell
-    stage: Stage
-    directory: Path
-    runner: Connection | None = None
+    flow: str
+    flow_options: Mapping[str, Any]
+    dataset: str
+    dataset_options: Mapping[str, Any]
+    seed: NonNegativeInt
+    budget: Budget
+    learning_rates: Annotated[tuple[PositiveFloat, ...], _as_tuple] = ()
+    measures: Annotated[tuple[str, ...], _as_tuple]
+    device: Literal["cpu", "cuda"]
+    threads: PositiveInt
+    dtype: DType = "float32"
+    reference: Contestant | None = None
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Cell:
+        """The same grid is the same cell, however it is written."""
+        if rates := self.learning_rates:
+            if len(rates) < 2 or rates != tuple(sorted(set(rates))):
+                raise ValueError("a grid of learning rates has two or more, each once, rising")
+            if self.budget.learning_rate != rates[0]:
+                raise ValueError("the budget of a tuned cell has the least rate of its grid")
+        return self
+
+    @cached_property
+    def key(self) -> str:
+        """Sixteen hexadecimal digits: for the cell, the schema and the versions of the code."""
+        document = {"schema": SCHEMA, "versions": versions_of(self), "cell": self.identity}
+        text = json.dumps(document, sort_keys=True, allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @cached_property
+    def identity(self) -> str:
+        """The cell as text, the same for the same cell whatever the versions of the code."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, allow_nan=False)
+
+    def at_rate(self, learning_rate: float) -> Cell:
+        """The same cell with one learning rate and no grid."""
+        document = self.model_dump()
+        document["budget"]["learning_rate"] = learning_rate
+        return Cell.model_validate({**document, "learning_rates": ()})
+
+    @cached_property
+    def flow_label(self) -> str:
+        """As :attr:`Contestant.label`."""
+        return self.contestant.label
+
+    @cached_property
+    def contestant(self) -> Contestant:
+        """The flow with its options."""
+        return Contestant(flow=self.flow, flow_options=self.flow_options)
+
+    @cached_property
+    def dataset_label(self) -> str:
+        """Name with the options that differ from the catalog's, as ``power[rows=20000]``."""
+        return _label(self.dataset, self.dataset_options, datasets.configure(self.dataset))
+
+    def __str__(self) -> str:
+        return f"{self.flow_label} on {self.dataset_label}, seed {self.seed}"
+
+    def dataset_config(self) -> datasets.DatasetConfig:
+        """The typed options of the data set."""
+        return datasets.configure(self.dataset, self.dataset_options)
 
 
-class Pending(BaseModel):
-    """What is known of a trained cell whose cost is still to be measured."""
-
-    dimension: int
-    learning_rate: float
-    measures: dict[str, float | int | str | bool | None]
-    data_hashes: dict[str, str]
-
-
-def stages(cell: Cell) -> list[Stage]:
-    """The stages that a cell's measures need, in order."""
-    costs = measures.of_stage(cell.measures, "cost")
-    return ["quality", "cost"] if costs else ["quality"]
-
-
-def pending_stage(store: Store, cell: Cell) -> Stage:
-    """The stage with which a cell without a record has to go on."""
-    whole = store.pending(cell.key, ".json").exists() and store.pending(cell.key, ".pt").exists()
-    return "cost" if whole else "quality"
-
-
-def record_of(
-    cell: Cell,
-    status: Status,
-    reason: str = "",
-    *,
-    pending: Pending | None = None,
-    more: Mapping[str, Any] | None = None,
-) -> Record:
-    """A cell's record, whatever became of it."""
-    return Record(
-        key=cell.key,
-        cell=cell,
-        flow_label=cell.flow_label,
-        dataset_label=cell.dataset_label,
-        dataset_kind=datasets.entry(cell.dataset).kind,
-        dimension=pending.dimension if pending else None,
-        status=status,
-        reason=reason,
-        measures={**(pending.measures if pending else {}), **(more or {})},
-        data_hashes=pending.data_hashes if pending else {},
-        environment=describe_environment(torch.device(cell.device)),
-    )
-
-
-def read_pending(store: Store, cell: Cell) -> Pending | None:
-    """What a finished quality stage left; None if there is nothing whole."""
-    path = store.pending(cell.key, ".json")
-    return Pending.model_validate_json(path.read_bytes()) if path.exists() else None
-
-
-def clear_pending(store: Store, cell: Cell) -> None:
-    """Remove what only an unfinished cell needs."""
-    for suffix in (".json", ".pt", ".lock"):
-        store.pending(cell.key, suffix).unlink(missing_ok=True)
-
-
-# -- a process --------------------------------------------------------------------------------
-
-
-def run(task: Task) -> None:
-    """Entry point of a cell's process: do one stage, leave a record or a pending file.
-
-    Never raises for what goes wrong in the cell: that is the record's to say. A cell that has a
-    record which ended well, once it is this process's, is left as it is.
-    """
-    _leave_with_server()
-    if task.runner is not None:
-        _leave_with_runner(task.runner)
-    # Ctrl-C goes to the whole process group; the engine ends its cells itself.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    store = Store(task.directory)
-    log = store.path(task.cell, ".log")
-    with store.claim(task.cell.key):
-        # Another process may have been at work on it while this one waited.
-        found = store.read(task.cell)
-        if isinstance(found, Record) and found.status == "ok":
-            return
-        with _logged(log, fresh=task.stage == "quality"):
-            _run_logged(task, store)
-
-
-def _run_logged(task: Task, store: Store) -> None:
-    cell = task.cell
-    torch.set_num_threads(cell.threads)
-    pending = read_pending(store, cell) if task.stage == "cost" else None
-    status: Status = "ok"
-    reason = ""
-    more: dict[str, Any] = {}
-    try:
-        if task.stage == "quality":
-            pending = _quality(cell, store)
-            if "cost" in stages(cell):
-                return
-        else:
-            if pending is None:
-                raise FileNotFoundError("what the training left is gone: run the cell again")
-            more = _cost(cell, store, pending)
-    except NotApplicable as error:
-        status, reason = "skipped", str(error)
-    except Exception as error:
-        traceback.print_exc()
-        status, reason = _diagnose(error)
-    store.write(record_of(cell, status, reason, pending=pending, more=more))
-    clear_pending(store, cell)
-
-
-def _diagnose(error: Exception) -> tuple[Status, str]:
-    """The status that stands for an error, and its reason in words."""
-    if isinstance(error, Diverged):
-        return "diverged", str(error)
-    # torch's CPU allocator reports the end of memory as a plain RuntimeError.
-    out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    )
-    if out_of_memory:
-        return "oom", str(error) or "out of memory"
-    return "error", f"{type(error).__name__}: {error}"
-
-
-def _quality(cell: Cell, store: Store) -> Pending:
-    dataset = cell.dataset_config().load(cell.dataset)
-    device = torch.device(cell.device)
-    with (
-        _curve(store.path(cell, ".curve.jsonl")) as on_row,
-        OthersWork(device, cell.threads) as others,
-    ):
-        trained = train_cell(cell, dataset, on_row)
-    found: dict[str, Any] = {**trained.columns, "parameters": trained.flow.parameter_count}
-    if found["steps"] > 0:
-        found["training_shared"] = others.shared
-    if dataset.remarks:
-        found["data_remarks"] = "; ".join(dataset.remarks)
-    assert found.keys() <= COLUMNS.keys(), "an undeclared column was filled"
-    subject = Subject(cell.at_rate(trained.learning_rate), trained.flow, dataset)
-    found |= _measure(subject, "quality")
-    nll = found.get("nll_nats")
-    if nll is not None and not math.isfinite(nll):
-        raise Diverged(f"the test log-density is {-nll}, although the best validation was finite")
-    if subject.arrays:
-        store.write_arrays(cell, subject.arrays)
-    hashes = {str(split): digest for split, digest in dataset.hashes.items()}
-    pending = Pending(
-        dimension=dataset.dimension,
-        learning_rate=trained.learning_rate,
-        measures=found,
-        data_hashes=hashes,
-    )
-    if "cost" in stages(cell):
-        weights = io.BytesIO()
-        state = trained.flow.state_dict()
-        torch.save({name: value.cpu() for name, value in state.items()}, weights)
-        write_atomically(store.pending(cell.key, ".pt"), weights.getvalue())
-        # Last: its presence says that the weights are whole.
-        write_atomically(store.pending(cell.key, ".json"), pending.model_dump_json().encode())
-    return pending
-
-
-def _cost(cell: Cell, store: Store, pending: Pending) -> dict[str, Any]:
-    dataset = cell.dataset_config().load(cell.dataset)
-    # Initialised as for training, which fills what that marks as done; the weights come from it.
-    flow = fresh_flow(cell, dataset)
-    flow.load_state_dict(torch.load(store.pending(cell.key, ".pt"), weights_only=True))
-    subject = Subject(cell.at_rate(pending.learning_rate), flow, dataset)
-    with OthersWork(subject.device, cell.threads) as others:
-        found = _measure(subject, "cost")
-    return {**found, "cost_shared": others.shared}
-
-
-def _measure(subject: Subject, stage: Stage) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name in measures.of_stage(subject.cell.measures, stage):
-        module = measures.family(name)
-        values = module.measure(subject)
-        assert values.keys() <= module.COLUMNS.keys(), f"{name} filled an undeclared column"
-        found |= values
-    return found
-
-
-# -- its surroundings -------------------------------------------------------------------------
-
-
-def _leave_with_server() -> None:
-    """Have the kernel end this process with its parent, the server that it was forked from."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-
-
-def _leave_with_runner(runner: Connection) -> None:
-    """End this process when its runner ends, however that comes about.
-
-    The server outlives the runner for as long as a cell runs. The runner writes nothing into the
-    pipe: reading returns when the system closes the other end.
-    """
-
-    def watch() -> None:
-        runner.poll(None)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, name="runner", daemon=True).start()
-
-
-@contextmanager
-def _logged(path: Path, *, fresh: bool) -> Iterator[None]:
-    """Everything that the process prints, its C libraries included, goes to a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    with path.open("w" if fresh else "a") as file:
-        saved = os.dup(1), os.dup(2)
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os.dup2(saved[0], 1)
-            os.dup2(saved[1], 2)
-            os.close(saved[0])
-            os.close(saved[1])
-
-
-@contextmanager
-def _curve(path: Path) -> Iterator[Callable[[float, CurveRow], None]]:
-    """Appends rows to a curve, each at the disk before training goes on."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-
-        def on_row(learning_rate: float, row: CurveRow) -> None:
-            document = {
-                name: value if not isinstance(value, float) or math.isfinite(value) else None
-                for name, value in dataclasses.asdict(row).items()
-            }
-            document["learning_rate"] = learning_rate
-            file.write(json.dumps(document) + "\n")
-            file.flush()
-
-        yield on_row
+def _label(name: str, options: Mapping[str, Any], default: BaseModel) -> str:
+    usual = default.model_dump(mode="json")
+    changed = [
+        f"{option}={'-'.join(map(str, value)) if isinstance(value, list) else value}"
+        # In the config's order, since a record's options come back in another.
+        for option, value in {**usual, **options}.items()
+        if value != usual.get(option)
+    ]
+    return f"{name}[{','.join(changed)}]" if changed else name

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["BenchError", "DataUnavailable", "Interrupted", "MatrixError", "StoreError"]
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["BenchError", "DataUnavailable", "Interrupted", "MatrixError", "StoreError", "hint"]
 
 
 class BenchError(Exception):
@@ -29,3 +32,16 @@ class Interrupted(BenchError):
     """The run was interrupted; what was finished stays."""
 
     exit_code = 130
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """What to append to a message about an unknown name: the nearest one, where one is near.
+
+    Example:
+        >>> hint("realnpv", ["ffjord", "realnvp"])
+        "; did you mean 'realnvp'?"
+        >>> hint("maf", ["ffjord", "realnvp"])
+        ''
+    """
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -33,8 +33,9 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from benchmarks.cell import SCHEMA, Cell
 from benchmarks.errors import StoreError
-from benchmarks.matrix import SCHEMA, Cell, Matrix
+from benchmarks.matrix import Matrix
 from benchmarks.versions import explain_difference, versions_of
 
 __all__ = [

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmarks.matrix import Budget
+from benchmarks.cell import Budget
 from datasets import Dataset, Split
 from datasets.base import named_seed
 from flows import Flow, FlowError, Meter

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 import flows
-from benchmarks.matrix import Cell
+from benchmarks.cell import Cell
 from benchmarks.measures.subject import Subject
 from benchmarks.train import CurveRow, Diverged, TrainingResult, train
 from datasets import Dataset
@@ -37,7 +37,7 @@ class Trained:
     Attributes:
         flow: with the weights of its best validation.
         learning_rate: of its training.
-        columns: of the record, as :data:`benchmarks.cell.COLUMNS` explains them.
+        columns: of the record, as :data:`benchmarks.run.process.COLUMNS` explains them.
     """
 
     flow: flows.Flow

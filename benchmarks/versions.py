@@ -24,7 +24,7 @@ import flows
 from benchmarks import measures
 
 if TYPE_CHECKING:
-    from benchmarks.matrix import Cell
+    from benchmarks.cell import Cell
 
 __all__ = ["COMMON", "explain_difference", "versions_of"]
 

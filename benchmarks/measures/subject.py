@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.matrix import Cell
+from benchmarks.cell import Cell
 from benchmarks.train import Batches
 from datasets import Dataset
 from datasets.base import named_seed

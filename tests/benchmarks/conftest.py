@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.matrix import Cell, load_matrix
+from benchmarks.cell import Cell
+from benchmarks.matrix import load_matrix
 
 TINY = """
 name = "tiny"

@@ -35,7 +35,13 @@ COMMON_CODE = {
     ),
 }
 # Catalogs, and what a cell is: all of that stands in the keys.
-IN_THE_KEYS = ("flows.catalog", "datasets.registry", "benchmarks.matrix", "benchmarks.versions")
+IN_THE_KEYS = (
+    "flows.catalog",
+    "datasets.registry",
+    "benchmarks.cell",
+    "benchmarks.matrix",
+    "benchmarks.versions",
+)
 # Assignments that say something about code and do nothing.
 WORDS = {"__all__", "COLUMNS", "VERSION", "version"}
 

@@ -299,8 +299,8 @@ def test_a_matrix_is_described_with_the_budgets_of_its_flows(tiny: Path, capsys:
     assert "learning_rate = the best of 0.001, 0.003, 0.01, 0.03, 0.1\n" in out
     own = 'layers = 2, hidden = [8], budget = { learning_rate = 1e-2 } }, { name = "maf"'
     tiny.write_text(tiny.read_text().replace('layers = 2, hidden = [8] }, { name = "maf"', own))
-    cli._describe_matrix(load_matrix(str(tiny)))
-    lines = [line for line in capsys.readouterr().out.splitlines() if "budget" in line]
+    code, out, _ = call("describe", str(tiny), capsys=capsys)
+    lines = [line for line in out.splitlines() if "budget" in line]
     assert lines == [
         "  budget of realnvp[layers=2,hidden=8]: steps = 20, batch_size = 64, "
         "learning_rate = 0.01, validate_every = 10",
@@ -312,8 +312,8 @@ def test_a_matrix_is_described_with_the_budgets_of_its_flows(tiny: Path, capsys:
 def test_a_choice_at_the_edge_of_the_grid_is_said(
     tmp_path: Path, tiny: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from benchmarks.cell import Pending, record_of
-    from benchmarks.engines import local
+    from benchmarks.run import local
+    from benchmarks.run.process import Pending, record_of
 
     tiny.write_text(tiny.read_text().replace("5e-3", "[1e-3, 1e-2]"))
     first, second = load_matrix(str(tiny)).cells

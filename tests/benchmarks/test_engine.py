@@ -15,11 +15,12 @@ import psutil
 import pytest
 
 import flows
-from benchmarks import cell as cell_module
 from benchmarks.allocator import ALLOCATOR
-from benchmarks.cell import Task, record_of
-from benchmarks.engines.local import Outcome, run_cells
-from benchmarks.matrix import Cell, load_matrix
+from benchmarks.cell import Cell
+from benchmarks.matrix import load_matrix
+from benchmarks.run import process as cell_module
+from benchmarks.run.local import Outcome, run_cells
+from benchmarks.run.process import Task, record_of
 from benchmarks.store import Foreign, Record, Store
 
 
@@ -140,8 +141,8 @@ def test_a_killed_cell_is_a_record_and_names_the_signal(tmp_path: Path, cell: Ce
 RUNNER = """
 import sys
 from pathlib import Path
-from benchmarks.engines.local import run_cells
-from benchmarks.matrix import Cell
+from benchmarks.run.local import run_cells
+from benchmarks.cell import Cell
 cell = Cell.model_validate_json(sys.argv[1])
 run_cells([cell], Path(sys.argv[2]), jobs=1, timeout=None, on_outcome=print)
 """

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from benchmarks import environment
-from benchmarks.engines import local
 from benchmarks.environment import OthersWork, describe_environment, process_peak_bytes
 from benchmarks.errors import BenchError
+from benchmarks.run import local
 from flows.processor import Processor
 from flows.products import VARIABLE, Products, chosen_products
 

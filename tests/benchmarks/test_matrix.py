@@ -5,15 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.cell import Budget, Cell
 from benchmarks.errors import MatrixError
-from benchmarks.matrix import (
-    Budget,
-    Cell,
-    bundled_matrices,
-    filter_cells,
-    load_matrix,
-    parse_seeds,
-)
+from benchmarks.matrix import bundled_matrices, load_matrix
+from benchmarks.select import filter_cells, parse_seeds
 
 
 def write(folder: Path, study: str, top: str = 'name = "m"') -> str:

@@ -10,7 +10,7 @@ import torch
 import datasets
 import flows
 from benchmarks import measures
-from benchmarks.matrix import Cell
+from benchmarks.cell import Cell
 from benchmarks.measures.memory import peak_above_start
 from benchmarks.measures.quality import largest_share
 from benchmarks.measures.ratio import MatmulFlops, opponent

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.cell import Pending, record_of
+from benchmarks.cell import Cell
 from benchmarks.errors import StoreError
-from benchmarks.matrix import Cell
+from benchmarks.run.process import Pending, record_of
 from benchmarks.store import Foreign, Record, Store, write_atomically
 
 PENDING = Pending(

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 import datasets
 import flows
-from benchmarks.matrix import Budget
+from benchmarks.cell import Budget
 from benchmarks.train import Batches, CurveRow, Diverged, Trainer, evaluate, train
 from flows.base import Traits, VectorFlow
 

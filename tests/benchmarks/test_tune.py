@@ -10,10 +10,10 @@ import torch
 
 import datasets
 import flows
-from benchmarks import cell as cell_module
-from benchmarks.cell import COLUMNS, Task
-from benchmarks.matrix import Cell
+from benchmarks.cell import Cell
 from benchmarks.measures import quality
+from benchmarks.run import process as cell_module
+from benchmarks.run.process import COLUMNS, Task
 from benchmarks.store import Record, Store
 from benchmarks.train import CurveRow, Diverged, TrainingResult
 from benchmarks.tune import Trained, train_cell, tune

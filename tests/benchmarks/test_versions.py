@@ -10,8 +10,8 @@ import pytest
 import remember_versions as memory
 
 from benchmarks import measures, versions
-from benchmarks.cell import Pending, record_of
-from benchmarks.matrix import Cell
+from benchmarks.cell import Cell
+from benchmarks.run.process import Pending, record_of
 from benchmarks.store import Foreign, Record, Stale, Store
 from benchmarks.versions import explain_difference, versions_of
 from flows.discrete.maf import MAFConfig
@@ -53,7 +53,7 @@ def test_every_common_version_has_code() -> None:
 def test_the_code_behind_a_version_is_what_it_imports(item: str, module: str) -> None:
     modules = memory.items()[item].modules
     assert module in modules
-    assert not {"benchmarks.train", "flows.base", "benchmarks.matrix"} & {*modules}
+    assert not {"benchmarks.train", "flows.base", "benchmarks.cell"} & {*modules}
 
 
 def test_words_do_not_ask_and_code_does() -> None:
@@ -185,9 +185,9 @@ def test_run_and_status_tell_what_is_stale_and_measure_it_anew(
     tmp_path: Path, tiny: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from benchmarks import cli
-    from benchmarks.engines import local
-    from benchmarks.engines.local import Outcome
     from benchmarks.matrix import load_matrix
+    from benchmarks.run import local
+    from benchmarks.run.local import Outcome
 
     def measured(cells: Any, directory: Path, *, on_outcome: Any, **_: Any) -> None:
         store = Store(directory)

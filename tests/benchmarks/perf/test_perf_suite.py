@@ -77,7 +77,7 @@ def test_what_is_not_here_is_skipped() -> None:
         with pytest.raises(NotImplementedError, match="no CUDA device"):
             common.subject("nice", (2,), 8, "cuda")
     # A commit that lacks a flow leaves a gap in its line, not a failure.
-    with pytest.raises(NotImplementedError, match="does not have it: .*'later'"):
+    with pytest.raises(NotImplementedError, match=r"does not have it: .*'later'"):
         common.subject("later", (2,), 8)
     with pytest.raises(NotImplementedError, match="no log_prob"):
         common.action("log_prob", "planar", (2,), 8)

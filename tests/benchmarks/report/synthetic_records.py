@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.matrix import Budget, Cell
+from benchmarks.cell import Budget, Cell
 from benchmarks.store import Record, Status, Store
 
 FLOWS = ("ffjord", "realnvp", "glow", "maf")

@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from benchmarks import cell as cell_module
 from benchmarks import measures
 from benchmarks.allocator import ALLOCATOR
-from benchmarks.cell import Stage, Task
+from benchmarks.cell import Cell
 from benchmarks.environment import matrix_products
-from benchmarks.matrix import Cell
+from benchmarks.run import process as cell_module
+from benchmarks.run.process import Stage, Task
 from benchmarks.store import LeftOut, Record, Store
 from flows.products import VARIABLE as PRODUCTS
 
@@ -32,7 +32,7 @@ __all__ = ["Outcome", "run_cells"]
 # What every cell needs and takes its time to import. torch's optimisers import its compiler's
 # front end at their first step.
 PRELOAD = [
-    "benchmarks.cell",
+    "benchmarks.run.process",
     "torch._dynamo",
     *(f"benchmarks.measures.{name}" for name in measures.FAMILIES),
 ]

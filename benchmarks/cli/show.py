@@ -1,0 +1,199 @@
+"""Commands that say what there is: `list`, `describe`, `doctor`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from benchmarks.cli.words import NearestGroup, table
+from benchmarks.errors import MatrixError, hint
+
+if TYPE_CHECKING:
+    import flows
+    from benchmarks.cell import Cell
+    from benchmarks.matrix import Matrix
+
+__all__ = ["describe", "doctor", "list_"]
+
+
+@click.group("list", cls=NearestGroup)
+def list_() -> None:
+    """List flows, datasets, matrices or measures."""
+
+
+@list_.command("flows")
+def list_flows() -> int:
+    """List flows with their traits."""
+    import flows
+
+    rows = [("name", "density", "passes: density", "sample", "Jacobian", "trained on data", "")]
+    for entry in flows.ENTRIES.values():
+        try:
+            traits = _traits(entry)
+        except flows.FlowError as error:
+            rows.append((entry.name, "", "", "", "", "", str(error)))
+            continue
+        rows.append(
+            (
+                entry.name,
+                traits.density,
+                traits.density_passes,
+                traits.sample_passes,
+                traits.jacobian,
+                "yes" if traits.trains_on_data else "no",
+                " ".join(filter(None, (entry.summary, entry.remark and f"({entry.remark})"))),
+            )
+        )
+    table(rows)
+    return 0
+
+
+def _traits(entry: flows.Entry) -> flows.Traits:
+    """Traits of an entry as it comes, of the simplest event that it can model."""
+    import torch
+
+    import flows
+
+    shapes: list[tuple[int, ...]] = [(2,), (1, 8, 8), (1, 28, 28), (3, 32, 32)]
+    for shape in shapes:
+        try:
+            # On the meta device weights have a shape and no memory: large presets cost nothing.
+            with torch.device("meta"):
+                return flows.build(entry.name, shape).traits
+        except (NotImplementedError, RuntimeError):
+            # Some libraries look at values while they build.
+            return flows.build(entry.name, shape).traits
+        except flows.InputError as error:
+            refusal = error
+    raise refusal
+
+
+@list_.command("datasets")
+def list_datasets() -> int:
+    """List data sets."""
+    import datasets
+
+    table([(e.name, e.kind, e.summary, e.source) for e in datasets.ENTRIES.values()])
+    return 0
+
+
+@list_.command("matrices")
+def list_matrices() -> int:
+    """List the matrices that ship with the project."""
+    from benchmarks.matrix import bundled_matrices, load_matrix
+
+    rows = [(name, load_matrix(name)) for name in bundled_matrices()]
+    table([(name, f"{len(m.cells)} cells", m.description) for name, m in rows])
+    return 0
+
+
+@list_.command("measures")
+def list_measures() -> int:
+    """List measures and the columns that they fill, and those that are always filled."""
+    from benchmarks import measures
+    from benchmarks.run.process import COLUMNS
+
+    for name, summary in measures.FAMILIES.items():
+        click.echo(f"{name}: {summary}")
+        for column, meaning in measures.family(name).COLUMNS.items():
+            click.echo(f"  {column}: {meaning}")
+    click.echo("always: of the training, and of the machine meanwhile")
+    for column, meaning in COLUMNS.items():
+        click.echo(f"  {column}: {meaning}")
+    return 0
+
+
+@click.command()
+@click.argument("name")
+def describe(name: str) -> int:
+    """Describe the flow, data set, matrix or measure called NAME."""
+    import datasets
+    import flows
+    from benchmarks import measures
+    from benchmarks.matrix import bundled_matrices, load_matrix
+
+    if name in flows.ENTRIES or name in datasets.ENTRIES:
+        entry = flows.ENTRIES.get(name) or datasets.ENTRIES[name]
+        click.echo(f"{entry.name}: {entry.summary}\nsource: {entry.source}")
+        if remark := getattr(entry, "remark", ""):
+            click.echo(f"remark: {remark}")
+        config: Any = entry.config_class.model_validate(dict(entry.options))
+        click.echo((entry.config_class.__doc__ or "").strip())
+        click.echo("options:")
+        table(
+            [
+                ("  " + option, str(getattr(config, option)), field.description or "")
+                for option, field in entry.config_class.model_fields.items()
+            ]
+            or [("  none", "", "")]
+        )
+    elif name in measures.FAMILIES:
+        click.echo(f"{name}: {measures.FAMILIES[name]}")
+        table([(f"  {k}", v) for k, v in measures.family(name).COLUMNS.items()])
+    elif name in bundled_matrices() or name.endswith(".toml"):
+        _describe_matrix(load_matrix(name))
+    else:
+        known = [*flows.ENTRIES, *datasets.ENTRIES, *measures.FAMILIES, *bundled_matrices()]
+        raise MatrixError(f"nothing is called {name!r}{hint(name, known)}")
+    return 0
+
+
+def _describe_matrix(matrix: Matrix) -> None:
+    click.echo(f"{matrix.name}: {matrix.description}")
+    by_key = {cell.key: cell for cell in matrix.cells}
+    for study, keys in matrix.studies.items():
+        cells = [by_key[key] for key in keys]
+        click.echo(f"{study}: {len(cells)} cells")
+        click.echo(f"  flows: {', '.join(dict.fromkeys(c.flow_label for c in cells))}")
+        click.echo(f"  datasets: {', '.join(dict.fromkeys(c.dataset_label for c in cells))}")
+        click.echo(f"  seeds: {', '.join(dict.fromkeys(str(c.seed) for c in cells))}")
+        click.echo(f"  measures: {', '.join(cells[0].measures)}")
+        rules: dict[str, dict[str, None]] = {}
+        for cell in cells:
+            rules.setdefault(_budget_words(cell), {})[cell.flow_label] = None
+        for words, labels in rules.items():
+            whose = f" of {', '.join(labels)}" if len(rules) > 1 else ""
+            click.echo(f"  budget{whose}: {words}")
+
+
+def _budget_words(cell: Cell) -> str:
+    """What of a cell's budget differs from the default."""
+    budget = cell.budget.model_dump(exclude_defaults=True)
+    if cell.learning_rates:
+        budget["learning_rate"] = f"the best of {', '.join(f'{r:g}' for r in cell.learning_rates)}"
+    return ", ".join(f"{name} = {value}" for name, value in budget.items()) or "default"
+
+
+@click.command()
+def doctor() -> int:
+    """Check versions, devices and data, and say what can run here."""
+    import torch
+
+    import datasets
+    from benchmarks.environment import describe_environment
+
+    problems = []
+    project = Path(__file__).resolve().parents[2]
+    if (
+        not hasattr(datasets, "ENTRIES")
+        or Path(datasets.__file__).resolve().parent.parent != project
+    ):
+        problems.append(
+            f"the package `datasets` that Python finds is {datasets.__file__}, another project's; "
+            "use an environment of this project's own (`make .venv`)"
+        )
+    cuda = torch.cuda.is_available()
+    environment = describe_environment(torch.device("cuda" if cuda else "cpu"))
+    table([(name, str(value)) for name, value in environment.items()])
+    if not cuda:
+        click.echo("no CUDA device: cells run on the CPU")
+    if not problems:
+        from datasets.files.fetch import status as status_of
+
+        for name in datasets.ENTRIES:
+            click.echo(f"data {name}: {status_of(name).state}")
+    for problem in problems:
+        click.echo(f"problem: {problem}", err=True)
+    return 1 if problems else 0

@@ -1,0 +1,57 @@
+"""What the commands share: groups that know the nearest name, tables, what is left out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from benchmarks.errors import hint
+
+if TYPE_CHECKING:
+    from benchmarks.store import LeftOut, Stale
+
+__all__ = ["NearestGroup", "count", "first_line", "print_stale", "table", "warn"]
+
+
+class NearestGroup(click.Group):
+    """A group that answers an unknown command with the nearest one."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            ctx.fail(f"no command is called {args[0]!r}{hint(args[0], self.list_commands(ctx))}")
+        return super().resolve_command(ctx, args)
+
+
+def table(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        cells = [text.ljust(width) for text, width in zip(row, widths, strict=True)]
+        click.echo("  ".join(cells).rstrip())
+
+
+def first_line(text: str) -> str:
+    return text.splitlines()[0] if text else ""
+
+
+def warn(left_out: Sequence[LeftOut]) -> None:
+    """Name the files that do not count: what is foreign each, what is stale by its reason."""
+    from benchmarks.store import Stale
+
+    for item in left_out:
+        if not isinstance(item, Stale):
+            click.echo(f"  left out: {item.path}: {item.why}; move it away", err=True)
+    print_stale([item for item in left_out if isinstance(item, Stale)])
+
+
+def print_stale(stale: Sequence[Stale]) -> None:
+    for why, number in Counter(item.why for item in stale).most_common():
+        click.echo(f"  stale: {count(number, 'record')} {why}; `run` measures anew", err=True)
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
