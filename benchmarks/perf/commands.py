@@ -94,23 +94,15 @@ def run(
     project.refuse_dirty()
     hashes = project.commits(commits)
     here = Machine.here(machine)
-    target = project.results / here.name
-    click.echo(
-        f"extends the history of machine {here.name} ({_measured(target)} commits so far) in "
-        f"{project.results.relative_to(project.root)}; {here.facts['cpu']}, GPU: "
-        f"{here.facts['gpu']}"
-    )
+    where = f"the history of machine {here.name} in {project.config.results_dir}"
+    click.echo(f"adds to {where}; {here.facts['cpu']}, GPU: {here.facts['gpu']}")
     if steps:
         words += ["--steps", str(steps)]
     if skip_existing:
         words += ["--skip-existing"]
     worked = _measure(project, here, "run", words, hashes, keep=True, known=skip_existing)
-    click.echo(f"machine {here.name} has a history of {_measured(target)} commits now; commit it")
+    click.echo(f"added to {where}; commit it")
     return 1 - worked
-
-
-def _measured(folder: Path) -> int:
-    return len({path.name.partition("-")[0] for path in folder.glob("*-*.json")})
 
 
 def _measure(
