@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from flows.base import Base, draw_normal
-from flows.discrete.made import MADE
-from flows.discrete.transforms import columns
+from flows.discrete.layers.autoregressive import MADE
+from flows.discrete.layers.transform import columns
 
 __all__ = ["MixtureMADE", "StandardLogistic"]
 
