@@ -370,8 +370,8 @@ def _untracked(project: Project) -> list[str]:
     files = [project.root / "benchmarks/perf" / name for name in ("families.py", "images.py")]
     suite = "".join(file.read_text(encoding="utf-8") for file in files)
     own = [entry for entry in flows.ENTRIES.values() if "/" not in entry.name]
-    tracked = {entry.where for entry in own if f'"{entry.name}"' in suite}
-    return [entry.name for entry in own if entry.where not in tracked]
+    tracked = {entry.config_class for entry in own if f'"{entry.name}"' in suite}
+    return [entry.name for entry in own if entry.config_class not in tracked]
 
 
 @perf.command()

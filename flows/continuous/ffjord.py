@@ -43,23 +43,26 @@ class FFJORDConfig(ContinuousConfig):
     """
 
     hidden: Widths = Field(
-        (64, 64, 64),
+        default=(64, 64, 64),
         description="widths of the hidden layers of the dynamics; with a bottleneck, of those "
         "above it",
     )
-    layers: LayerKind = Field("concatsquash", description="how the layers depend on time")
-    activation: Activation = Field("tanh", description="nonlinearity of the dynamics")
+    layers: LayerKind = Field(default="concatsquash", description="how the layers depend on time")
+    activation: Activation = Field(default="tanh", description="nonlinearity of the dynamics")
     residual: bool = Field(
-        False,
+        default=False,
         description="whether the velocity is the network's value minus the state, whose trace is "
         "known and not estimated",
     )
     bottleneck: PositiveInt | None = Field(
-        None, description="width of a layer in the middle of the dynamics; none for none"
+        default=None, description="width of a layer in the middle of the dynamics; none for none"
     )
-    blocks: PositiveInt = Field(1, description="how many continuous transforms follow one another")
+    blocks: PositiveInt = Field(
+        default=1, description="how many continuous transforms follow one another"
+    )
     batch_norm: bool = Field(
-        False, description="whether moving batch norm goes before, between and after the blocks"
+        default=False,
+        description="whether moving batch norm goes before, between and after the blocks",
     )
 
     def build(self, event_shape: Sequence[int], context_features: int = 0) -> FFJORD:

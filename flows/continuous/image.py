@@ -171,19 +171,22 @@ class ImageFFJORDConfig(ContinuousConfig):
     is 4 x 4 and transposed, and doubles them.
     """
 
-    hidden: Widths = Field((64, 64, 64), description="channels of the hidden convolutions")
+    hidden: Widths = Field(default=(64, 64, 64), description="channels of the hidden convolutions")
     strides: Strides = Field(
-        (), description="of each convolution, the last one's included: 1, 2 or -2; empty for 1"
+        default=(),
+        description="of each convolution, the last one's included: 1, 2 or -2; empty for 1",
     )
-    layers: ConvolutionKind = Field("concat", description="how the convolutions depend on time")
-    activation: Activation = Field("softplus", description="nonlinearity of the dynamics")
+    layers: ConvolutionKind = Field(
+        default="concat", description="how the convolutions depend on time"
+    )
+    activation: Activation = Field(default="softplus", description="nonlinearity of the dynamics")
     residual: bool = Field(
-        False, description="whether the velocity is the network's value minus the state"
+        default=False, description="whether the velocity is the network's value minus the state"
     )
     blocks: PositiveInt = Field(
-        2, description="continuous transforms at each place of the architecture"
+        default=2, description="continuous transforms at each place of the architecture"
     )
-    multiscale: bool = Field(True, description="whether there are several scales")
+    multiscale: bool = Field(default=True, description="whether there are several scales")
 
     def build(self, event_shape: Sequence[int], context_features: int = 0) -> ImageFFJORD:
         return ImageFFJORD(event_shape, context_features, self)

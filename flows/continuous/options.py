@@ -61,50 +61,56 @@ class ContinuousConfig(FlowConfig):
     solver, with all its graph in memory (torchdiffeq).
     """
 
-    end_time: PositiveFloat = Field(1.0, description="T, the length of each block's time")
+    end_time: PositiveFloat = Field(default=1.0, description="T, the length of each block's time")
     learned_end_time: bool = Field(
-        False, description="whether T is a parameter of each block, starting from end_time"
+        default=False, description="whether T is a parameter of each block, starting from end_time"
     )
     trace: Literal["hutchinson", "exact"] = Field(
-        "hutchinson",
+        default="hutchinson",
         description="how the trace is computed in training and wherever nobody asks for it exactly",
     )
-    noise: Noise = Field("gaussian", description="the trace estimator's noise")
+    noise: Noise = Field(default="gaussian", description="the trace estimator's noise")
     probes: PositiveInt = Field(
-        1, description="number of independent draws of the noise whose mean is the estimate"
+        default=1, description="number of independent draws of the noise whose mean is the estimate"
     )
-    solver: Solver = Field("dopri5", description="torchdiffeq's name of the solver")
-    atol: PositiveFloat = Field(1e-5, description="absolute tolerance of an adaptive solver")
-    rtol: PositiveFloat = Field(1e-5, description="relative tolerance of an adaptive solver")
-    steps: PositiveInt = Field(20, description="number of equal steps of a fixed-step solver")
+    solver: Solver = Field(default="dopri5", description="torchdiffeq's name of the solver")
+    atol: PositiveFloat = Field(
+        default=1e-5, description="absolute tolerance of an adaptive solver"
+    )
+    rtol: PositiveFloat = Field(
+        default=1e-5, description="relative tolerance of an adaptive solver"
+    )
+    steps: PositiveInt = Field(
+        default=20, description="number of equal steps of a fixed-step solver"
+    )
     backend: Backend | None = Field(
-        None,
+        default=None,
         description="our own solver, or torchdiffeq's as in the paper; none for our own where it "
         "has the solver and the gradient",
     )
     gradient: Gradient | None = Field(
-        None, description="how the gradient is computed; none for the backend's first"
+        default=None, description="how the gradient is computed; none for the backend's first"
     )
     max_evaluations: PositiveInt = Field(
-        10_000, description="cap on evaluations of the dynamics in one solve"
+        default=10_000, description="cap on evaluations of the dynamics in one solve"
     )
-    kinetic_energy: NonNegativeFloat = Field(0.0, description="weight of ||f||^2")
+    kinetic_energy: NonNegativeFloat = Field(default=0.0, description="weight of ||f||^2")
     jacobian_norm: NonNegativeFloat = Field(
-        0.0, description="weight of an estimate of ||J||_F^2 by the trace's noise"
+        default=0.0, description="weight of an estimate of ||J||_F^2 by the trace's noise"
     )
-    mean_speed: NonNegativeFloat = Field(0.0, description="weight of the mean of |f|")
-    rms_speed: NonNegativeFloat = Field(0.0, description="weight of ||f|| / sqrt(D)")
+    mean_speed: NonNegativeFloat = Field(default=0.0, description="weight of the mean of |f|")
+    rms_speed: NonNegativeFloat = Field(default=0.0, description="weight of ||f|| / sqrt(D)")
     directional_derivative: NonNegativeFloat = Field(
-        0.0, description="weight of ||J^T f|| / sqrt(D)"
+        default=0.0, description="weight of ||J^T f|| / sqrt(D)"
     )
     jacobian_frobenius: NonNegativeFloat = Field(
-        0.0, description="weight of ||J||_F, by D products"
+        default=0.0, description="weight of ||J||_F, by D products"
     )
     jacobian_diagonal: NonNegativeFloat = Field(
-        0.0, description="weight of ||diag J||, by D products"
+        default=0.0, description="weight of ||diag J||, by D products"
     )
     jacobian_off_diagonal: NonNegativeFloat = Field(
-        0.0, description="weight of ||J - diag J||_F, by D products"
+        default=0.0, description="weight of ||J - diag J||_F, by D products"
     )
 
     @property

@@ -36,11 +36,13 @@ class GlowConfig(FlowConfig):
 
     traits: ClassVar[Traits] = COUPLING_TRAITS
 
-    steps: PositiveInt = Field(6, description="number of steps of flow")
-    hidden: Widths = Field((64, 64), description="widths of each conditioner's hidden layers")
-    activation: Activation = Field("relu", description="nonlinearity of the conditioners")
+    steps: PositiveInt = Field(default=6, description="number of steps of flow")
+    hidden: Widths = Field(
+        default=(64, 64), description="widths of each conditioner's hidden layers"
+    )
+    activation: Activation = Field(default="relu", description="nonlinearity of the conditioners")
     log_scale_bound: PositiveFloat = Field(
-        5.0, description="largest absolute log-scale of a coupling"
+        default=5.0, description="largest absolute log-scale of a coupling"
     )
 
     def build(self, event_shape: Sequence[int], context_features: int = 0) -> Flow:

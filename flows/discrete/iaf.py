@@ -40,19 +40,22 @@ class IAFConfig(FlowConfig):
     traits: ClassVar[Traits] = INVERSE_AUTOREGRESSIVE_TRAITS
 
     layers: PositiveInt = Field(
-        4, description="number of autoregressive layers, order reversed from one to the next"
+        default=4,
+        description="number of autoregressive layers, order reversed from one to the next",
     )
-    hidden: Widths = Field((64, 64), description="widths of each conditioner's hidden layers")
-    activation: Activation = Field("relu", description="nonlinearity of the conditioners")
+    hidden: Widths = Field(
+        default=(64, 64), description="widths of each conditioner's hidden layers"
+    )
+    activation: Activation = Field(default="relu", description="nonlinearity of the conditioners")
     transformer: Literal["affine", "rational-quadratic"] = Field(
-        "affine", description="what a layer does to each feature"
+        default="affine", description="what a layer does to each feature"
     )
     log_scale_bound: PositiveFloat = Field(
-        5.0, description="largest absolute log-scale of an affine layer"
+        default=5.0, description="largest absolute log-scale of an affine layer"
     )
-    bins: PositiveInt = Field(8, description="number of bins of a spline")
+    bins: PositiveInt = Field(default=8, description="number of bins of a spline")
     tail_bound: PositiveFloat = Field(
-        3.0, description="half width of the interval on which a spline acts"
+        default=3.0, description="half width of the interval on which a spline acts"
     )
 
     def build(self, event_shape: Sequence[int], context_features: int = 0) -> Flow:

@@ -39,11 +39,13 @@ class ImageGlowConfig(FlowConfig):
 
     traits: ClassVar[Traits] = COUPLING_TRAITS
 
-    levels: PositiveInt = Field(2, description="number of scales, each of which halves the sides")
-    steps: PositiveInt = Field(8, description="number of steps of flow at each scale")
-    channels: PositiveInt = Field(64, description="width of the conditioners")
+    levels: PositiveInt = Field(
+        default=2, description="number of scales, each of which halves the sides"
+    )
+    steps: PositiveInt = Field(default=8, description="number of steps of flow at each scale")
+    channels: PositiveInt = Field(default=64, description="width of the conditioners")
     log_scale_bound: PositiveFloat = Field(
-        5.0, description="largest absolute log-scale of a coupling or prior"
+        default=5.0, description="largest absolute log-scale of a coupling or prior"
     )
 
     def build(self, event_shape: Sequence[int], context_features: int = 0) -> Flow:

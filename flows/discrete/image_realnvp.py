@@ -39,14 +39,16 @@ class ImageRealNVPConfig(FlowConfig):
     traits: ClassVar[Traits] = COUPLING_TRAITS
 
     levels: PositiveInt = Field(
-        2, description="number of scales, of which all but the last halve the sides"
+        default=2, description="number of scales, of which all but the last halve the sides"
     )
-    blocks: PositiveInt = Field(2, description="number of residual blocks of a conditioner")
-    channels: PositiveInt = Field(32, description="width of the conditioners")
+    blocks: PositiveInt = Field(default=2, description="number of residual blocks of a conditioner")
+    channels: PositiveInt = Field(default=32, description="width of the conditioners")
     log_scale_bound: PositiveFloat = Field(
-        5.0, description="largest absolute log-scale of a coupling"
+        default=5.0, description="largest absolute log-scale of a coupling"
     )
-    batch_norm: bool = Field(True, description="whether batch normalisation follows each coupling")
+    batch_norm: bool = Field(
+        default=True, description="whether batch normalisation follows each coupling"
+    )
 
     def build(self, event_shape: Sequence[int], context_features: int = 0) -> Flow:
         channels, height, width = image_shape(event_shape, self.levels - 1)

@@ -36,15 +36,20 @@ class MAFConfig(FlowConfig):
 
     traits: ClassVar[Traits] = AUTOREGRESSIVE_TRAITS
 
-    layers: PositiveInt = Field(5, description="number of autoregressive layers")
-    hidden: Widths = Field((64, 64), description="widths of each conditioner's hidden layers")
-    activation: Activation = Field("relu", description="nonlinearity of the conditioners")
-    log_scale_bound: PositiveFloat = Field(5.0, description="largest absolute log-scale of a layer")
+    layers: PositiveInt = Field(default=5, description="number of autoregressive layers")
+    hidden: Widths = Field(
+        default=(64, 64), description="widths of each conditioner's hidden layers"
+    )
+    activation: Activation = Field(default="relu", description="nonlinearity of the conditioners")
+    log_scale_bound: PositiveFloat = Field(
+        default=5.0, description="largest absolute log-scale of a layer"
+    )
     batch_norm: bool = Field(
-        False, description="whether batch normalisation follows each layer, as in the paper"
+        default=False, description="whether batch normalisation follows each layer, as in the paper"
     )
     components: NonNegativeInt = Field(
-        0, description="Gaussians in each conditional of a mixture base; 0: standard normal base"
+        default=0,
+        description="Gaussians in each conditional of a mixture base; 0: standard normal base",
     )
 
     def build(self, event_shape: Sequence[int], context_features: int = 0) -> Flow:
@@ -69,7 +74,7 @@ class MAFConfig(FlowConfig):
         base = None
         if self.components:
             made = conditioner(self.layers, MixtureMADE.parameter_count(self.components))
-            base = MixtureMADE(made, event_shape, self.components, self.log_scale_bound)
+            base = MixtureMADE(made, event_shape, self.components)
         return ChainFlow(event_shape, context_features, transforms, self.traits, base)
 
 

@@ -36,14 +36,15 @@ class NICEConfig(FlowConfig):
 
     traits: ClassVar[Traits] = COUPLING_TRAITS
 
-    layers: PositiveInt = Field(4, description="number of couplings; the paper has 4")
+    layers: PositiveInt = Field(default=4, description="number of couplings; the paper has 4")
     hidden: Widths = Field(
-        (64, 64),
+        default=(64, 64),
         description="widths of each conditioner's hidden layers; the paper has 5 of 1000 (MNIST)",
     )
-    activation: Activation = Field("relu", description="nonlinearity of the conditioners")
+    activation: Activation = Field(default="relu", description="nonlinearity of the conditioners")
     prior: Literal["logistic", "normal"] = Field(
-        "logistic", description="density of a latent; the paper has the logistic for most data"
+        default="logistic",
+        description="density of a latent; the paper has the logistic for most data",
     )
 
     def build(self, event_shape: Sequence[int], context_features: int = 0) -> Flow:

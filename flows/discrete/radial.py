@@ -51,7 +51,7 @@ class RadialConfig(FlowConfig):
 
     traits: ClassVar[Traits] = LOW_RANK_TRAITS
 
-    layers: PositiveInt = Field(16, description="number of layers")
+    layers: PositiveInt = Field(default=16, description="number of layers")
 
     def build(self, event_shape: Sequence[int], context_features: int = 0) -> Flow:
         dimension = dimension_of(event_shape)

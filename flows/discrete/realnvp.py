@@ -49,15 +49,20 @@ class RealNVPConfig(FlowConfig):
 
     traits: ClassVar[Traits] = COUPLING_TRAITS
 
-    layers: PositiveInt = Field(8, description="number of couplings")
-    hidden: Widths = Field((64, 64), description="widths of each conditioner's hidden layers")
-    activation: Activation = Field("relu", description="nonlinearity of the conditioners")
-    log_scale_bound: PositiveFloat = Field(
-        5.0, description="largest absolute log-scale of a coupling"
+    layers: PositiveInt = Field(default=8, description="number of couplings")
+    hidden: Widths = Field(
+        default=(64, 64), description="widths of each conditioner's hidden layers"
     )
-    batch_norm: bool = Field(False, description="whether batch normalisation follows each coupling")
+    activation: Activation = Field(default="relu", description="nonlinearity of the conditioners")
+    log_scale_bound: PositiveFloat = Field(
+        default=5.0, description="largest absolute log-scale of a coupling"
+    )
+    batch_norm: bool = Field(
+        default=False, description="whether batch normalisation follows each coupling"
+    )
     separate_networks: bool = Field(
-        False, description="whether shift and log-scale have a network each, of ReLU and of tanh"
+        default=False,
+        description="whether shift and log-scale have a network each, of ReLU and of tanh",
     )
 
     def build(self, event_shape: Sequence[int], context_features: int = 0) -> Flow:

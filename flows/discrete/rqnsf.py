@@ -40,24 +40,25 @@ class _RQNSFConfig(FlowConfig):
     number is a box that knows nothing of the data, as in the paper's experiments.
     """
 
-    layers: PositiveInt = Field(5, description="number of spline layers")
+    layers: PositiveInt = Field(default=5, description="number of spline layers")
     hidden: Widths = Field(
-        (64, 64),
+        default=(64, 64),
         description="widths of each conditioner's hidden layers; with residual blocks, one width",
     )
-    activation: Activation = Field("relu", description="nonlinearity of the conditioners")
-    bins: PositiveInt = Field(8, description="number of bins of a spline")
+    activation: Activation = Field(default="relu", description="nonlinearity of the conditioners")
+    bins: PositiveInt = Field(default=8, description="number of bins of a spline")
     tail_bound: PositiveFloat | None = Field(
-        None, description="half width of a spline's box; none for one that follows the data"
+        default=None, description="half width of a spline's box; none for one that follows the data"
     )
     residual_blocks: NonNegativeInt = Field(
-        0, description="residual blocks of a conditioner; 0 for a multilayer perceptron"
+        default=0, description="residual blocks of a conditioner; 0 for a multilayer perceptron"
     )
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="probability with which a unit of a residual block is dropped in training"
+        default=0.0,
+        description="probability with which a unit of a residual block is dropped in training",
     )
     linear: bool = Field(
-        False,
+        default=False,
         description="whether a linear map precedes each layer and follows the last, as in the "
         "paper's experiments; without, halves or orders alternate",
     )

@@ -83,12 +83,12 @@ class SylvesterConfig(FlowConfig):
 
     traits: ClassVar[Traits] = LOW_RANK_TRAITS
 
-    layers: PositiveInt = Field(8, description="number of layers")
+    layers: PositiveInt = Field(default=8, description="number of layers")
     rank: PositiveInt = Field(
-        8, description="number of directions that a layer moves along, at most D"
+        default=8, description="number of directions that a layer moves along, at most D"
     )
     reflections: PositiveInt = Field(
-        8, description="number of Householder reflections that make the directions"
+        default=8, description="number of Householder reflections that make the directions"
     )
 
     def build(self, event_shape: Sequence[int], context_features: int = 0) -> Flow:

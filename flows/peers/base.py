@@ -161,15 +161,17 @@ class PeerConfig(FlowConfig):
     """Options of a peer: those that have the same meaning in every library."""
 
     system: System = Field(description="which of the library's flows")
-    layers: PositiveInt = Field(8, description="number of couplings or autoregressive layers")
+    layers: PositiveInt = Field(
+        default=8, description="number of couplings or autoregressive layers"
+    )
     hidden: Widths = Field(
-        (64, 64),
+        default=(64, 64),
         description="widths of each conditioner's hidden layers, with ReLU; all the same width, "
         "where a library knows only one",
     )
-    bins: PositiveInt = Field(8, description="number of bins of a spline")
+    bins: PositiveInt = Field(default=8, description="number of bins of a spline")
     tail_bound: PositiveFloat = Field(
-        3.0, description="half width of the interval on which a spline acts"
+        default=3.0, description="half width of the interval on which a spline acts"
     )
 
     @property

@@ -41,19 +41,23 @@ class ContinuousPeerConfig(FlowConfig):
     (``dopri5``), the noise Gaussian with one probe, the gradient the library's own.
     """
 
-    hidden: Widths = Field((64, 64, 64), description="widths of the hidden layers of the dynamics")
-    layers: LayerKind = Field("concatsquash", description="how the layers depend on time")
-    activation: Activation = Field("tanh", description="nonlinearity of the dynamics")
-    blocks: PositiveInt = Field(1, description="how many continuous transforms follow one another")
-    end_time: PositiveFloat = Field(1.0, description="T, the length of each block's time")
+    hidden: Widths = Field(
+        default=(64, 64, 64), description="widths of the hidden layers of the dynamics"
+    )
+    layers: LayerKind = Field(default="concatsquash", description="how the layers depend on time")
+    activation: Activation = Field(default="tanh", description="nonlinearity of the dynamics")
+    blocks: PositiveInt = Field(
+        default=1, description="how many continuous transforms follow one another"
+    )
+    end_time: PositiveFloat = Field(default=1.0, description="T, the length of each block's time")
     trace: Literal["hutchinson", "exact"] = Field(
-        "hutchinson",
+        default="hutchinson",
         description="how the trace is computed in training and wherever nobody asks for it exactly",
     )
-    atol: PositiveFloat = Field(1e-5, description="absolute tolerance")
-    rtol: PositiveFloat = Field(1e-5, description="relative tolerance")
+    atol: PositiveFloat = Field(default=1e-5, description="absolute tolerance")
+    rtol: PositiveFloat = Field(default=1e-5, description="relative tolerance")
     max_evaluations: PositiveInt = Field(
-        10_000, description="cap on evaluations of the dynamics in one forward solve"
+        default=10_000, description="cap on evaluations of the dynamics in one forward solve"
     )
 
     @property

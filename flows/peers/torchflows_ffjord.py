@@ -41,7 +41,8 @@ class TorchflowsFFJORDConfig(ContinuousPeerConfig):
     """Continuous flow of torchflows; see :class:`flows.peers.continuous.ContinuousPeerConfig`."""
 
     trace_gradient: bool = Field(
-        False, description="whether the log-determinant has a gradient, which the library lacks"
+        default=False,
+        description="whether the log-determinant has a gradient, which the library lacks",
     )
 
     def _build(self, event_shape: Sequence[int]) -> ContinuousPeerFlow:

@@ -42,8 +42,8 @@ def test_every_common_version_has_code() -> None:
 @pytest.mark.parametrize(
     ("item", "module"),
     [
-        ("system RealNVP", "flows.discrete.coupling"),
-        ("system MAF", "flows.discrete.made"),
+        ("system RealNVP", "flows.discrete.layers.coupling"),
+        ("system MAF", "flows.discrete.layers.autoregressive"),
         ("system FFJORD", "flows.continuous.runge_kutta"),
         ("system Nflows", "flows.peers.base"),
         ("measure ratio", "benchmarks.measures.time"),

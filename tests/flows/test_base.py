@@ -12,8 +12,8 @@ from pydantic import ValidationError
 import flows
 from flows import Flow, InputError, Meter, StandardNormal, UnknownFlow, VectorFlow
 from flows.base import draw_normal
-from flows.catalog import ENTRIES, configure, entry
 from flows.meter import tick
+from flows.registry import ENTRIES, configure, entry
 
 
 @pytest.mark.parametrize("event_shape", [(1,), (5,), (3, 4, 4)])

@@ -21,8 +21,8 @@ from torch import Tensor
 import flows
 from flows import Flow, InputError, Meter, NotInvertible
 from flows.base import draw_normal
-from flows.catalog import ENTRIES
 from flows.config import FlowConfig
+from flows.registry import ENTRIES
 
 # Smaller values for options that exist under these names and have the same type. Of widths
 # there stay as many as there are.

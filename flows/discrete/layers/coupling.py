@@ -14,7 +14,7 @@ from flows.base import InputError, Traits
 from flows.discrete.layers.convolutions import Conditioner
 from flows.discrete.layers.elementwise import Elementwise
 from flows.discrete.layers.norm import BatchNorm
-from flows.discrete.layers.transform import Transform, in_chunks, sum_features
+from flows.discrete.layers.transform import Transform, in_chunks, parameters_ahead, sum_features
 from flows.meter import tick
 
 __all__ = ["COUPLING_TRAITS", "CheckerboardCoupling", "Couplings"]
@@ -34,10 +34,10 @@ def _parameters_of(network: nn.Module, count: int, given: Tensor, context: Tenso
     """
     tick()
     if given.ndim == 2:
-        raw: Tensor = network(given if context is None else torch.cat((given, context)))
-        return raw.unflatten(0, (count, -1))
-    raw = network(given, context)
-    return raw.unflatten(1, (count, -1)).transpose(0, 1)
+        raw = network(given if context is None else torch.cat((given, context)))
+    else:
+        raw = network(given, context)
+    return parameters_ahead(raw, count)
 
 
 def _total(changes: list[Tensor], like: Tensor) -> Tensor:
@@ -156,13 +156,15 @@ class Couplings(Transform):
             if isinstance(network, Conditioner):
                 network.initialize(given, context)
             if norms:
-                halves[target] = in_chunks(
-                    lambda half, seen, network=network: self.elementwise.encode(
-                        half, _parameters_of(network, count, cast(Tensor, seen), None)
-                    )[0],
-                    halves[target],
-                    given if context is None else torch.cat((given, context)),
-                )
+                seen = given if context is None else torch.cat((given, context))
+
+                def encode(
+                    half: Tensor, seen: Tensor | None, network: nn.Module = network
+                ) -> Tensor:
+                    parameters = _parameters_of(network, count, cast(Tensor, seen), None)
+                    return self.elementwise.encode(half, parameters)[0]
+
+                halves[target] = in_chunks(encode, halves[target], seen)
             for half, norm in enumerate(norms):
                 norm.refresh_statistics(halves[half], None)
                 halves[half], _ = norm(halves[half], None)

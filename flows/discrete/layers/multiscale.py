@@ -20,7 +20,12 @@ from flows.discrete.layers.convolutions import ZeroConvolution
 from flows.discrete.layers.coupling import COUPLING_TRAITS
 from flows.discrete.layers.elementwise import Affine
 from flows.discrete.layers.squeeze import Squeeze
-from flows.discrete.layers.transform import Transform, in_chunks, sum_features
+from flows.discrete.layers.transform import (
+    Transform,
+    in_chunks,
+    parameters_ahead,
+    sum_features,
+)
 
 __all__ = ["LearnedPrior", "MultiScaleFlow", "image_shape"]
 
@@ -81,7 +86,7 @@ class LearnedPrior(nn.Module):
             parameters = self.moments.expand(len(like), -1, *like.shape[2:])
         if self.context is not None:
             parameters = parameters + self.context(context)[:, :, None, None]
-        return parameters.unflatten(1, (2, -1)).transpose(0, 1)
+        return parameters_ahead(parameters, self.affine.parameter_count)
 
     def standardise(
         self, leaving: Tensor, given: Tensor | None, context: Tensor | None

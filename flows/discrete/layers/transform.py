@@ -19,6 +19,7 @@ __all__ = [
     "columns",
     "columns_or_none",
     "in_chunks",
+    "parameters_ahead",
     "rows_as_channels",
     "sum_features",
 ]
@@ -84,6 +85,18 @@ def rows_as_channels(rows: Tensor, like: Tensor) -> Tensor:
     """The inverse of :func:`channels_as_rows`, for images of which ``like`` has n, H and W."""
     n, _, height, width = like.shape
     return rows.reshape(-1, n, height, width).transpose(0, 1)
+
+
+def parameters_ahead(raw: Tensor, count: int) -> Tensor:
+    """What a conditioner gives for values of shape S, as ``(count, *S)``.
+
+    Of columns ``(count D, n)``, of images ``(n, count C, H, W)``.
+    """
+    if raw.ndim == 2:
+        ahead: Tensor = raw.unflatten(0, (count, -1))
+    else:
+        ahead = raw.unflatten(1, (count, -1)).transpose(0, 1)
+    return ahead
 
 
 def sum_features(values: Tensor) -> Tensor:

@@ -13,18 +13,14 @@ from torch import Tensor
 
 import flows
 from flows.base import InputError
-from flows.catalog import ENTRIES
-from flows.discrete.bases import MixtureMADE, StandardLogistic
-from flows.discrete.elementwise import Affine
-from flows.discrete.made import MADE, Autoregressive
-from flows.discrete.spline import RationalQuadratic
-from flows.discrete.transforms import (
-    ActNorm,
-    BatchNorm,
-    LULinear,
-    MinMaxScale,
-    apply_in_chunks,
-)
+from flows.discrete.layers import transform
+from flows.discrete.layers.autoregressive import MADE, Autoregressive
+from flows.discrete.layers.bases import MixtureMADE, StandardLogistic
+from flows.discrete.layers.elementwise import Affine
+from flows.discrete.layers.linear import LULinear
+from flows.discrete.layers.norm import ActNorm, BatchNorm, MinMaxScale
+from flows.discrete.layers.spline import RationalQuadratic
+from flows.registry import ENTRIES
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -106,15 +102,28 @@ def test_flows_without_batch_norm_keep_no_statistics() -> None:
         flow.refresh_statistics(torch.zeros(5, 4))
 
 
-def test_chunks_are_put_together_in_order() -> None:
-    x, context = normal(3, 25), normal(2, 25, seed=1)
+@pytest.mark.parametrize("shape", [(3, 25), (25, 3, 2, 2)], ids=["columns", "images"])
+def test_chunks_are_put_together_in_order(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transform, "_CHUNK", {2: 10, 4: 10})
+    x = normal(*shape)
+    batch = 1 if x.ndim == 2 else 0
+    context = normal(*((2, 25) if x.ndim == 2 else (25, 2)), seed=1)
 
     def function(part: Tensor, given: Tensor | None) -> Tensor:
         assert given is not None
-        assert part.shape[1] <= 10
-        return part + given[0]
+        assert part.shape[batch] == given.shape[batch] <= 10
+        first = given.select(1 - batch, 0)
+        return part * (first if part.ndim == 2 else first[:, None, None, None])
 
-    torch.testing.assert_close(apply_in_chunks(function, x, context, 10), x + context[0])
+    chunked = transform.in_chunks(function, x, context)
+    expected = (
+        torch.cat([function(x[:, k : k + 1], context[:, k : k + 1]) for k in range(25)], 1)
+        if x.ndim == 2
+        else torch.cat([function(x[k : k + 1], context[k : k + 1]) for k in range(25)])
+    )
+    torch.testing.assert_close(chunked, expected)
 
 
 @pytest.mark.parametrize("bound", [0.5, 5.0])
@@ -429,7 +438,7 @@ def test_mixture_base_is_a_mixture() -> None:
     torch.manual_seed(0)
     components = 4
     network = MADE(1, 0, (8,), MixtureMADE.parameter_count(components), "relu")
-    base = MixtureMADE(network, (1,), components, 5.0).double()
+    base = MixtureMADE(network, (1,), components).double()
     with torch.no_grad():
         for parameter in base.parameters():
             parameter += 0.5 * torch.randn_like(parameter)

@@ -19,10 +19,10 @@ from torch import Tensor
 
 import flows
 from flows import Flow, InputError, Meter
-from flows.catalog import ENTRIES
 from flows.continuous.errors import StepUnderflow, TooManyEvaluations
 from flows.continuous.trace import exact_trace
 from flows.peers.continuous import ContinuousPeerConfig
+from flows.registry import ENTRIES
 
 PEERS = [
     name
