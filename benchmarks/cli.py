@@ -24,7 +24,6 @@ from benchmarks.performance import perf
 # Everything that needs torch is imported inside the commands, so that --help and a mistyped
 # option answer at once.
 if TYPE_CHECKING:
-    import flows
     from benchmarks.engines.local import Outcome
     from benchmarks.matrix import Cell, Matrix
     from benchmarks.store import LeftOut, Record, Stale, Store
@@ -554,11 +553,7 @@ def list_flows() -> int:
 
     rows = [("name", "density", "passes: density", "sample", "Jacobian", "trained on data", "")]
     for entry in flows.ENTRIES.values():
-        try:
-            traits = _traits(entry)
-        except flows.FlowError as error:
-            rows.append((entry.name, "", "", "", "", "", str(error)))
-            continue
+        traits = entry.config.traits
         rows.append(
             (
                 entry.name,
@@ -572,26 +567,6 @@ def list_flows() -> int:
         )
     _table(rows)
     return 0
-
-
-def _traits(entry: flows.Entry) -> flows.Traits:
-    """Traits of an entry as it comes, of the simplest event that it can model."""
-    import torch
-
-    import flows
-
-    shapes: list[tuple[int, ...]] = [(2,), (1, 8, 8), (1, 28, 28), (3, 32, 32)]
-    for shape in shapes:
-        try:
-            # On the meta device weights have a shape and no memory: large presets cost nothing.
-            with torch.device("meta"):
-                return flows.build(entry.name, shape).traits
-        except (NotImplementedError, RuntimeError):
-            # Some libraries look at values while they build.
-            return flows.build(entry.name, shape).traits
-        except flows.InputError as error:
-            refusal = error
-    raise refusal
 
 
 @list_.command("datasets")

@@ -14,7 +14,7 @@ import torch
 from pydantic import ValidationError
 
 from flows.base import Flow, FlowError
-from flows.registry import ENTRIES, UnknownFlow, build, entry
+from flows.registry import UnknownFlow, build, entry
 
 __all__ = ["NotLoadable", "NotSaveable", "load", "save"]
 
@@ -101,13 +101,14 @@ def load(path: str | os.PathLike[str], map_location: torch.device | str | None =
     """
     content = _read(path, map_location)
     name, options, state = content["name"], content["options"], content["state"]
-    if name not in ENTRIES:
+    try:
+        version = entry(name).config_class.version
+    except UnknownFlow as error:
         raise UnknownFlow(
             f"{path} holds a flow of {content['origin'] or 'another version of ffjord-bench'}, "
             f"which has an entry {name!r}: there is none here; load it first, by --plugin on the "
             "command line or flows.registry.add in Python"
-        )
-    version = entry(name).config_class.version
+        ) from error
     if content["version"] != version:
         warnings.warn(
             f"{path} is of version {content['version']} of {name}, which is at {version} here: its "

@@ -420,6 +420,64 @@ def test_residual_conditioners_with_linear_maps_invert(name: str) -> None:
     torch.testing.assert_close(there, -change, atol=1e-8, rtol=0)
 
 
+@pytest.fixture(params=["rqnsf-c", "rqnsf-ar"])
+def dropping(request: pytest.FixtureRequest) -> flows.Flow:
+    """A flow in training whose units are dropped, and make a difference."""
+    torch.manual_seed(0)
+    flow = flows.build(
+        request.param, (4,), layers=2, hidden=(16,), residual_blocks=1, dropout=0.3, tail_bound=3.0
+    )
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    return flow.train()
+
+
+def test_dropout_draws_from_the_generator_handed_in(dropping: flows.Flow) -> None:
+    x = normal(30, 4).float()
+    source = torch.Generator().manual_seed(3)
+    start = source.get_state()
+    for call in (dropping.loss, dropping.log_prob, dropping.encode, dropping.decode):
+        source.set_state(start)
+        before = torch.get_rng_state()
+        first = call(x, generator=source)
+        # torch's own generator stays where it was, and the one handed in moves on.
+        assert torch.equal(torch.get_rng_state(), before)
+        other = call(x, generator=source)
+        again = call(x, generator=torch.Generator().manual_seed(3))
+        if isinstance(first, tuple):
+            first, other, again = first[0], other[0], again[0]
+        assert torch.equal(first, again)
+        assert not torch.equal(first, other)
+    samples = [dropping.sample(5, generator=torch.Generator().manual_seed(3)) for _ in range(2)]
+    assert torch.equal(*samples)
+
+
+def test_dropout_without_a_generator_draws_from_torchs_own(dropping: flows.Flow) -> None:
+    x = normal(30, 4).float()
+    torch.manual_seed(1)
+    first, other = dropping.loss(x), dropping.loss(x)
+    torch.manual_seed(1)
+    assert torch.equal(dropping.loss(x), first)
+    assert not torch.equal(first, other)
+
+
+def test_initialisation_drops_nothing(dropping: flows.Flow) -> None:
+    before = torch.get_rng_state()
+    dropping.initialize(normal(30, 4).float())
+    assert torch.equal(torch.get_rng_state(), before)
+    assert dropping.training
+
+
+@pytest.mark.slow
+def test_a_compiled_loss_drops_by_the_generator_handed_in(dropping: flows.Flow) -> None:
+    torch._dynamo.reset()
+    loss, x = dropping.compiled_loss(), normal(30, 4).float()
+    losses = [loss(x, generator=torch.Generator().manual_seed(seed)) for seed in (3, 3, 4)]
+    assert torch.equal(losses[0], losses[1])
+    assert not torch.equal(losses[0], losses[2])
+
+
 # -- bases ----------------------------------------------------------------------------------------
 
 
