@@ -164,30 +164,27 @@ def global_noise_from(generator: torch.Generator | None, device: torch.device) -
         generator: None for the global one as it is.
         device: where the noise is drawn.
     """
-    if generator is None:
-        yield
-        return
     if device.type == "cuda":
         index = torch.cuda.current_device() if device.index is None else device.index
-        default = torch.cuda.default_generators[index]
+        standing = torch.cuda.default_generators[index]
     else:
-        default = torch.default_generator
-    if generator is default:
+        standing = torch.default_generator
+    if generator is None or generator is standing:
         yield
         return
-    kept = default.get_state()
-    same = generator.device.type == device.type
+    kept = standing.get_state()
     try:
-        if same:
-            default.set_state(generator.get_state())
+        if generator.device.type == device.type:
+            # No seed is drawn, for which the host would wait.
+            standing.set_state(generator.get_state())
+            yield
+            generator.set_state(standing.get_state())
         else:
-            high = torch.randint(2**63 - 1, (), generator=generator, device=generator.device)
-            default.manual_seed(int(high))
-        yield
-        if same:
-            generator.set_state(default.get_state())
+            seed = torch.randint(2**63 - 1, (), generator=generator, device=generator.device)
+            standing.manual_seed(int(seed))
+            yield
     finally:
-        default.set_state(kept)
+        standing.set_state(kept)
 
 
 class Base(nn.Module, abc.ABC):

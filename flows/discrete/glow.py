@@ -12,7 +12,7 @@ from flows.base import Flow, Traits, dimension_of
 from flows.config import Entry, FlowConfig, Widths
 from flows.discrete.layers.chain import ChainFlow
 from flows.discrete.layers.coupling import COUPLING_TRAITS, Couplings
-from flows.discrete.layers.elementwise import Affine
+from flows.discrete.layers.elementwise import LOG_SCALE_BOUND, Affine
 from flows.discrete.layers.linear import LULinear
 from flows.discrete.layers.norm import ActNorm
 from flows.discrete.layers.transform import Transform
@@ -34,6 +34,7 @@ class GlowConfig(FlowConfig):
         torch.Size([5])
     """
 
+    version: ClassVar[int] = 2
     traits: ClassVar[Traits] = COUPLING_TRAITS
 
     steps: PositiveInt = Field(default=6, description="number of steps of flow")
@@ -42,7 +43,7 @@ class GlowConfig(FlowConfig):
     )
     activation: Activation = Field(default="relu", description="nonlinearity of the conditioners")
     log_scale_bound: PositiveFloat = Field(
-        default=5.0, description="largest absolute log-scale of a coupling"
+        default=LOG_SCALE_BOUND, description="largest absolute log-scale of a coupling"
     )
 
     def build(self, event_shape: Sequence[int], context_features: int = 0) -> Flow:

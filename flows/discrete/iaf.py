@@ -16,7 +16,7 @@ from flows.discrete.layers.autoregressive import (
     Inverse,
 )
 from flows.discrete.layers.chain import ChainFlow
-from flows.discrete.layers.elementwise import Affine, Elementwise
+from flows.discrete.layers.elementwise import LOG_SCALE_BOUND, Affine, Elementwise
 from flows.discrete.layers.spline import RationalQuadratic
 from flows.networks import Activation
 
@@ -37,6 +37,7 @@ class IAFConfig(FlowConfig):
         torch.Size([5, 3])
     """
 
+    version: ClassVar[int] = 2
     traits: ClassVar[Traits] = INVERSE_AUTOREGRESSIVE_TRAITS
 
     layers: PositiveInt = Field(
@@ -51,7 +52,7 @@ class IAFConfig(FlowConfig):
         default="affine", description="what a layer does to each feature"
     )
     log_scale_bound: PositiveFloat = Field(
-        default=5.0, description="largest absolute log-scale of an affine layer"
+        default=LOG_SCALE_BOUND, description="largest absolute log-scale of an affine layer"
     )
     bins: PositiveInt = Field(default=8, description="number of bins of a spline")
     tail_bound: PositiveFloat = Field(

@@ -12,7 +12,7 @@ from flows.config import Entry, FlowConfig, Widths
 from flows.discrete.layers.autoregressive import AUTOREGRESSIVE_TRAITS, MADE, Autoregressive
 from flows.discrete.layers.bases import MixtureMADE
 from flows.discrete.layers.chain import ChainFlow
-from flows.discrete.layers.elementwise import Affine
+from flows.discrete.layers.elementwise import LOG_SCALE_BOUND, Affine
 from flows.discrete.layers.norm import BatchNorm
 from flows.discrete.layers.transform import Transform
 from flows.networks import Activation
@@ -25,8 +25,10 @@ class MAFConfig(FlowConfig):
 
     Masked Autoregressive Flow for Density Estimation (Papamakarios, Pavlakou and Murray 2017,
     arXiv:1705.07057), section 3.1: each layer is a Gaussian autoregressive model whose random
-    numbers the next layer models, in reversed order. With ``components``, an autoregressive
-    mixture of Gaussians takes the standard normal's place as base (MAF MoG, section 4.1).
+    numbers the next layer models, in reversed order. Unlike there a layer's log-scales are bounded,
+    see :data:`flows.discrete.layers.elementwise.LOG_SCALE_BOUND`. With ``components``, an
+    autoregressive mixture of Gaussians takes the standard normal's place as base (MAF MoG, section
+    4.1).
 
     Example:
         >>> flow = MAFConfig(layers=2).build(event_shape=(3,))
@@ -34,6 +36,7 @@ class MAFConfig(FlowConfig):
         torch.Size([5, 3])
     """
 
+    version: ClassVar[int] = 2
     traits: ClassVar[Traits] = AUTOREGRESSIVE_TRAITS
 
     layers: PositiveInt = Field(default=5, description="number of autoregressive layers")
@@ -42,7 +45,7 @@ class MAFConfig(FlowConfig):
     )
     activation: Activation = Field(default="relu", description="nonlinearity of the conditioners")
     log_scale_bound: PositiveFloat = Field(
-        default=5.0, description="largest absolute log-scale of a layer"
+        default=LOG_SCALE_BOUND, description="largest absolute log-scale of a layer"
     )
     batch_norm: bool = Field(
         default=False, description="whether batch normalisation follows each layer, as in the paper"
@@ -78,6 +81,8 @@ class MAFConfig(FlowConfig):
         return ChainFlow(event_shape, context_features, transforms, self.traits, base)
 
 
+# The paper's log-scales have no bound: one next to none.
+_EXPERIMENTS = {"hidden": (100, 100), "log_scale_bound": 5.0}
 _PAPER = "Papamakarios, Pavlakou and Murray 2017, arXiv:1705.07057"
 
 ENTRIES = [
@@ -102,7 +107,7 @@ ENTRIES = [
             MAFConfig,
             f"MAF with {layers} layers, as in MAF's experiments",
             f"{_PAPER}, section 4 and appendix D",
-            {"hidden": (100, 100), "batch_norm": True, "layers": layers},
+            {**_EXPERIMENTS, "batch_norm": True, "layers": layers},
         )
         for layers in (5, 10)
     ),
@@ -111,13 +116,13 @@ ENTRIES = [
         MAFConfig,
         "MAF with 5 layers and a mixture base, as in MAF's experiments",
         f"{_PAPER}, section 4",
-        {"hidden": (100, 100), "batch_norm": True, "layers": 5, "components": 10},
+        {**_EXPERIMENTS, "batch_norm": True, "layers": 5, "components": 10},
     ),
     Entry(
         "made",
         MAFConfig,
         "one masked autoregressive layer with Gaussian conditionals",
         "Germain et al. 2015, arXiv:1502.03509; settings of arXiv:1705.07057, section 4",
-        {"hidden": (100, 100), "layers": 1},
+        {**_EXPERIMENTS, "layers": 1},
     ),
 ]

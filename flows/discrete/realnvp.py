@@ -13,7 +13,7 @@ from flows.base import Flow, Traits, dimension_of
 from flows.config import Entry, FlowConfig, Widths
 from flows.discrete.layers.chain import ChainFlow
 from flows.discrete.layers.coupling import COUPLING_TRAITS, Couplings
-from flows.discrete.layers.elementwise import Affine
+from flows.discrete.layers.elementwise import LOG_SCALE_BOUND, Affine
 from flows.networks import MLP, Activation
 
 __all__ = ["ENTRIES", "RealNVPConfig"]
@@ -47,6 +47,7 @@ class RealNVPConfig(FlowConfig):
         ([[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]], [0.0, 0.0])
     """
 
+    version: ClassVar[int] = 2
     traits: ClassVar[Traits] = COUPLING_TRAITS
 
     layers: PositiveInt = Field(default=8, description="number of couplings")
@@ -55,7 +56,7 @@ class RealNVPConfig(FlowConfig):
     )
     activation: Activation = Field(default="relu", description="nonlinearity of the conditioners")
     log_scale_bound: PositiveFloat = Field(
-        default=5.0, description="largest absolute log-scale of a coupling"
+        default=LOG_SCALE_BOUND, description="largest absolute log-scale of a coupling"
     )
     batch_norm: bool = Field(
         default=False, description="whether batch normalisation follows each coupling"
@@ -100,6 +101,8 @@ ENTRIES = [
             "Papamakarios, Pavlakou and Murray 2017, arXiv:1705.07057, section 4 and appendix D",
             {
                 "hidden": (100, 100),
+                # There the log-scales have no bound: one next to none.
+                "log_scale_bound": 5.0,
                 "batch_norm": True,
                 "layers": layers,
                 "separate_networks": True,

@@ -14,9 +14,10 @@ from torch import Tensor
 import flows
 from flows.base import InputError
 from flows.discrete.layers import transform
-from flows.discrete.layers.autoregressive import MADE, Autoregressive
+from flows.discrete.layers.autoregressive import MADE, Autoregressive, Inverse
 from flows.discrete.layers.bases import MixtureMADE, StandardLogistic
-from flows.discrete.layers.elementwise import Affine
+from flows.discrete.layers.coupling import Couplings
+from flows.discrete.layers.elementwise import LOG_SCALE_BOUND, Affine
 from flows.discrete.layers.linear import LULinear
 from flows.discrete.layers.norm import ActNorm, BatchNorm, MinMaxScale
 from flows.discrete.layers.spline import RationalQuadratic
@@ -137,6 +138,45 @@ def test_affine_expands_and_contracts_up_to_its_bound(bound: float, shift_first:
     torch.testing.assert_close(log_scale, truth)
     assert log_scale[0] == -bound
     assert log_scale[-1] == bound
+
+
+@pytest.mark.parametrize(
+    ("name", "few"),
+    [("maf", "layers"), ("iaf", "layers"), ("realnvp", "layers"), ("glow", "steps")],
+)
+def test_log_scales_are_bounded_whatever_a_conditioner_says(name: str, few: str) -> None:
+    """Where a network extrapolates a layer stays invertible, and expands by e^2 at most."""
+    torch.manual_seed(0)
+    flow = flows.build(name, (4,), **{few: 2}).double().eval()
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    changes = []
+    for layer in flow.get_submodule("transforms").children():
+        if isinstance(layer, Autoregressive | Inverse | Couplings):
+            x = 100 * normal(4, 500)
+            with torch.no_grad():
+                z, change = layer(x, None)
+                back, there = layer.inverse(z, None)
+            torch.testing.assert_close(back, x, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(there, -change)
+            # Of four features; a coupling has two, of which there are two in one layer or one.
+            features = 2 * len(layer.networks) if isinstance(layer, Couplings) else 4
+            assert change.abs().max() <= features * LOG_SCALE_BOUND + 1e-9
+            changes.append(change.abs().max() / features)
+    # The bound is all but reached, or the test says nothing.
+    assert max(changes) > 0.75 * LOG_SCALE_BOUND
+
+
+@pytest.mark.parametrize(
+    "name", ["made", "maf-5", "maf-10", "maf-mog-5", "realnvp-5", "realnvp-10"]
+)
+def test_settings_of_the_papers_have_next_to_no_bound(name: str) -> None:
+    assert flows.configure(name).model_dump()["log_scale_bound"] == 5.0
+    assert (
+        flows.configure(name.split("-")[0].replace("made", "maf")).model_dump()["log_scale_bound"]
+        == LOG_SCALE_BOUND
+    )
 
 
 @pytest.mark.parametrize("shift_first", [False, True])
