@@ -285,23 +285,13 @@ class Flow(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def _encode(
-        self,
-        x: Tensor,
-        context: Tensor | None,
-        *,
-        exact: bool,
-        generator: torch.Generator | None,
+        self, x: Tensor, context: Tensor | None, *, exact: bool, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         """Data to latent: ``(n, *event_shape)`` to the same and ``log |det dz/dx|``, ``(n,)``."""
 
     @abc.abstractmethod
     def _decode(
-        self,
-        z: Tensor,
-        context: Tensor | None,
-        *,
-        exact: bool,
-        generator: torch.Generator | None,
+        self, z: Tensor, context: Tensor | None, *, exact: bool, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         """Latent to data: ``(n, *event_shape)`` to the same and ``log |det dx/dz|``, ``(n,)``."""
 
@@ -666,33 +656,18 @@ class VectorFlow(Flow):
 
     @abc.abstractmethod
     def _encode_vector(
-        self,
-        x: Tensor,
-        context: Tensor | None,
-        *,
-        exact: bool,
-        generator: torch.Generator | None,
+        self, x: Tensor, context: Tensor | None, *, exact: bool, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         """``(n, D)`` to latents ``(n, D)`` and ``log |det dz/dx|``, ``(n,)``."""
 
     @abc.abstractmethod
     def _decode_vector(
-        self,
-        z: Tensor,
-        context: Tensor | None,
-        *,
-        exact: bool,
-        generator: torch.Generator | None,
+        self, z: Tensor, context: Tensor | None, *, exact: bool, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         """``(n, D)`` to data ``(n, D)`` and ``log |det dx/dz|``, ``(n,)``."""
 
     def _encode(
-        self,
-        x: Tensor,
-        context: Tensor | None,
-        *,
-        exact: bool,
-        generator: torch.Generator | None,
+        self, x: Tensor, context: Tensor | None, *, exact: bool, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         z, log_abs_det = self._encode_vector(
             x.flatten(1), context, exact=exact, generator=generator
@@ -700,12 +675,7 @@ class VectorFlow(Flow):
         return z.reshape(x.shape), log_abs_det
 
     def _decode(
-        self,
-        z: Tensor,
-        context: Tensor | None,
-        *,
-        exact: bool,
-        generator: torch.Generator | None,
+        self, z: Tensor, context: Tensor | None, *, exact: bool, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         x, log_abs_det = self._decode_vector(
             z.flatten(1), context, exact=exact, generator=generator

@@ -12,7 +12,7 @@ from flows.continuous.integrate import Gradient
 from flows.continuous.runge_kutta import TABLEAUS
 from flows.continuous.trace import Noise
 
-__all__ = ["REGULARIZERS", "Backend", "ContinuousConfig", "Solver"]
+__all__ = ["REGULARIZERS", "Backend", "ContinuousConfig", "Solver", "continuous_traits"]
 
 Solver = Literal[
     "dopri5",
@@ -44,6 +44,16 @@ REGULARIZERS = (
     "jacobian_off_diagonal",
 )
 """Names of the regularisers, which are names of options too."""
+
+
+def continuous_traits(trace: Literal["hutchinson", "exact"]) -> Traits:
+    """What every continuous flow is."""
+    return Traits(
+        density="exact" if trace == "exact" else "estimated",
+        density_passes="solver",
+        sample_passes="solver",
+        jacobian="free-form",
+    )
 
 
 class ContinuousConfig(FlowConfig):
@@ -115,12 +125,7 @@ class ContinuousConfig(FlowConfig):
 
     @property
     def traits(self) -> Traits:
-        return Traits(
-            density="exact" if self.trace == "exact" else "estimated",
-            density_passes="solver",
-            sample_passes="solver",
-            jacobian="free-form",
-        )
+        return continuous_traits(self.trace)
 
     @property
     def regularizers(self) -> dict[str, float]:

@@ -132,22 +132,12 @@ class PeerFlow(VectorFlow):
         """Latent ``(n, D)`` to data and ``log |det dx/dz|`` by the library."""
 
     def _encode_vector(
-        self,
-        x: Tensor,
-        context: Tensor | None,
-        *,
-        exact: bool,
-        generator: torch.Generator | None,
+        self, x: Tensor, context: Tensor | None, *, exact: bool, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         return self._forth(x)
 
     def _decode_vector(
-        self,
-        z: Tensor,
-        context: Tensor | None,
-        *,
-        exact: bool,
-        generator: torch.Generator | None,
+        self, z: Tensor, context: Tensor | None, *, exact: bool, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         return self._back(z)
 

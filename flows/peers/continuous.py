@@ -28,6 +28,7 @@ from flows.base import InputError, Traits, VectorFlow, draw_normal
 from flows.config import FlowConfig, Widths
 from flows.continuous.dynamics import Activation, DenseDynamics, LayerKind
 from flows.continuous.errors import TooManyEvaluations
+from flows.continuous.options import continuous_traits
 from flows.continuous.trace import products
 from flows.meter import tick
 
@@ -62,12 +63,7 @@ class ContinuousPeerConfig(FlowConfig):
 
     @property
     def traits(self) -> Traits:
-        return Traits(
-            density="exact" if self.trace == "exact" else "estimated",
-            density_passes="solver",
-            sample_passes="solver",
-            jacobian="free-form",
-        )
+        return continuous_traits(self.trace)
 
     def build(self, event_shape: Sequence[int], context_features: int = 0) -> ContinuousPeerFlow:
         if context_features:
@@ -178,22 +174,12 @@ class ContinuousPeerFlow(VectorFlow):
         return cast(CountedDynamics, self.blocks[index])
 
     def _encode_vector(
-        self,
-        x: Tensor,
-        context: Tensor | None,
-        *,
-        exact: bool,
-        generator: torch.Generator | None,
+        self, x: Tensor, context: Tensor | None, *, exact: bool, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         return self._through(x, range(len(self.blocks)), False, exact, generator)
 
     def _decode_vector(
-        self,
-        z: Tensor,
-        context: Tensor | None,
-        *,
-        exact: bool,
-        generator: torch.Generator | None,
+        self, z: Tensor, context: Tensor | None, *, exact: bool, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         return self._through(z, range(len(self.blocks))[::-1], True, exact, generator)
 

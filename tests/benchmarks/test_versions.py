@@ -107,10 +107,10 @@ def test_a_raised_version_changes_the_keys_of_those_it_concerns(
         raise_time(patch)
         assert changed() == [True, False, True]
     with monkeypatch.context() as patch:
-        patch.setattr(RealNVPConfig, "version", 2)
+        patch.setattr(RealNVPConfig, "version", RealNVPConfig.version + 1)
         assert changed() == [True, True, True]
     with monkeypatch.context() as patch:
-        patch.setattr(MAFConfig, "version", 2)
+        patch.setattr(MAFConfig, "version", MAFConfig.version + 1)
         assert changed() == [False, False, True]
     with monkeypatch.context() as patch:
         patch.setitem(versions.COMMON, "training rule", 2)

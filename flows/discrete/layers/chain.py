@@ -86,12 +86,7 @@ class ChainFlow(LayeredFlow, VectorFlow):
         return global_noise_from(generator, self.device)
 
     def _encode_vector(
-        self,
-        x: Tensor,
-        context: Tensor | None,
-        *,
-        exact: bool,
-        generator: torch.Generator | None,
+        self, x: Tensor, context: Tensor | None, *, exact: bool, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         value, given = columns(x), columns_or_none(context)
         log_abs_det = x.new_zeros(len(x))
@@ -102,12 +97,7 @@ class ChainFlow(LayeredFlow, VectorFlow):
         return value.T, log_abs_det
 
     def _decode_vector(
-        self,
-        z: Tensor,
-        context: Tensor | None,
-        *,
-        exact: bool,
-        generator: torch.Generator | None,
+        self, z: Tensor, context: Tensor | None, *, exact: bool, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         value, given = columns(z), columns_or_none(context)
         log_abs_det = z.new_zeros(len(z))

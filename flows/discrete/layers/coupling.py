@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from flows.base import InputError, Traits
 from flows.discrete.layers.convolutions import Conditioner
-from flows.discrete.layers.elementwise import Elementwise
+from flows.discrete.layers.elementwise import Affine, Elementwise
 from flows.discrete.layers.norm import BatchNorm
 from flows.discrete.layers.transform import Transform, in_chunks, parameters_ahead, sum_features
 from flows.meter import tick
@@ -188,7 +188,7 @@ class CheckerboardCoupling(Transform):
         height: H.
         width: W.
         network: makes a conditioner of so many inputs and outputs.
-        elementwise: what is done with the parameters; those of zero are the identity.
+        affine: what is done with the parameters; those of zero are the identity.
         swap: whether the pixel in the corner is among those transformed.
     """
 
@@ -198,32 +198,30 @@ class CheckerboardCoupling(Transform):
         height: int,
         width: int,
         network: Callable[[int, int], Conditioner],
-        elementwise: Elementwise,
+        affine: Affine,
         swap: bool = False,
     ) -> None:
         super().__init__()
         colour = (torch.arange(height)[:, None] + torch.arange(width)) % 2 == int(swap)
         self.given: Tensor
         self.register_buffer("given", colour.to(torch.get_default_dtype()), persistent=False)
-        self.network = network(channels + 1, elementwise.parameter_count * channels)
-        self.elementwise = elementwise
+        self.network = network(channels + 1, affine.parameter_count * channels)
+        self.affine = affine
 
     def _seen(self, x: Tensor) -> Tensor:
         mask = self.given.expand(len(x), 1, -1, -1)
         return torch.cat((x * self.given, mask), 1)
 
     def _compute_parameters(self, x: Tensor, context: Tensor | None) -> Tensor:
-        count = self.elementwise.parameter_count
+        count = self.affine.parameter_count
         return _parameters_of(self.network, count, self._seen(x), context) * (1 - self.given)
 
     def forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        z, change = self.elementwise.encode(x, self._compute_parameters(x, context))
-        assert change is not None
+        z, change = self.affine.encode(x, self._compute_parameters(x, context))
         return z, sum_features(change)
 
     def inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        x, change = self.elementwise.decode(z, self._compute_parameters(z, context))
-        assert change is not None
+        x, change = self.affine.decode(z, self._compute_parameters(z, context))
         return x, sum_features(change)
 
     def initialize(self, x: Tensor, context: Tensor | None) -> None:

@@ -119,7 +119,7 @@ class Affine(Elementwise):
         log_scale = torch.sigmoid(raw * (4 / double)) * double - self.bound
         return shift, log_scale, torch.exp2(log_scale * math.log2(math.e))
 
-    def encode(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor | None]:
+    def encode(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         if (
             torch.is_grad_enabled()
             and not torch.compiler.is_compiling()
@@ -136,7 +136,7 @@ class Affine(Elementwise):
         z = (x + shift) * scale if self.shift_first else torch.addcmul(shift, x, scale)
         return z, log_scale, scale
 
-    def decode(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor | None]:
+    def decode(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         shift, log_scale, scale = self._parts(parameters)
         if self.shift_first:
             return z / scale - shift, -log_scale

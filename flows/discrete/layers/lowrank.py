@@ -88,12 +88,7 @@ class LowRankFlow(VectorFlow):
         self.name = name
 
     def _encode_vector(
-        self,
-        x: Tensor,
-        context: Tensor | None,
-        *,
-        exact: bool,
-        generator: torch.Generator | None,
+        self, x: Tensor, context: Tensor | None, *, exact: bool, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         raise NotInvertible(
             f"a {self.name} flow has no inverse in closed form: it gives samples and the density "
@@ -102,12 +97,7 @@ class LowRankFlow(VectorFlow):
         )
 
     def _decode_vector(
-        self,
-        z: Tensor,
-        context: Tensor | None,
-        *,
-        exact: bool,
-        generator: torch.Generator | None,
+        self, z: Tensor, context: Tensor | None, *, exact: bool, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         log_abs_det = z.new_zeros(len(z))
         for layer in self.layers:

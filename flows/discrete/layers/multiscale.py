@@ -95,7 +95,6 @@ class LearnedPrior(nn.Module):
         value, change = self.affine.encode(
             leaving, self._compute_parameters(leaving, given, context)
         )
-        assert change is not None
         return value, sum_features(change)
 
     def restore(
@@ -103,7 +102,6 @@ class LearnedPrior(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The inverse of :meth:`standardise`."""
         leaving, change = self.affine.decode(value, self._compute_parameters(value, given, context))
-        assert change is not None
         return leaving, sum_features(change)
 
 
@@ -153,12 +151,7 @@ class MultiScaleFlow(LayeredFlow):
         return prior if isinstance(prior, LearnedPrior) else None
 
     def _encode(
-        self,
-        x: Tensor,
-        context: Tensor | None,
-        *,
-        exact: bool,
-        generator: torch.Generator | None,
+        self, x: Tensor, context: Tensor | None, *, exact: bool, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         log_abs_det = x.new_zeros(len(x))
         latents, value = [], x
@@ -177,12 +170,7 @@ class MultiScaleFlow(LayeredFlow):
         return torch.cat(latents, 1).reshape(x.shape), log_abs_det
 
     def _decode(
-        self,
-        z: Tensor,
-        context: Tensor | None,
-        *,
-        exact: bool,
-        generator: torch.Generator | None,
+        self, z: Tensor, context: Tensor | None, *, exact: bool, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         log_abs_det = z.new_zeros(len(z))
         last = len(self.levels) - 1
