@@ -145,7 +145,7 @@ def test_affine_expands_and_contracts_up_to_its_bound(bound: float, shift_first:
     [("maf", "layers"), ("iaf", "layers"), ("realnvp", "layers"), ("glow", "steps")],
 )
 def test_log_scales_are_bounded_whatever_a_conditioner_says(name: str, few: str) -> None:
-    """Where a network extrapolates a layer stays invertible, and expands by e^2 at most."""
+    """Where a network extrapolates a layer stays invertible, and expands by e at most."""
     torch.manual_seed(0)
     flow = flows.build(name, (4,), **{few: 2}).double().eval()
     with torch.no_grad():
