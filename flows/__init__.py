@@ -6,16 +6,19 @@ from flows.base import (
     FlowError,
     InputError,
     NotInvertible,
+    Recipe,
     StandardNormal,
     Traits,
     VectorFlow,
 )
-from flows.catalog import ENTRIES, Entry, UnknownFlow, build, configure, entry
-from flows.config import FlowConfig
+from flows.config import Entry, FlowConfig
 from flows.meter import Meter, tick
+from flows.registry import ENTRIES, BadEntry, UnknownFlow, build, configure, entry
+from flows.saving import NotLoadable, NotSaveable, load, save
 
 __all__ = [
     "ENTRIES",
+    "BadEntry",
     "Base",
     "Entry",
     "Flow",
@@ -24,6 +27,9 @@ __all__ = [
     "InputError",
     "Meter",
     "NotInvertible",
+    "NotLoadable",
+    "NotSaveable",
+    "Recipe",
     "StandardNormal",
     "Traits",
     "UnknownFlow",
@@ -31,5 +37,7 @@ __all__ = [
     "build",
     "configure",
     "entry",
+    "load",
+    "save",
     "tick",
 ]

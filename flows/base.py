@@ -28,7 +28,8 @@ What a flow must also keep, and ``tests/flows/test_contract.py`` checks for ever
 * Nothing depends on data except through :meth:`Flow.initialize`, which is called once, before
   training; no forward pass changes the flow's state behind the user's back. (Batch norm in
   training mode keeps statistics, as its paper defines it, and is the one exception.)
-* Randomness is explicit: what is drawn is drawn from the generator handed in.
+* Randomness is explicit: what is drawn, dropout's noise too, is drawn from the generator handed
+  in.
 * Each evaluation of a network is reported to :func:`flows.meter.tick`.
 * No rows give no rows, in every direction that the flow has, and evaluate nothing.
 """
@@ -36,10 +37,12 @@ What a flow must also keep, and ``tests/flows/test_contract.py`` checks for ever
 from __future__ import annotations
 
 import abc
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -51,10 +54,13 @@ __all__ = [
     "InputError",
     "Loss",
     "NotInvertible",
+    "Recipe",
     "StandardNormal",
     "Traits",
     "VectorFlow",
+    "dimension_of",
     "draw_normal",
+    "global_noise_from",
 ]
 
 Passes = Literal["1", "D", "solver", "none"]
@@ -65,7 +71,7 @@ class FlowError(Exception):
 
 
 class InputError(FlowError, ValueError):
-    """A tensor handed to a flow has the wrong shape, dtype or device, or a context is amiss."""
+    """What is handed to a flow is no tensor, or one of the wrong shape, dtype or device."""
 
 
 class NotInvertible(FlowError, NotImplementedError):
@@ -93,6 +99,32 @@ class Traits:
     trains_on_data: bool = True
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """What a flow was built from, as :func:`flows.build` notes it on the flow.
+
+    Attributes:
+        name: of the entry.
+        options: of the config, all of them, as JSON has them.
+        context_features: width of the context.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+    context_features: int
+
+
+def dimension_of(event_shape: Sequence[int]) -> int:
+    """D, the number of scalars in an event.
+
+    Raises:
+        InputError: for an event shape that is empty or not positive.
+    """
+    if len(event_shape) == 0 or min(event_shape) < 1:
+        raise InputError(f"event_shape must be positive numbers, got {tuple(event_shape)}")
+    return math.prod(event_shape)
+
+
 def draw_normal(
     shape: Sequence[int],
     *,
@@ -118,6 +150,41 @@ def draw_normal(
         tuple(shape), dtype=like.dtype, device=generator.device, generator=generator
     )
     return noise.to(like.device)
+
+
+@contextlib.contextmanager
+def global_noise_from(generator: torch.Generator | None, device: torch.device) -> Iterator[None]:
+    """Have torch's global generator of a device stand in for a given one.
+
+    For what draws from the global one and lets nobody hand another in, such as torch's dropout.
+    What is drawn inside the block is determined by the given generator, which moves on; the
+    global one is put back. A generator on another device than the flow's gives a seed.
+
+    Args:
+        generator: None for the global one as it is.
+        device: where the noise is drawn.
+    """
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        standing = torch.cuda.default_generators[index]
+    else:
+        standing = torch.default_generator
+    if generator is None or generator is standing:
+        yield
+        return
+    kept = standing.get_state()
+    try:
+        if generator.device.type == device.type:
+            # No seed is drawn, for which the host would wait.
+            standing.set_state(generator.get_state())
+            yield
+            generator.set_state(standing.get_state())
+        else:
+            seed = torch.randint(2**63 - 1, (), generator=generator, device=generator.device)
+            standing.manual_seed(int(seed))
+            yield
+    finally:
+        standing.set_state(kept)
 
 
 class Base(nn.Module, abc.ABC):
@@ -193,12 +260,14 @@ class Flow(nn.Module, abc.ABC):
         context_features: as given.
         base: density of the latents.
         traits: what the literature's comparisons list of the system.
+        recipe: what :func:`flows.build` made the flow from; None for one that was made otherwise.
 
     Raises:
         InputError: for an event shape that is empty or not positive.
     """
 
     traits: Traits
+    recipe: Recipe | None = None
 
     def __init__(
         self,
@@ -207,9 +276,8 @@ class Flow(nn.Module, abc.ABC):
         base: Base | None = None,
     ) -> None:
         super().__init__()
+        dimension_of(event_shape)
         self.event_shape = torch.Size(event_shape)
-        if len(self.event_shape) == 0 or min(self.event_shape) < 1:
-            raise InputError(f"event_shape must be positive numbers, got {tuple(event_shape)}")
         self.context_features = context_features
         self.base: Base = StandardNormal(self.event_shape) if base is None else base
 
@@ -217,23 +285,13 @@ class Flow(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def _encode(
-        self,
-        x: Tensor,
-        context: Tensor | None,
-        *,
-        exact: bool,
-        generator: torch.Generator | None,
+        self, x: Tensor, context: Tensor | None, *, exact: bool, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         """Data to latent: ``(n, *event_shape)`` to the same and ``log |det dz/dx|``, ``(n,)``."""
 
     @abc.abstractmethod
     def _decode(
-        self,
-        z: Tensor,
-        context: Tensor | None,
-        *,
-        exact: bool,
-        generator: torch.Generator | None,
+        self, z: Tensor, context: Tensor | None, *, exact: bool, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         """Latent to data: ``(n, *event_shape)`` to the same and ``log |det dx/dz|``, ``(n,)``."""
 
@@ -444,11 +502,14 @@ class Flow(nn.Module, abc.ABC):
         def loss(
             x: Tensor, context: Tensor | None = None, *, generator: torch.Generator | None = None
         ) -> Tensor:
-            log_prob: Tensor = compiled(x, context)
+            # A graph takes no generator.
+            with self._noise_from(generator):
+                log_prob: Tensor = compiled(x, context)
             return -log_prob.mean()
 
         return loss
 
+    @torch.no_grad()
     def sample(
         self,
         n: int,
@@ -456,7 +517,7 @@ class Flow(nn.Module, abc.ABC):
         *,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Draw data from the flow.
+        """Draw data from the flow, without a graph; :meth:`rsample` keeps one.
 
         Args:
             n: how many.
@@ -470,11 +531,25 @@ class Flow(nn.Module, abc.ABC):
             InputError: if the context does not fit.
             NotInvertible: if the system cannot be sampled.
         """
+        return self.rsample(n, context, generator=generator)
+
+    def rsample(
+        self,
+        n: int,
+        context: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Samples that are differentiable in the parameters; otherwise as :meth:`sample`.
+
+        As torch.distributions has it: what a flow that is trained by its samples needs.
+        """
         self._check_context(n, context)
         if n == 0 and self.traits.sample_passes != "none":
             return self._no_rows(self.base.anchor.new_empty(0, *self.event_shape))[0]
         z = self.base.sample(n, context, generator=generator)
-        return self._sample_from(z, context)
+        with self._noise_from(generator):
+            return self._sample_from(z, context)
 
     def forward(
         self,
@@ -507,9 +582,31 @@ class Flow(nn.Module, abc.ABC):
         zero = sum((p.flatten()[:0].sum() for p in self.parameters()), x.new_zeros(()))
         return x + zero, x.new_zeros(0) + zero
 
+    def _noise_from(self, generator: torch.Generator | None) -> AbstractContextManager[None]:
+        """Inside of it, what a layer draws from torch's global generator comes from this one.
+
+        Nothing in most systems, whose layers draw nothing or from what is handed in.
+        """
+        return contextlib.nullcontext()
+
+    def __repr__(self) -> str:
+        name = type(self).__name__ if self.recipe is None else self.recipe.name
+        return (
+            f"<flow {name}: event shape {tuple(self.event_shape)}, "
+            f"{self.parameter_count:,} parameters, {self.dtype} on {self.device}>"
+        )
+
     # -- checks, in one place -----------------------------------------------------------------
 
+    def _check_tensor(self, value: object, name: str) -> None:
+        if not isinstance(value, Tensor):
+            raise InputError(
+                f"{name} is a {type(value).__name__}, not a tensor: "
+                f"hand in torch.as_tensor({name}, dtype={self.dtype})"
+            )
+
     def _check(self, value: Tensor, context: Tensor | None, name: str) -> None:
+        self._check_tensor(value, name)
         if value.ndim != len(self.event_shape) + 1 or value.shape[1:] != self.event_shape:
             raise InputError(
                 f"{name} must have shape (n, {', '.join(map(str, self.event_shape))}), "
@@ -534,6 +631,7 @@ class Flow(nn.Module, abc.ABC):
         expected = (n, self.context_features)
         if context is None:
             raise InputError(f"this flow is conditional: give a context of shape {expected}")
+        self._check_tensor(context, "context")
         if tuple(context.shape) != expected:
             raise InputError(f"context must have shape {expected}, got {tuple(context.shape)}")
 
@@ -558,33 +656,18 @@ class VectorFlow(Flow):
 
     @abc.abstractmethod
     def _encode_vector(
-        self,
-        x: Tensor,
-        context: Tensor | None,
-        *,
-        exact: bool,
-        generator: torch.Generator | None,
+        self, x: Tensor, context: Tensor | None, *, exact: bool, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         """``(n, D)`` to latents ``(n, D)`` and ``log |det dz/dx|``, ``(n,)``."""
 
     @abc.abstractmethod
     def _decode_vector(
-        self,
-        z: Tensor,
-        context: Tensor | None,
-        *,
-        exact: bool,
-        generator: torch.Generator | None,
+        self, z: Tensor, context: Tensor | None, *, exact: bool, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         """``(n, D)`` to data ``(n, D)`` and ``log |det dx/dz|``, ``(n,)``."""
 
     def _encode(
-        self,
-        x: Tensor,
-        context: Tensor | None,
-        *,
-        exact: bool,
-        generator: torch.Generator | None,
+        self, x: Tensor, context: Tensor | None, *, exact: bool, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         z, log_abs_det = self._encode_vector(
             x.flatten(1), context, exact=exact, generator=generator
@@ -592,12 +675,7 @@ class VectorFlow(Flow):
         return z.reshape(x.shape), log_abs_det
 
     def _decode(
-        self,
-        z: Tensor,
-        context: Tensor | None,
-        *,
-        exact: bool,
-        generator: torch.Generator | None,
+        self, z: Tensor, context: Tensor | None, *, exact: bool, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         x, log_abs_det = self._decode_vector(
             z.flatten(1), context, exact=exact, generator=generator

@@ -11,7 +11,6 @@ from benchmarks.cli.words import NearestGroup, table
 from benchmarks.errors import MatrixError, hint
 
 if TYPE_CHECKING:
-    import flows
     from benchmarks.cell import Cell
     from benchmarks.matrix import Matrix
 
@@ -30,11 +29,7 @@ def list_flows() -> int:
 
     rows = [("name", "density", "passes: density", "sample", "Jacobian", "trained on data", "")]
     for entry in flows.ENTRIES.values():
-        try:
-            traits = _traits(entry)
-        except flows.FlowError as error:
-            rows.append((entry.name, "", "", "", "", "", str(error)))
-            continue
+        traits = entry.config.traits
         rows.append(
             (
                 entry.name,
@@ -48,26 +43,6 @@ def list_flows() -> int:
         )
     table(rows)
     return 0
-
-
-def _traits(entry: flows.Entry) -> flows.Traits:
-    """Traits of an entry as it comes, of the simplest event that it can model."""
-    import torch
-
-    import flows
-
-    shapes: list[tuple[int, ...]] = [(2,), (1, 8, 8), (1, 28, 28), (3, 32, 32)]
-    for shape in shapes:
-        try:
-            # On the meta device weights have a shape and no memory: large presets cost nothing.
-            with torch.device("meta"):
-                return flows.build(entry.name, shape).traits
-        except (NotImplementedError, RuntimeError):
-            # Some libraries look at values while they build.
-            return flows.build(entry.name, shape).traits
-        except flows.InputError as error:
-            refusal = error
-    raise refusal
 
 
 @list_.command("datasets")

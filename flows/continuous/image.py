@@ -17,18 +17,18 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Literal, cast
 
 import torch
-from pydantic import BeforeValidator, PositiveInt
+from pydantic import BeforeValidator, Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
 from flows.base import InputError, Traits
-from flows.config import Widths
+from flows.config import Entry, Widths
 from flows.continuous.base import ContinuousFlow, Passage
 from flows.continuous.dynamics import ACTIVATIONS, Activation
 from flows.continuous.options import ContinuousConfig
 from flows.continuous.transform import ContinuousTransform
 
-__all__ = ["ConvolutionalDynamics", "ImageFFJORD", "ImageFFJORDConfig", "Stride"]
+__all__ = ["ENTRIES", "ConvolutionalDynamics", "ImageFFJORD", "ImageFFJORDConfig", "Stride"]
 
 SMALLEST = 4
 """Height and width below which the official code does not go on to another scale."""
@@ -167,24 +167,26 @@ class ConvolutionalDynamics(nn.Module):
 class ImageFFJORDConfig(ContinuousConfig):
     """Options of :class:`ImageFFJORD`, besides those of every continuous flow.
 
-    Attributes:
-        hidden: channels of the hidden convolutions.
-        strides: of each convolution, the last one's included: 1 (3 x 3), 2 (4 x 4, which halves
-            height and width) or -2 (4 x 4 and transposed, which doubles them); empty for 1.
-        layers: how the convolutions depend on time.
-        activation: nonlinearity of the dynamics.
-        residual: whether the velocity is the network's value minus the state.
-        blocks: continuous transforms at each place of the architecture.
-        multiscale: whether there are several scales.
+    A convolution of stride 1 is 3 x 3, one of 2 is 4 x 4 and halves height and width, one of -2
+    is 4 x 4 and transposed, and doubles them.
     """
 
-    hidden: Widths = (64, 64, 64)
-    strides: Strides = ()
-    layers: ConvolutionKind = "concat"
-    activation: Activation = "softplus"
-    residual: bool = False
-    blocks: PositiveInt = 2
-    multiscale: bool = True
+    hidden: Widths = Field(default=(64, 64, 64), description="channels of the hidden convolutions")
+    strides: Strides = Field(
+        default=(),
+        description="of each convolution, the last one's included: 1, 2 or -2; empty for 1",
+    )
+    layers: ConvolutionKind = Field(
+        default="concat", description="how the convolutions depend on time"
+    )
+    activation: Activation = Field(default="softplus", description="nonlinearity of the dynamics")
+    residual: bool = Field(
+        default=False, description="whether the velocity is the network's value minus the state"
+    )
+    blocks: PositiveInt = Field(
+        default=2, description="continuous transforms at each place of the architecture"
+    )
+    multiscale: bool = Field(default=True, description="whether there are several scales")
 
     def build(self, event_shape: Sequence[int], context_features: int = 0) -> ImageFFJORD:
         return ImageFFJORD(event_shape, context_features, self)
@@ -368,3 +370,50 @@ class ImageFFJORD(ContinuousFlow):
             done.append(flat[:, :size].reshape(-1, channels, height, width))
             flat = flat[:, size:]
         return flat.reshape(-1, channels, height, width), done
+
+
+_CODE = "Grathwohl et al. 2018, arXiv:1810.01367; settings of the official code, train_cnf.py"
+_NAMES = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
+# The logit is the data set's, and so are its options.
+_LOGITS = {
+    "mnist": ", whose logit has alpha = 1e-6",
+    "cifar10": ", whose logit has alpha = 1e-6: give the data set that option, its own is "
+    "RealNVP's 0.05",
+}
+
+ENTRIES = [
+    Entry(
+        "ffjord-image",
+        ImageFFJORDConfig,
+        "FFJORD over images, convolutional dynamics, one scale or several",
+        "Grathwohl et al. 2018, arXiv:1810.01367, section 4.2",
+        {"noise": "rademacher"},
+    ),
+    *(
+        Entry(
+            f"ffjord-{name}",
+            ImageFFJORDConfig,
+            f"FFJORD for {_NAMES[name]}, one scale",
+            _CODE + " (its default dims, strides and blocks; the paper's own single flow has "
+            "convolutions 64-64-128-128 and their mirror)" + logit,
+            {
+                "noise": "rademacher",
+                "multiscale": False,
+                "hidden": (8, 32, 32, 8),
+                "strides": (2, 2, 1, -2, -2),
+                "blocks": 1,
+            },
+        )
+        for name, logit in _LOGITS.items()
+    ),
+    *(
+        Entry(
+            f"ffjord-{name}-multiscale",
+            ImageFFJORDConfig,
+            f"FFJORD for {_NAMES[name]}, several scales",
+            _CODE + " with dims 64,64,64 and 2 blocks" + logit,
+            {"noise": "rademacher", "multiscale": True},
+        )
+        for name, logit in _LOGITS.items()
+    ),
+]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
+from flows.base import Traits
 from flows.config import FlowConfig
 from flows.continuous.integrate import Gradient
 from flows.continuous.runge_kutta import TABLEAUS
 from flows.continuous.trace import Noise
 
-__all__ = ["REGULARIZERS", "Backend", "ContinuousConfig", "Solver"]
+__all__ = ["REGULARIZERS", "Backend", "ContinuousConfig", "Solver", "continuous_traits"]
 
 Solver = Literal[
     "dopri5",
@@ -45,62 +46,86 @@ REGULARIZERS = (
 """Names of the regularisers, which are names of options too."""
 
 
+def continuous_traits(trace: Literal["hutchinson", "exact"]) -> Traits:
+    """What every continuous flow is."""
+    return Traits(
+        density="exact" if trace == "exact" else "estimated",
+        density_passes="solver",
+        sample_passes="solver",
+        jacobian="free-form",
+    )
+
+
 class ContinuousConfig(FlowConfig):
     """Options common to continuous flows.
 
-    Attributes:
-        end_time: T, the length of each block's time.
-        learned_end_time: whether T is a parameter of each block, starting from ``end_time``.
-        trace: how the trace is computed in training and wherever nobody asks for it exactly.
-        noise: the estimator's noise.
-        probes: number of independent draws whose mean is the estimate.
-        solver: torchdiffeq's name of the solver.
-        atol: absolute tolerance of an adaptive solver.
-        rtol: relative tolerance of an adaptive solver.
-        steps: number of equal steps of a fixed-step solver.
-        backend: ``"native"``: the solver of :mod:`flows.continuous.runge_kutta`;
-            ``"torchdiffeq"``: as in the paper, with that library; None: the first where it has the
-            solver and the gradient.
-        gradient: ``"checkpoint"``: that of the discrete solution, by evaluating accepted steps
-            once more (native); ``"adjoint"``: the paper's, ``"seminorm"``: the same with error
-            control of the state alone (Kidger, Chen and Lyons 2021, arXiv:2009.09457),
-            ``"backprop"``: through the solver, with all its graph in memory (torchdiffeq); None:
-            the backend's first.
-        max_evaluations: cap on evaluations of the dynamics in one solve.
-        kinetic_energy: weight of the integral of ||f||^2 over time, and
-        jacobian_norm: of ||J^T e||^2, an estimate of ||J||_F^2 by the trace's own noise: the two
-            of RNODE (Finlay et al. 2020, arXiv:2002.02798, section 3), per sample, not divided by
-            the dimension. Dense dynamics with no other regulariser than these two take ||J e||^2,
-            another estimate of the same, which comes with the trace. The others, dearer, are the
-            official code's of FFJORD:
-        mean_speed: weight of the integral of the mean of |f|.
-        rms_speed: of ||f|| / sqrt(D).
-        directional_derivative: of ||J^T f|| / sqrt(D).
-        jacobian_frobenius: of ||J||_F, by D products.
-        jacobian_diagonal: of ||diag J||, by D products.
-        jacobian_off_diagonal: of ||J - diag J||_F, by D products.
+    The regularisers' options are weights of integrals over time, per sample, not divided by the
+    dimension D. The first two are RNODE's (Finlay et al. 2020, arXiv:2002.02798, section 3):
+    ``jacobian_norm`` is that of ||J^T e||^2, an estimate of ||J||_F^2 by the trace's own noise.
+    Dense dynamics with no other regulariser than these two take ||J e||^2, another estimate of the
+    same, which comes with the trace. The others, dearer, are the official code's of FFJORD.
+
+    Of the gradients, ``checkpoint`` is that of the discrete solution, by evaluating accepted steps
+    once more (native); ``adjoint`` is the paper's, ``seminorm`` the same with error control of the
+    state alone (Kidger, Chen and Lyons 2021, arXiv:2009.09457), and ``backprop`` goes through the
+    solver, with all its graph in memory (torchdiffeq).
     """
 
-    end_time: PositiveFloat = 1.0
-    learned_end_time: bool = False
-    trace: Literal["hutchinson", "exact"] = "hutchinson"
-    noise: Noise = "gaussian"
-    probes: PositiveInt = 1
-    solver: Solver = "dopri5"
-    atol: PositiveFloat = 1e-5
-    rtol: PositiveFloat = 1e-5
-    steps: PositiveInt = 20
-    backend: Backend | None = None
-    gradient: Gradient | None = None
-    max_evaluations: PositiveInt = 10_000
-    kinetic_energy: NonNegativeFloat = 0.0
-    jacobian_norm: NonNegativeFloat = 0.0
-    mean_speed: NonNegativeFloat = 0.0
-    rms_speed: NonNegativeFloat = 0.0
-    directional_derivative: NonNegativeFloat = 0.0
-    jacobian_frobenius: NonNegativeFloat = 0.0
-    jacobian_diagonal: NonNegativeFloat = 0.0
-    jacobian_off_diagonal: NonNegativeFloat = 0.0
+    end_time: PositiveFloat = Field(default=1.0, description="T, the length of each block's time")
+    learned_end_time: bool = Field(
+        default=False, description="whether T is a parameter of each block, starting from end_time"
+    )
+    trace: Literal["hutchinson", "exact"] = Field(
+        default="hutchinson",
+        description="how the trace is computed in training and wherever nobody asks for it exactly",
+    )
+    noise: Noise = Field(default="gaussian", description="the trace estimator's noise")
+    probes: PositiveInt = Field(
+        default=1, description="number of independent draws of the noise whose mean is the estimate"
+    )
+    solver: Solver = Field(default="dopri5", description="torchdiffeq's name of the solver")
+    atol: PositiveFloat = Field(
+        default=1e-5, description="absolute tolerance of an adaptive solver"
+    )
+    rtol: PositiveFloat = Field(
+        default=1e-5, description="relative tolerance of an adaptive solver"
+    )
+    steps: PositiveInt = Field(
+        default=20, description="number of equal steps of a fixed-step solver"
+    )
+    backend: Backend | None = Field(
+        default=None,
+        description="our own solver, or torchdiffeq's as in the paper; none for our own where it "
+        "has the solver and the gradient",
+    )
+    gradient: Gradient | None = Field(
+        default=None, description="how the gradient is computed; none for the backend's first"
+    )
+    max_evaluations: PositiveInt = Field(
+        default=10_000, description="cap on evaluations of the dynamics in one solve"
+    )
+    kinetic_energy: NonNegativeFloat = Field(default=0.0, description="weight of ||f||^2")
+    jacobian_norm: NonNegativeFloat = Field(
+        default=0.0, description="weight of an estimate of ||J||_F^2 by the trace's noise"
+    )
+    mean_speed: NonNegativeFloat = Field(default=0.0, description="weight of the mean of |f|")
+    rms_speed: NonNegativeFloat = Field(default=0.0, description="weight of ||f|| / sqrt(D)")
+    directional_derivative: NonNegativeFloat = Field(
+        default=0.0, description="weight of ||J^T f|| / sqrt(D)"
+    )
+    jacobian_frobenius: NonNegativeFloat = Field(
+        default=0.0, description="weight of ||J||_F, by D products"
+    )
+    jacobian_diagonal: NonNegativeFloat = Field(
+        default=0.0, description="weight of ||diag J||, by D products"
+    )
+    jacobian_off_diagonal: NonNegativeFloat = Field(
+        default=0.0, description="weight of ||J - diag J||_F, by D products"
+    )
+
+    @property
+    def traits(self) -> Traits:
+        return continuous_traits(self.trace)
 
     @property
     def regularizers(self) -> dict[str, float]:

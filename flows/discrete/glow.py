@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import nn
 
-from flows.base import Flow
-from flows.config import FlowConfig, Widths
-from flows.discrete.coupling import COUPLING_TRAITS, HalfCoupling
-from flows.discrete.elementwise import Affine
-from flows.discrete.transforms import ActNorm, ChainFlow, LULinear, Transform, dimension_of
+from flows.base import Flow, Traits, dimension_of
+from flows.config import Entry, FlowConfig, Widths
+from flows.discrete.layers.chain import ChainFlow
+from flows.discrete.layers.coupling import COUPLING_TRAITS, Couplings
+from flows.discrete.layers.elementwise import LOG_SCALE_BOUND, Affine
+from flows.discrete.layers.linear import LULinear
+from flows.discrete.layers.norm import ActNorm
+from flows.discrete.layers.transform import Transform
 from flows.networks import MLP, Activation
 
-__all__ = ["GlowConfig"]
+__all__ = ["ENTRIES", "GlowConfig"]
 
 
 class GlowConfig(FlowConfig):
@@ -23,12 +27,6 @@ class GlowConfig(FlowConfig):
     Glow: Generative flow with invertible 1x1 convolutions (Kingma and Dhariwal 2018,
     arXiv:1807.03039), section 3, Table 1. ``initialize`` sets the actnorm layers from a batch.
 
-    Attributes:
-        steps: number of steps of flow.
-        hidden: widths of each conditioner's hidden layers.
-        activation: of the conditioners.
-        log_scale_bound: largest absolute log-scale of a coupling.
-
     Example:
         >>> import torch
         >>> flow = GlowConfig(steps=2).build(event_shape=(3,))
@@ -36,14 +34,21 @@ class GlowConfig(FlowConfig):
         torch.Size([5])
     """
 
-    steps: PositiveInt = 6
-    hidden: Widths = (64, 64)
-    activation: Activation = "relu"
-    log_scale_bound: PositiveFloat = 5.0
+    version: ClassVar[int] = 2
+    traits: ClassVar[Traits] = COUPLING_TRAITS
+
+    steps: PositiveInt = Field(default=6, description="number of steps of flow")
+    hidden: Widths = Field(
+        default=(64, 64), description="widths of each conditioner's hidden layers"
+    )
+    activation: Activation = Field(default="relu", description="nonlinearity of the conditioners")
+    log_scale_bound: PositiveFloat = Field(
+        default=LOG_SCALE_BOUND, description="largest absolute log-scale of a coupling"
+    )
 
     def build(self, event_shape: Sequence[int], context_features: int = 0) -> Flow:
         def network(inputs: int, outputs: int) -> nn.Module:
-            return MLP(inputs, self.hidden, outputs, self.activation)
+            return MLP(inputs + context_features, self.hidden, outputs, self.activation)
 
         dimension = dimension_of(event_shape)
         affine = Affine(self.log_scale_bound, shift_first=True)
@@ -52,6 +57,16 @@ class GlowConfig(FlowConfig):
             transforms += [
                 ActNorm(dimension),
                 LULinear(dimension),
-                HalfCoupling(dimension, context_features, network, affine),
+                Couplings(dimension, 1, network, affine),
             ]
-        return ChainFlow(event_shape, context_features, transforms, COUPLING_TRAITS)
+        return ChainFlow(event_shape, context_features, transforms, self.traits)
+
+
+ENTRIES = [
+    Entry(
+        "glow",
+        GlowConfig,
+        "actnorm, LU-parameterised linear map, affine coupling",
+        "Kingma and Dhariwal 2018, arXiv:1807.03039",
+    )
+]

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
-from flows.base import Flow, Traits
-from flows.config import FlowConfig, Widths
-from flows.discrete.elementwise import Affine, Elementwise
-from flows.discrete.made import MADE, Autoregressive, Inverse
-from flows.discrete.spline import RationalQuadratic
-from flows.discrete.transforms import ChainFlow, dimension_of
+from flows.base import Flow, Traits, dimension_of
+from flows.config import Entry, FlowConfig, Widths
+from flows.discrete.layers.autoregressive import (
+    INVERSE_AUTOREGRESSIVE_TRAITS,
+    MADE,
+    Autoregressive,
+    Inverse,
+)
+from flows.discrete.layers.chain import ChainFlow
+from flows.discrete.layers.elementwise import LOG_SCALE_BOUND, Affine, Elementwise
+from flows.discrete.layers.spline import RationalQuadratic
 from flows.networks import Activation
 
-__all__ = ["IAF_TRAITS", "IAFConfig"]
-
-IAF_TRAITS = Traits(
-    density="exact",
-    density_passes="D",
-    sample_passes="1",
-    jacobian="triangular",
-)
+__all__ = ["ENTRIES", "IAFConfig"]
 
 
 class IAFConfig(FlowConfig):
@@ -30,16 +28,8 @@ class IAFConfig(FlowConfig):
 
     Improved Variational Inference with Inverse Autoregressive Flow (Kingma et al. 2016,
     arXiv:1606.04934), section 3: the latent's features come first, and a sample is made of them
-    in one pass a layer. Its density is exact too, feature by feature.
-
-    Attributes:
-        layers: number of autoregressive layers, order reversed from one to the next.
-        hidden: widths of each conditioner's hidden layers.
-        activation: of the conditioners.
-        transformer: ``affine`` (the paper's) or ``rational-quadratic`` (the inverse of RQ-NSF AR).
-        log_scale_bound: largest absolute log-scale of an affine layer.
-        bins: number of bins of a spline.
-        tail_bound: half width of the interval on which a spline acts.
+    in one pass a layer. Its density is exact too, feature by feature. The transformer is the
+    paper's, ``affine``, or makes the inverse of RQ-NSF (AR).
 
     Example:
         >>> flow = IAFConfig(layers=2).build(event_shape=(3,))
@@ -47,13 +37,27 @@ class IAFConfig(FlowConfig):
         torch.Size([5, 3])
     """
 
-    layers: PositiveInt = 4
-    hidden: Widths = (64, 64)
-    activation: Activation = "relu"
-    transformer: Literal["affine", "rational-quadratic"] = "affine"
-    log_scale_bound: PositiveFloat = 5.0
-    bins: PositiveInt = 8
-    tail_bound: PositiveFloat = 3.0
+    version: ClassVar[int] = 2
+    traits: ClassVar[Traits] = INVERSE_AUTOREGRESSIVE_TRAITS
+
+    layers: PositiveInt = Field(
+        default=4,
+        description="number of autoregressive layers, order reversed from one to the next",
+    )
+    hidden: Widths = Field(
+        default=(64, 64), description="widths of each conditioner's hidden layers"
+    )
+    activation: Activation = Field(default="relu", description="nonlinearity of the conditioners")
+    transformer: Literal["affine", "rational-quadratic"] = Field(
+        default="affine", description="what a layer does to each feature"
+    )
+    log_scale_bound: PositiveFloat = Field(
+        default=LOG_SCALE_BOUND, description="largest absolute log-scale of an affine layer"
+    )
+    bins: PositiveInt = Field(default=8, description="number of bins of a spline")
+    tail_bound: PositiveFloat = Field(
+        default=3.0, description="half width of the interval on which a spline acts"
+    )
 
     def build(self, event_shape: Sequence[int], context_features: int = 0) -> Flow:
         dimension = dimension_of(event_shape)
@@ -78,4 +82,14 @@ class IAFConfig(FlowConfig):
             )
             for layer in range(self.layers)
         ]
-        return ChainFlow(event_shape, context_features, transforms, IAF_TRAITS)
+        return ChainFlow(event_shape, context_features, transforms, self.traits)
+
+
+ENTRIES = [
+    Entry(
+        "iaf",
+        IAFConfig,
+        "inverse autoregressive layers: samples in one pass, densities in D",
+        "Kingma et al. 2016, arXiv:1606.04934",
+    )
+]

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
-from flows.base import Flow
-from flows.config import FlowConfig
-from flows.discrete.elementwise import Affine
-from flows.discrete.image import (
-    ChannelCoupling,
-    ChannelLinear,
-    ChannelNorm,
-    Conditioner,
-    GlowNetwork,
-    ImageTransform,
-    LearnedPrior,
-    MultiScaleFlow,
-    Squeeze,
-    image_shape,
-)
-from flows.discrete.transforms import ActNorm
+from flows.base import Flow, Traits
+from flows.config import Entry, FlowConfig
+from flows.discrete.layers.convolutions import Conditioner, GlowNetwork
+from flows.discrete.layers.coupling import COUPLING_TRAITS, Couplings
+from flows.discrete.layers.elementwise import Affine
+from flows.discrete.layers.linear import ChannelLinear
+from flows.discrete.layers.multiscale import LearnedPrior, MultiScaleFlow, image_shape
+from flows.discrete.layers.norm import ActNorm, ChannelNorm
+from flows.discrete.layers.squeeze import Squeeze
+from flows.discrete.layers.transform import Transform
 
-__all__ = ["ImageGlowConfig"]
+__all__ = ["ENTRIES", "ImageGlowConfig"]
 
 
 class ImageGlowConfig(FlowConfig):
@@ -35,12 +30,6 @@ class ImageGlowConfig(FlowConfig):
     Unlike there the scale of a coupling can expand as well as contract (there
     ``sigmoid(h + 2)``), and the 1 x 1 convolutions are LU-parameterised (section 3.2).
 
-    Attributes:
-        levels: number of scales, each of which halves the sides.
-        steps: number of steps of flow at each scale.
-        channels: width of the conditioners.
-        log_scale_bound: largest absolute log-scale of a coupling or prior.
-
     Example:
         >>> import torch
         >>> flow = ImageGlowConfig(steps=2, channels=8).build(event_shape=(1, 8, 8))
@@ -48,10 +37,16 @@ class ImageGlowConfig(FlowConfig):
         torch.Size([5])
     """
 
-    levels: PositiveInt = 2
-    steps: PositiveInt = 8
-    channels: PositiveInt = 64
-    log_scale_bound: PositiveFloat = 5.0
+    traits: ClassVar[Traits] = COUPLING_TRAITS
+
+    levels: PositiveInt = Field(
+        default=2, description="number of scales, each of which halves the sides"
+    )
+    steps: PositiveInt = Field(default=8, description="number of steps of flow at each scale")
+    channels: PositiveInt = Field(default=64, description="width of the conditioners")
+    log_scale_bound: PositiveFloat = Field(
+        default=5.0, description="largest absolute log-scale of a coupling or prior"
+    )
 
     def build(self, event_shape: Sequence[int], context_features: int = 0) -> Flow:
         channels, _, _ = image_shape(event_shape, self.levels)
@@ -60,16 +55,16 @@ class ImageGlowConfig(FlowConfig):
         def network(inputs: int, outputs: int) -> Conditioner:
             return GlowNetwork(inputs, outputs, self.channels, context_features)
 
-        levels: list[list[ImageTransform]] = []
+        levels: list[list[Transform]] = []
         priors: list[LearnedPrior | None] = []
         for level in range(self.levels):
             channels *= 4
-            layers: list[ImageTransform] = [Squeeze()]
+            layers: list[Transform] = [Squeeze()]
             for _ in range(self.steps):
                 layers += [
                     ChannelNorm(ActNorm(channels)),
                     ChannelLinear(channels),
-                    ChannelCoupling(channels, network, affine),
+                    Couplings(channels, 1, network, affine),
                 ]
             levels.append(layers)
             if level < self.levels - 1:
@@ -78,3 +73,20 @@ class ImageGlowConfig(FlowConfig):
             else:
                 priors.append(LearnedPrior(0, channels, context_features, affine))
         return MultiScaleFlow(event_shape, context_features, levels, priors)
+
+
+ENTRIES = [
+    Entry(
+        "glow-image",
+        ImageGlowConfig,
+        "Glow on images: 1 x 1 convolutions and learned priors at several scales",
+        "Kingma and Dhariwal 2018, arXiv:1807.03039",
+    ),
+    Entry(
+        "glow-cifar10",
+        ImageGlowConfig,
+        "Glow with 3 scales of 32 steps and 512 channels, as for CIFAR-10",
+        "Kingma and Dhariwal 2018, arXiv:1807.03039, Table 4 and the authors' code",
+        {"levels": 3, "steps": 32, "channels": 512},
+    ),
+]

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
-from flows.base import Flow
-from flows.config import FlowConfig
-from flows.discrete.elementwise import Affine
-from flows.discrete.image import (
-    ChannelCoupling,
-    ChannelNorm,
-    CheckerboardCoupling,
-    Conditioner,
-    ImageTransform,
-    MultiScaleFlow,
-    ResidualConvolutions,
-    Squeeze,
-    image_shape,
-)
-from flows.discrete.transforms import BatchNorm
+from flows.base import Flow, Traits
+from flows.config import Entry, FlowConfig
+from flows.discrete.layers.convolutions import Conditioner, ResidualConvolutions
+from flows.discrete.layers.coupling import COUPLING_TRAITS, CheckerboardCoupling, Couplings
+from flows.discrete.layers.elementwise import Affine
+from flows.discrete.layers.multiscale import MultiScaleFlow, image_shape
+from flows.discrete.layers.norm import BatchNorm, ChannelNorm
+from flows.discrete.layers.squeeze import Squeeze
+from flows.discrete.layers.transform import Transform
 
-__all__ = ["ImageRealNVPConfig"]
+__all__ = ["ENTRIES", "ImageRealNVPConfig"]
 
 
 class ImageRealNVPConfig(FlowConfig):
@@ -34,13 +29,6 @@ class ImageRealNVPConfig(FlowConfig):
     masks. Residual conditioners with weight normalisation; batch normalisation after each
     coupling. What leaves early is N(0, I), as in the paper.
 
-    Attributes:
-        levels: number of scales; all but the last halve the sides.
-        blocks: number of residual blocks of a conditioner.
-        channels: width of the conditioners.
-        log_scale_bound: largest absolute log-scale of a coupling.
-        batch_norm: whether batch normalisation follows each coupling.
-
     Example:
         >>> import torch
         >>> flow = ImageRealNVPConfig(blocks=1, channels=8).build(event_shape=(1, 8, 8))
@@ -48,11 +36,19 @@ class ImageRealNVPConfig(FlowConfig):
         torch.Size([5])
     """
 
-    levels: PositiveInt = 2
-    blocks: PositiveInt = 2
-    channels: PositiveInt = 32
-    log_scale_bound: PositiveFloat = 5.0
-    batch_norm: bool = True
+    traits: ClassVar[Traits] = COUPLING_TRAITS
+
+    levels: PositiveInt = Field(
+        default=2, description="number of scales, of which all but the last halve the sides"
+    )
+    blocks: PositiveInt = Field(default=2, description="number of residual blocks of a conditioner")
+    channels: PositiveInt = Field(default=32, description="width of the conditioners")
+    log_scale_bound: PositiveFloat = Field(
+        default=5.0, description="largest absolute log-scale of a coupling"
+    )
+    batch_norm: bool = Field(
+        default=True, description="whether batch normalisation follows each coupling"
+    )
 
     def build(self, event_shape: Sequence[int], context_features: int = 0) -> Flow:
         channels, height, width = image_shape(event_shape, self.levels - 1)
@@ -63,33 +59,54 @@ class ImageRealNVPConfig(FlowConfig):
                 inputs, outputs, self.channels, self.blocks, context_features
             )
 
-        levels: list[list[ImageTransform]] = []
+        def normed(couplings: Sequence[Transform]) -> list[Transform]:
+            if not self.batch_norm:
+                return list(couplings)
+            return [
+                layer
+                for coupling in couplings
+                for layer in (coupling, ChannelNorm(BatchNorm(channels)))
+            ]
+
+        levels: list[list[Transform]] = []
         for level in range(self.levels):
             last = level == self.levels - 1
-            layers: list[ImageTransform] = []
-
-            def add(coupling: ImageTransform, to: list[ImageTransform], channels: int) -> None:
-                to.append(coupling)
-                if self.batch_norm:
-                    to.append(ChannelNorm(BatchNorm(channels)))
-
-            for index in range(4 if last else 3):
-                add(
+            layers = normed(
+                [
                     CheckerboardCoupling(
                         channels, height, width, network, affine, swap=index % 2 == 1
-                    ),
-                    layers,
-                    channels,
-                )
-            if not last:
-                layers.append(Squeeze())
-                channels, height, width = 4 * channels, height // 2, width // 2
-                for index in range(3):
-                    add(
-                        ChannelCoupling(channels, network, affine, swap=index % 2 == 1),
-                        layers,
-                        channels,
                     )
+                    for index in range(4 if last else 3)
+                ]
+            )
+            if not last:
+                channels, height, width = 4 * channels, height // 2, width // 2
+                layers += [
+                    Squeeze(),
+                    *normed(
+                        [
+                            Couplings(channels, 1, network, affine, swap=index % 2 == 1)
+                            for index in range(3)
+                        ]
+                    ),
+                ]
                 channels //= 2
             levels.append(layers)
         return MultiScaleFlow(event_shape, context_features, levels, [None] * self.levels)
+
+
+ENTRIES = [
+    Entry(
+        "realnvp-image",
+        ImageRealNVPConfig,
+        "RealNVP on images: checkerboard and channel-wise couplings at several scales",
+        "Dinh, Sohl-Dickstein and Bengio 2016, arXiv:1605.08803",
+    ),
+    Entry(
+        "realnvp-cifar10",
+        ImageRealNVPConfig,
+        "RealNVP with 8 residual blocks of 64 channels, as for CIFAR-10",
+        "Dinh, Sohl-Dickstein and Bengio 2016, arXiv:1605.08803, section 4.1",
+        {"levels": 3, "blocks": 8, "channels": 64},
+    ),
+]

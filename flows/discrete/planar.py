@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from flows.base import Flow
-from flows.config import FlowConfig
-from flows.discrete.lowrank import LowRankFlow, LowRankLayer, positive
-from flows.discrete.transforms import dimension_of
+from flows.base import Flow, Traits, dimension_of
+from flows.config import Entry, FlowConfig
+from flows.discrete.layers.lowrank import LOW_RANK_TRAITS, LowRankFlow, LowRankLayer, positive
 
-__all__ = ["PlanarConfig"]
+__all__ = ["ENTRIES", "PlanarConfig"]
 
 
 class _Planar(LowRankLayer):
@@ -45,16 +45,15 @@ class PlanarConfig(FlowConfig):
     Variational Inference with Normalizing Flows (Rezende and Mohamed 2015, arXiv:1505.05770),
     section 4.1, equations 10 to 12, and appendix A.1.
 
-    Attributes:
-        layers: number of layers.
-
     Example:
         >>> flow = PlanarConfig(layers=2).build(event_shape=(3,))
         >>> flow.sample(5).shape
         torch.Size([5, 3])
     """
 
-    layers: PositiveInt = 16
+    traits: ClassVar[Traits] = LOW_RANK_TRAITS
+
+    layers: PositiveInt = Field(default=16, description="number of layers")
 
     def build(self, event_shape: Sequence[int], context_features: int = 0) -> Flow:
         dimension = dimension_of(event_shape)
@@ -65,3 +64,13 @@ class PlanarConfig(FlowConfig):
             lambda: _Planar(dimension, context_features),
             "planar",
         )
+
+
+ENTRIES = [
+    Entry(
+        "planar",
+        PlanarConfig,
+        "each layer moves the latent along one direction; samples only",
+        "Rezende and Mohamed 2015, arXiv:1505.05770",
+    )
+]

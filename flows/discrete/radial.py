@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from flows.base import Flow
-from flows.config import FlowConfig
-from flows.discrete.lowrank import LowRankFlow, LowRankLayer, positive
-from flows.discrete.transforms import dimension_of
+from flows.base import Flow, Traits, dimension_of
+from flows.config import Entry, FlowConfig
+from flows.discrete.layers.lowrank import LOW_RANK_TRAITS, LowRankFlow, LowRankLayer, positive
 
-__all__ = ["RadialConfig"]
+__all__ = ["ENTRIES", "RadialConfig"]
 
 
 class _Radial(LowRankLayer):
@@ -43,16 +43,15 @@ class RadialConfig(FlowConfig):
     Variational Inference with Normalizing Flows (Rezende and Mohamed 2015, arXiv:1505.05770),
     section 4.1, equations 13 and 14, and appendix A.2.
 
-    Attributes:
-        layers: number of layers.
-
     Example:
         >>> flow = RadialConfig(layers=2).build(event_shape=(3,))
         >>> flow.sample(5).shape
         torch.Size([5, 3])
     """
 
-    layers: PositiveInt = 16
+    traits: ClassVar[Traits] = LOW_RANK_TRAITS
+
+    layers: PositiveInt = Field(default=16, description="number of layers")
 
     def build(self, event_shape: Sequence[int], context_features: int = 0) -> Flow:
         dimension = dimension_of(event_shape)
@@ -63,3 +62,13 @@ class RadialConfig(FlowConfig):
             lambda: _Radial(dimension, context_features),
             "radial",
         )
+
+
+ENTRIES = [
+    Entry(
+        "radial",
+        RadialConfig,
+        "each layer contracts or expands around a point; samples only",
+        "Rezende and Mohamed 2015, arXiv:1505.05770",
+    )
+]

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from flows.base import Flow
-from flows.config import FlowConfig, Widths
-from flows.discrete.coupling import COUPLING_TRAITS, Couplings
-from flows.discrete.elementwise import Affine
-from flows.discrete.transforms import ChainFlow, dimension_of
+from flows.base import Flow, Traits, dimension_of
+from flows.config import Entry, FlowConfig, Widths
+from flows.discrete.layers.chain import ChainFlow
+from flows.discrete.layers.coupling import COUPLING_TRAITS, Couplings
+from flows.discrete.layers.elementwise import LOG_SCALE_BOUND, Affine
 from flows.networks import MLP, Activation
 
-__all__ = ["RealNVPConfig"]
+__all__ = ["ENTRIES", "RealNVPConfig"]
 
 
 class _SeparateNetworks(nn.Module):
@@ -35,17 +36,8 @@ class RealNVPConfig(FlowConfig):
 
     Density estimation using Real NVP (Dinh, Sohl-Dickstein and Bengio 2016, arXiv:1605.08803),
     section 3; masks alternate between features of even and odd index as in MAF's experiments
-    (arXiv:1705.07057, section 4).
-
-    Attributes:
-        layers: number of couplings.
-        hidden: widths of each conditioner's hidden layers.
-        activation: of the conditioners.
-        log_scale_bound: largest absolute log-scale of a coupling.
-        batch_norm: whether batch normalisation follows each coupling.
-        separate_networks: whether shift and log-scale have a network each, with ReLU for the
-            shift and tanh for the log-scale, as in MAF's experiments; ``activation`` then has no
-            meaning.
+    (arXiv:1705.07057, section 4). There, with ``separate_networks``, shift and log-scale have a
+    network each, of ReLU and of tanh, and ``activation`` has no meaning.
 
     Example:
         >>> import torch
@@ -55,25 +47,67 @@ class RealNVPConfig(FlowConfig):
         ([[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]], [0.0, 0.0])
     """
 
-    layers: PositiveInt = 8
-    hidden: Widths = (64, 64)
-    activation: Activation = "relu"
-    log_scale_bound: PositiveFloat = 5.0
-    batch_norm: bool = False
-    separate_networks: bool = False
+    version: ClassVar[int] = 2
+    traits: ClassVar[Traits] = COUPLING_TRAITS
+
+    layers: PositiveInt = Field(default=8, description="number of couplings")
+    hidden: Widths = Field(
+        default=(64, 64), description="widths of each conditioner's hidden layers"
+    )
+    activation: Activation = Field(default="relu", description="nonlinearity of the conditioners")
+    log_scale_bound: PositiveFloat = Field(
+        default=LOG_SCALE_BOUND, description="largest absolute log-scale of a coupling"
+    )
+    batch_norm: bool = Field(
+        default=False, description="whether batch normalisation follows each coupling"
+    )
+    separate_networks: bool = Field(
+        default=False,
+        description="whether shift and log-scale have a network each, of ReLU and of tanh",
+    )
 
     def build(self, event_shape: Sequence[int], context_features: int = 0) -> Flow:
         def network(inputs: int, outputs: int) -> nn.Module:
+            seen = inputs + context_features
             if self.separate_networks:
-                return _SeparateNetworks(inputs, self.hidden, outputs // 2)
-            return MLP(inputs, self.hidden, outputs, self.activation)
+                return _SeparateNetworks(seen, self.hidden, outputs // 2)
+            return MLP(seen, self.hidden, outputs, self.activation)
 
         couplings = Couplings(
             dimension_of(event_shape),
-            context_features,
             self.layers,
             network,
             Affine(self.log_scale_bound, shift_first=False),
-            self.batch_norm,
+            interleaved=True,
+            batch_norm=self.batch_norm,
         )
-        return ChainFlow(event_shape, context_features, [couplings], COUPLING_TRAITS)
+        return ChainFlow(event_shape, context_features, [couplings], self.traits)
+
+
+ENTRIES = [
+    Entry(
+        "realnvp",
+        RealNVPConfig,
+        "affine couplings with alternating halves",
+        "Dinh, Sohl-Dickstein and Bengio 2016, arXiv:1605.08803",
+    ),
+    # The networks' widths are those for POWER and GAS; the larger sets of MAF's experiments have
+    # hidden = [512, 512].
+    *(
+        Entry(
+            f"realnvp-{layers}",
+            RealNVPConfig,
+            f"RealNVP with {layers} layers, as in MAF's experiments",
+            "Papamakarios, Pavlakou and Murray 2017, arXiv:1705.07057, section 4 and appendix D",
+            {
+                "hidden": (100, 100),
+                # There the log-scales have no bound: one next to none.
+                "log_scale_bound": 5.0,
+                "batch_norm": True,
+                "layers": layers,
+                "separate_networks": True,
+            },
+        )
+        for layers in (5, 10)
+    ),
+]

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated
+import abc
+import functools
+from collections.abc import Callable, Sequence
+from typing import Annotated, ClassVar
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import nn
 
-from flows.base import Flow, InputError
-from flows.config import FlowConfig, Widths
-from flows.discrete.coupling import COUPLING_TRAITS, Couplings, HalfCoupling
-from flows.discrete.made import MADE, Autoregressive
-from flows.discrete.maf import MAF_TRAITS
-from flows.discrete.spline import RationalQuadratic
-from flows.discrete.transforms import (
-    ChainFlow,
-    LULinear,
-    MinMaxScale,
-    Transform,
-    dimension_of,
-)
+from flows.base import Flow, InputError, Traits, dimension_of
+from flows.config import Entry, FlowConfig, Widths
+from flows.discrete.layers.autoregressive import AUTOREGRESSIVE_TRAITS, MADE, Autoregressive
+from flows.discrete.layers.chain import ChainFlow
+from flows.discrete.layers.coupling import COUPLING_TRAITS, Couplings
+from flows.discrete.layers.linear import LULinear
+from flows.discrete.layers.norm import MinMaxScale
+from flows.discrete.layers.spline import RationalQuadratic
+from flows.discrete.layers.transform import Transform
 from flows.networks import MLP, Activation, ResidualNetwork
 
-__all__ = ["RQNSFAutoregressiveConfig", "RQNSFCouplingConfig"]
+__all__ = ["ENTRIES", "RQNSFAutoregressiveConfig", "RQNSFCouplingConfig"]
 
 
 # The box of a spline that follows the data. It holds the latents as well: a standard normal puts
@@ -36,47 +34,60 @@ _MARGIN = 1.5
 class _RQNSFConfig(FlowConfig):
     """What both forms share.
 
-    Attributes:
-        layers: number of spline layers.
-        hidden: widths of each conditioner's hidden layers; with residual blocks, one width.
-        activation: of the conditioners.
-        bins: number of bins of a spline.
-        tail_bound: half width B of the box [-B, B] on which a spline acts, outside of which it is
-            the identity. None (the default) has the box follow the data: ``initialize`` sets a
-            fixed scale in front that maps the range of its batch, with a margin, into a box of
-            half width 4 (with ``linear``, in front of each layer). A number is a box that knows
-            nothing of the data, as in the paper's experiments.
-        residual_blocks: number of residual blocks of a conditioner; 0 for a multilayer
-            perceptron.
-        dropout: probability with which a unit inside a residual block is dropped in training.
-        linear: whether an LU-parameterised linear map precedes each layer, and one follows the
-            last, as in the paper's experiments; without, halves or orders alternate.
+    A spline is the identity outside its box, [-B, B] in each coordinate. Without a ``tail_bound``
+    the box follows the data: ``initialize`` sets a fixed scale in front that maps the range of its
+    batch, with a margin, into a box of half width 4 (with ``linear``, in front of each layer). A
+    number is a box that knows nothing of the data, as in the paper's experiments.
     """
 
-    layers: PositiveInt = 5
-    hidden: Widths = (64, 64)
-    activation: Activation = "relu"
-    bins: PositiveInt = 8
-    tail_bound: PositiveFloat | None = None
-    residual_blocks: NonNegativeInt = 0
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    linear: bool = False
+    layers: PositiveInt = Field(default=5, description="number of spline layers")
+    hidden: Widths = Field(
+        default=(64, 64),
+        description="widths of each conditioner's hidden layers; with residual blocks, one width",
+    )
+    activation: Activation = Field(default="relu", description="nonlinearity of the conditioners")
+    bins: PositiveInt = Field(default=8, description="number of bins of a spline")
+    tail_bound: PositiveFloat | None = Field(
+        default=None, description="half width of a spline's box; none for one that follows the data"
+    )
+    residual_blocks: NonNegativeInt = Field(
+        default=0, description="residual blocks of a conditioner; 0 for a multilayer perceptron"
+    )
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0,
+        description="probability with which a unit of a residual block is dropped in training",
+    )
+    linear: bool = Field(
+        default=False,
+        description="whether a linear map precedes each layer and follows the last, as in the "
+        "paper's experiments; without, halves or orders alternate",
+    )
 
-    @property
-    def _spline(self) -> RationalQuadratic:
-        bound = _BOUND if self.tail_bound is None else self.tail_bound
-        return RationalQuadratic(self.bins, bound)
-
-    def _box(self, dimension: int) -> list[Transform]:
-        """What brings the data into a spline's box: nothing where the box is a given one."""
-        return [MinMaxScale(dimension, _BOUND, _MARGIN)] if self.tail_bound is None else []
-
-    def _check(self) -> None:
+    def build(self, event_shape: Sequence[int], context_features: int = 0) -> Flow:
         if self.residual_blocks and len(self.hidden) != 1:
             raise InputError(
                 f"a residual conditioner has one width: give hidden = [{self.hidden[0]}], "
                 f"or residual_blocks = 0; got hidden = {list(self.hidden)}"
             )
+        dimension = dimension_of(event_shape)
+        spline = RationalQuadratic(self.bins, self.tail_bound or _BOUND)
+        box = self.tail_bound is None
+        transforms: list[Transform] = []
+        for index, make in enumerate(self._layers(dimension, context_features, spline)):
+            if self.linear:
+                transforms.append(LULinear(dimension))
+            if box and (self.linear or index == 0):
+                transforms.append(MinMaxScale(dimension, _BOUND, _MARGIN))
+            transforms.append(make())
+        if self.linear:
+            transforms.append(LULinear(dimension))
+        return ChainFlow(event_shape, context_features, transforms, self.traits)
+
+    @abc.abstractmethod
+    def _layers(
+        self, dimension: int, context_features: int, spline: RationalQuadratic
+    ) -> list[Callable[[], Transform]]:
+        """What makes the spline layers, one by one."""
 
 
 class RQNSFCouplingConfig(_RQNSFConfig):
@@ -93,34 +104,28 @@ class RQNSFCouplingConfig(_RQNSFConfig):
         torch.Size([5])
     """
 
-    def build(self, event_shape: Sequence[int], context_features: int = 0) -> Flow:
-        self._check()
+    traits: ClassVar[Traits] = COUPLING_TRAITS
 
+    def _layers(
+        self, dimension: int, context_features: int, spline: RationalQuadratic
+    ) -> list[Callable[[], Transform]]:
         def network(inputs: int, outputs: int) -> nn.Module:
+            seen = inputs + context_features
             if self.residual_blocks:
                 return ResidualNetwork(
-                    inputs,
+                    seen,
                     self.hidden[0],
                     outputs,
                     self.residual_blocks,
                     self.activation,
                     self.dropout,
                 )
-            return MLP(inputs, self.hidden, outputs, self.activation)
+            return MLP(seen, self.hidden, outputs, self.activation)
 
-        dimension = dimension_of(event_shape)
-        spline = self._spline
-        transforms: list[Transform] = []
         if self.linear:
-            for _ in range(self.layers):
-                transforms.append(LULinear(dimension))
-                transforms += self._box(dimension)
-                transforms.append(HalfCoupling(dimension, context_features, network, spline))
-            transforms.append(LULinear(dimension))
-        else:
-            transforms += self._box(dimension)
-            transforms.append(Couplings(dimension, context_features, self.layers, network, spline))
-        return ChainFlow(event_shape, context_features, transforms, COUPLING_TRAITS)
+            return [lambda: Couplings(dimension, 1, network, spline)] * self.layers
+        # One layer that keeps the halves apart.
+        return [lambda: Couplings(dimension, self.layers, network, spline, interleaved=True)]
 
 
 class RQNSFAutoregressiveConfig(_RQNSFConfig):
@@ -132,20 +137,17 @@ class RQNSFAutoregressiveConfig(_RQNSFConfig):
         torch.Size([5, 3])
     """
 
-    def build(self, event_shape: Sequence[int], context_features: int = 0) -> Flow:
-        self._check()
-        dimension = dimension_of(event_shape)
-        spline = self._spline
+    traits: ClassVar[Traits] = AUTOREGRESSIVE_TRAITS
+
+    def _layers(
+        self, dimension: int, context_features: int, spline: RationalQuadratic
+    ) -> list[Callable[[], Transform]]:
         hidden = self.hidden
         if self.residual_blocks:
             # The first layer, and two a block.
             hidden = self.hidden * (2 * self.residual_blocks + 1)
-        transforms: list[Transform] = []
-        for layer in range(self.layers):
-            if self.linear:
-                transforms.append(LULinear(dimension))
-            if self.linear or layer == 0:
-                transforms += self._box(dimension)
+
+        def make(layer: int) -> Transform:
             made = MADE(
                 dimension,
                 context_features,
@@ -156,7 +158,46 @@ class RQNSFAutoregressiveConfig(_RQNSFConfig):
                 residual=self.residual_blocks > 0,
                 dropout=self.dropout,
             )
-            transforms.append(Autoregressive(made, spline))
-        if self.linear:
-            transforms.append(LULinear(dimension))
-        return ChainFlow(event_shape, context_features, transforms, MAF_TRAITS)
+            return Autoregressive(made, spline)
+
+        return [functools.partial(make, layer) for layer in range(self.layers)]
+
+
+_PAPER = "Durkan, Bekasov, Murray and Papamakarios 2019, arXiv:1906.04032"
+
+_FORMS: list[tuple[str, type[_RQNSFConfig], str]] = [
+    ("c", RQNSFCouplingConfig, "spline couplings"),
+    ("ar", RQNSFAutoregressiveConfig, "autoregressive splines"),
+]
+
+ENTRIES = [
+    Entry("rqnsf-c", RQNSFCouplingConfig, "couplings by rational-quadratic splines", _PAPER),
+    Entry(
+        "rqnsf-ar", RQNSFAutoregressiveConfig, "autoregressive rational-quadratic splines", _PAPER
+    ),
+    *(
+        Entry(
+            f"rqnsf-{form}-{dataset}",
+            config_class,
+            f"{title} with the settings for {dataset.upper()}",
+            "Durkan et al. 2019, arXiv:1906.04032, section 5.1, and the authors' experiments",
+            {
+                "layers": 10,
+                "hidden": (256,),
+                "residual_blocks": 2,
+                "bins": 8,
+                "tail_bound": 3.0,
+                "linear": True,
+                "dropout": dropout,
+            },
+        )
+        for form, config_class, title in _FORMS
+        for dataset, dropout in {
+            "power": 0.0,
+            "gas": 0.1,
+            "hepmass": 0.2,
+            "miniboone": 0.2,
+            "bsds300": 0.2,
+        }.items()
+    ),
+]

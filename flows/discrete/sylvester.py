@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor
 from torch.nn import functional
 
-from flows.base import Flow
-from flows.config import FlowConfig
-from flows.discrete.lowrank import LowRankFlow, LowRankLayer
-from flows.discrete.transforms import dimension_of
+from flows.base import Flow, Traits, dimension_of
+from flows.config import Entry, FlowConfig
+from flows.discrete.layers.lowrank import LOW_RANK_TRAITS, LowRankFlow, LowRankLayer
 
-__all__ = ["SylvesterConfig"]
+__all__ = ["ENTRIES", "SylvesterConfig"]
 
 
 class _Sylvester(LowRankLayer):
@@ -75,20 +75,21 @@ class SylvesterConfig(FlowConfig):
     Sylvester Normalizing Flows for Variational Inference (van den Berg, Hasenclever, Tomczak and
     Welling 2018, arXiv:1803.05649), section 3, equations 8 to 13, and section 3.2.
 
-    Attributes:
-        layers: number of layers.
-        rank: number of directions that a layer moves along, at most D.
-        reflections: number of Householder reflections that make them.
-
     Example:
         >>> flow = SylvesterConfig(layers=2).build(event_shape=(3,))
         >>> flow.sample(5).shape
         torch.Size([5, 3])
     """
 
-    layers: PositiveInt = 8
-    rank: PositiveInt = 8
-    reflections: PositiveInt = 8
+    traits: ClassVar[Traits] = LOW_RANK_TRAITS
+
+    layers: PositiveInt = Field(default=8, description="number of layers")
+    rank: PositiveInt = Field(
+        default=8, description="number of directions that a layer moves along, at most D"
+    )
+    reflections: PositiveInt = Field(
+        default=8, description="number of Householder reflections that make the directions"
+    )
 
     def build(self, event_shape: Sequence[int], context_features: int = 0) -> Flow:
         dimension = dimension_of(event_shape)
@@ -100,3 +101,13 @@ class SylvesterConfig(FlowConfig):
             lambda: _Sylvester(dimension, context_features, rank, self.reflections),
             "Sylvester",
         )
+
+
+ENTRIES = [
+    Entry(
+        "sylvester",
+        SylvesterConfig,
+        "planar layers of several directions at once; samples only",
+        "van den Berg, Hasenclever, Tomczak and Welling 2018, arXiv:1803.05649",
+    )
+]

@@ -11,21 +11,20 @@ from __future__ import annotations
 
 import abc
 import importlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from flows.base import Flow, FlowError, InputError, Traits, VectorFlow
-from flows.config import FlowConfig, Widths
-from flows.discrete.coupling import COUPLING_TRAITS
-from flows.discrete.maf import MAF_TRAITS
-from flows.discrete.transforms import dimension_of
+from flows.base import Flow, FlowError, InputError, Traits, VectorFlow, dimension_of
+from flows.config import Entry, FlowConfig, Widths
+from flows.discrete.layers.autoregressive import AUTOREGRESSIVE_TRAITS
+from flows.discrete.layers.coupling import COUPLING_TRAITS
 from flows.meter import tick
 
-__all__ = ["IgnoreContext", "MissingLibrary", "PeerConfig", "PeerFlow", "System", "load"]
+__all__ = ["IgnoreContext", "MissingLibrary", "PeerConfig", "PeerFlow", "System", "entries", "load"]
 
 System = Literal["realnvp", "maf", "rqnsf-c", "rqnsf-ar"]
 """The systems that the libraries have in common with this one."""
@@ -33,8 +32,8 @@ System = Literal["realnvp", "maf", "rqnsf-c", "rqnsf-ar"]
 _TRAITS: dict[System, Traits] = {
     "realnvp": COUPLING_TRAITS,
     "rqnsf-c": COUPLING_TRAITS,
-    "maf": MAF_TRAITS,
-    "rqnsf-ar": MAF_TRAITS,
+    "maf": AUTOREGRESSIVE_TRAITS,
+    "rqnsf-ar": AUTOREGRESSIVE_TRAITS,
 }
 
 
@@ -95,10 +94,9 @@ class PeerFlow(VectorFlow):
 
     Args:
         event_shape: shape of one datum.
-        system: which one it is.
         layers: number of layers, each with one conditioner.
         peer: the library's module.
-        traits: of the flow; None for the system's.
+        traits: of the flow.
 
     Attributes:
         conditioner_names: by which the library's layers call their conditioners.
@@ -109,13 +107,12 @@ class PeerFlow(VectorFlow):
     def __init__(
         self,
         event_shape: Sequence[int],
-        system: System,
         layers: int,
         peer: nn.Module,
-        traits: Traits | None = None,
+        traits: Traits,
     ) -> None:
         super().__init__(event_shape)
-        self.traits = _TRAITS[system] if traits is None else traits
+        self.traits = traits
         self.peer = peer
         conditioners = [
             module
@@ -135,22 +132,12 @@ class PeerFlow(VectorFlow):
         """Latent ``(n, D)`` to data and ``log |det dx/dz|`` by the library."""
 
     def _encode_vector(
-        self,
-        x: Tensor,
-        context: Tensor | None,
-        *,
-        exact: bool,
-        generator: torch.Generator | None,
+        self, x: Tensor, context: Tensor | None, *, exact: bool, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         return self._forth(x)
 
     def _decode_vector(
-        self,
-        z: Tensor,
-        context: Tensor | None,
-        *,
-        exact: bool,
-        generator: torch.Generator | None,
+        self, z: Tensor, context: Tensor | None, *, exact: bool, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         return self._back(z)
 
@@ -161,22 +148,25 @@ def _tick(module: nn.Module, arguments: tuple[Any, ...]) -> None:
 
 
 class PeerConfig(FlowConfig):
-    """Options of a peer: those that have the same meaning in every library.
+    """Options of a peer: those that have the same meaning in every library."""
 
-    Attributes:
-        system: which of the library's flows.
-        layers: number of couplings or autoregressive layers.
-        hidden: widths of each conditioner's hidden layers, with ReLU (all the same width, where
-            a library knows only one).
-        bins: number of bins of a spline.
-        tail_bound: half width of the interval on which a spline acts.
-    """
+    system: System = Field(description="which of the library's flows")
+    layers: PositiveInt = Field(
+        default=8, description="number of couplings or autoregressive layers"
+    )
+    hidden: Widths = Field(
+        default=(64, 64),
+        description="widths of each conditioner's hidden layers, with ReLU; all the same width, "
+        "where a library knows only one",
+    )
+    bins: PositiveInt = Field(default=8, description="number of bins of a spline")
+    tail_bound: PositiveFloat = Field(
+        default=3.0, description="half width of the interval on which a spline acts"
+    )
 
-    system: System
-    layers: PositiveInt = 8
-    hidden: Widths = (64, 64)
-    bins: PositiveInt = 8
-    tail_bound: PositiveFloat = 3.0
+    @property
+    def traits(self) -> Traits:
+        return _TRAITS[self.system]
 
     def build(self, event_shape: Sequence[int], context_features: int = 0) -> Flow:
         if context_features:
@@ -201,3 +191,36 @@ class PeerConfig(FlowConfig):
                 f"{library} knows one width for all hidden layers, got {list(self.hidden)}"
             )
         return self.hidden[0]
+
+
+def entries(
+    config_class: type[PeerConfig],
+    library: str,
+    source: str,
+    remarks: Mapping[System, str] | None = None,
+) -> list[Entry]:
+    """The entries of a library: one for each system.
+
+    Args:
+        config_class: of the library.
+        library: its name.
+        source: what to cite.
+        remarks: what whoever reads a system's results must know.
+    """
+    summaries: dict[System, str] = {
+        "realnvp": "affine couplings",
+        "maf": "masked affine autoregressive layers",
+        "rqnsf-c": "spline couplings",
+        "rqnsf-ar": "autoregressive splines",
+    }
+    return [
+        Entry(
+            f"{library}/{system}",
+            config_class,
+            f"{summary} of the library {library}, as it is",
+            source,
+            {"system": system},
+            (remarks or {}).get(system, ""),
+        )
+        for system, summary in summaries.items()
+    ]

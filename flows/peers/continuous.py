@@ -21,13 +21,14 @@ from contextlib import contextmanager
 from typing import Literal, cast
 
 import torch
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from flows.base import InputError, Traits, VectorFlow, draw_normal
 from flows.config import FlowConfig, Widths
 from flows.continuous.dynamics import Activation, DenseDynamics, LayerKind
 from flows.continuous.errors import TooManyEvaluations
+from flows.continuous.options import continuous_traits
 from flows.continuous.trace import products
 from flows.meter import tick
 
@@ -39,28 +40,30 @@ class ContinuousPeerConfig(FlowConfig):
 
     What is not here is not the user's to choose: the solver is Dormand and Prince's of order 5
     (``dopri5``), the noise Gaussian with one probe, the gradient the library's own.
-
-    Attributes:
-        hidden: widths of the hidden layers of the dynamics.
-        layers: how the layers depend on time, see :mod:`flows.continuous.dynamics`.
-        activation: nonlinearity of the dynamics.
-        blocks: how many continuous transforms follow one another.
-        end_time: T, the length of each block's time.
-        trace: how the trace is computed in training and wherever nobody asks for it exactly.
-        atol: absolute tolerance.
-        rtol: relative tolerance.
-        max_evaluations: cap on evaluations of the dynamics in one forward solve.
     """
 
-    hidden: Widths = (64, 64, 64)
-    layers: LayerKind = "concatsquash"
-    activation: Activation = "tanh"
-    blocks: PositiveInt = 1
-    end_time: PositiveFloat = 1.0
-    trace: Literal["hutchinson", "exact"] = "hutchinson"
-    atol: PositiveFloat = 1e-5
-    rtol: PositiveFloat = 1e-5
-    max_evaluations: PositiveInt = 10_000
+    hidden: Widths = Field(
+        default=(64, 64, 64), description="widths of the hidden layers of the dynamics"
+    )
+    layers: LayerKind = Field(default="concatsquash", description="how the layers depend on time")
+    activation: Activation = Field(default="tanh", description="nonlinearity of the dynamics")
+    blocks: PositiveInt = Field(
+        default=1, description="how many continuous transforms follow one another"
+    )
+    end_time: PositiveFloat = Field(default=1.0, description="T, the length of each block's time")
+    trace: Literal["hutchinson", "exact"] = Field(
+        default="hutchinson",
+        description="how the trace is computed in training and wherever nobody asks for it exactly",
+    )
+    atol: PositiveFloat = Field(default=1e-5, description="absolute tolerance")
+    rtol: PositiveFloat = Field(default=1e-5, description="relative tolerance")
+    max_evaluations: PositiveInt = Field(
+        default=10_000, description="cap on evaluations of the dynamics in one forward solve"
+    )
+
+    @property
+    def traits(self) -> Traits:
+        return continuous_traits(self.trace)
 
     def build(self, event_shape: Sequence[int], context_features: int = 0) -> ContinuousPeerFlow:
         if context_features:
@@ -125,12 +128,7 @@ class ContinuousPeerFlow(VectorFlow):
     def __init__(self, event_shape: Sequence[int], config: ContinuousPeerConfig) -> None:
         super().__init__(event_shape)
         self.config = config
-        self.traits = Traits(
-            density="exact" if config.trace == "exact" else "estimated",
-            density_passes="solver",
-            sample_passes="solver",
-            jacobian="free-form",
-        )
+        self.traits = config.traits
         self.blocks = nn.ModuleList(
             CountedDynamics(
                 DenseDynamics(
@@ -176,22 +174,12 @@ class ContinuousPeerFlow(VectorFlow):
         return cast(CountedDynamics, self.blocks[index])
 
     def _encode_vector(
-        self,
-        x: Tensor,
-        context: Tensor | None,
-        *,
-        exact: bool,
-        generator: torch.Generator | None,
+        self, x: Tensor, context: Tensor | None, *, exact: bool, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         return self._through(x, range(len(self.blocks)), False, exact, generator)
 
     def _decode_vector(
-        self,
-        z: Tensor,
-        context: Tensor | None,
-        *,
-        exact: bool,
-        generator: torch.Generator | None,
+        self, z: Tensor, context: Tensor | None, *, exact: bool, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         return self._through(z, range(len(self.blocks))[::-1], True, exact, generator)
 

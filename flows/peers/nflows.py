@@ -1,6 +1,6 @@
 """Flows of the library nflows (Durkan, Bekasov, Murray and Papamakarios), as they are.
 
-Its known faults come along, and are the remarks of its entries in the catalog: affine couplings
+Its known faults come along, and are the remarks of its entries: affine couplings
 whose scales from data to latent lie within (0.001, 1.001), and affine autoregressive layers whose
 scales start at 0.7, so that fresh samples explode.
 """
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from flows.base import Flow
-from flows.peers.base import IgnoreContext, PeerConfig, PeerFlow, load
+from flows.peers.base import IgnoreContext, PeerConfig, PeerFlow, entries, load
 
-__all__ = ["NflowsConfig"]
+__all__ = ["ENTRIES", "NflowsConfig"]
 
 
 class _Nflows(PeerFlow):
@@ -80,4 +80,23 @@ class NflowsConfig(PeerConfig):
                         )
                     )
                 layers.append(transforms.ReversePermutation(dimension))
-        return _Nflows(event_shape, self.system, self.layers, transforms.CompositeTransform(layers))
+        return _Nflows(event_shape, self.layers, transforms.CompositeTransform(layers), self.traits)
+
+
+ENTRIES = entries(
+    NflowsConfig,
+    "nflows",
+    "Durkan, Bekasov, Murray and Papamakarios 2020, doi:10.5281/zenodo.4296287",
+    {
+        "realnvp": (
+            "Each coupling of nflows scales by sigmoid(s + 2) + 0.001, at most 1.001, from data "
+            "to latent, so that no density rises above the base's mode: the NLL of eight layers "
+            "is at least 0.91 nats a dimension, whatever the data."
+        ),
+        "maf": (
+            "Each autoregressive layer of nflows starts with scales near log 2 from data to "
+            "latent, not 1, so that an untrained flow of eight layers contracts data about "
+            "twentyfold and its samples reach hundreds and more."
+        ),
+    },
+)

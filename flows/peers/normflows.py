@@ -5,7 +5,7 @@ its ``NormalizingFlow.log_prob`` and ``forward_kld`` do. Its masked affine layer
 calls MAF, has its one-pass direction from latent to data. As its authors train it on data (their
 notebook ``conditional_flow``) a density then takes D passes a layer and a sample one, which is what
 others call IAF. Turned round, its scale, within (0.001, 1.001), could not expand the data: see the
-remark of its entry in the catalog.
+remark of its entry.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flows.base import Flow
-from flows.discrete.iaf import IAF_TRAITS
-from flows.peers.base import IgnoreContext, PeerConfig, PeerFlow, load
+from flows.base import Flow, Traits
+from flows.discrete.layers.autoregressive import INVERSE_AUTOREGRESSIVE_TRAITS
+from flows.peers.base import IgnoreContext, PeerConfig, PeerFlow, entries, load
 
-__all__ = ["NormflowsConfig"]
+__all__ = ["ENTRIES", "NormflowsConfig"]
 
 
 class _Normflows(PeerFlow):
@@ -49,6 +49,10 @@ class NormflowsConfig(PeerConfig):
     Halves are swapped and the last layers of affine couplings' conditioners start at zero (as in
     its RealNVP example); for splines, masks alternate.
     """
+
+    @property
+    def traits(self) -> Traits:
+        return INVERSE_AUTOREGRESSIVE_TRAITS if self.system == "maf" else super().traits
 
     def _build(self, event_shape: Sequence[int], dimension: int) -> Flow:
         normflows = load("normflows")
@@ -101,8 +105,7 @@ class NormflowsConfig(PeerConfig):
                         )
                     )
                 layers.append(_Reverse())
-        traits = IAF_TRAITS if self.system == "maf" else None
-        return _Normflows(event_shape, self.system, self.layers, nn.ModuleList(layers), traits)
+        return _Normflows(event_shape, self.layers, nn.ModuleList(layers), self.traits)
 
 
 class _Turned(nn.Module):
@@ -134,3 +137,17 @@ class _Reverse(nn.Module):
         """The same as :meth:`forward`."""
         result: tuple[Tensor, Tensor] = self(value)
         return result
+
+
+ENTRIES = entries(
+    NormflowsConfig,
+    "normflows",
+    "Stimper et al. 2023, doi:10.21105/joss.05361",
+    {
+        "maf": (
+            "The masked affine layer of normflows has its one pass from latent to data and scales "
+            "by at most 1.001 there, so that a density, as its authors train it, takes D passes a "
+            "layer (an IAF by other names), and cannot contract the data."
+        ),
+    },
+)

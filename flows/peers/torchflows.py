@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from flows.base import Flow
-from flows.peers.base import PeerConfig, PeerFlow, load
+from flows.peers.base import PeerConfig, PeerFlow, entries, load
 
-__all__ = ["TorchflowsConfig"]
+__all__ = ["ENTRIES", "TorchflowsConfig"]
 
 
 class _Torchflows(PeerFlow):
@@ -64,4 +64,11 @@ class TorchflowsConfig(PeerConfig):
         if self.system in ("rqnsf-c", "rqnsf-ar"):
             more["transformer_kwargs"] = {"n_bins": self.bins, "boundary": self.tail_bound}
         peer = make((dimension,), n_layers=self.layers, conditioner_kwargs=conditioner, **more)
-        return _Torchflows(event_shape, self.system, self.layers, peer)
+        return _Torchflows(event_shape, self.layers, peer, self.traits)
+
+
+ENTRIES = entries(
+    TorchflowsConfig,
+    "torchflows",
+    "Nabergoj, github.com/davidnabergoj/torchflows",
+)

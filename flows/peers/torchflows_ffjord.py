@@ -24,25 +24,26 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from flows.base import draw_normal
+from flows.config import Entry
 from flows.continuous.errors import StepUnderflow
 from flows.continuous.trace import products, unit_vectors
 from flows.peers.base import load
 from flows.peers.continuous import ContinuousPeerConfig, ContinuousPeerFlow
 
-__all__ = ["TorchflowsFFJORDConfig"]
+__all__ = ["ENTRIES", "TorchflowsFFJORDConfig"]
 
 
 class TorchflowsFFJORDConfig(ContinuousPeerConfig):
-    """Continuous flow of torchflows; see :class:`flows.peers.continuous.ContinuousPeerConfig`.
+    """Continuous flow of torchflows; see :class:`flows.peers.continuous.ContinuousPeerConfig`."""
 
-    Attributes:
-        trace_gradient: whether the log-determinant has a gradient, which it lacks in the library.
-    """
-
-    trace_gradient: bool = False
+    trace_gradient: bool = Field(
+        default=False,
+        description="whether the log-determinant has a gradient, which the library lacks",
+    )
 
     def _build(self, event_shape: Sequence[int]) -> ContinuousPeerFlow:
         return _TorchflowsFFJORD(event_shape, self)
@@ -136,3 +137,18 @@ class _DifferentiableTrace(nn.Module):
             lambda z: self.dynamics(t, z), state[0], self._reusable_noise
         )
         return velocity, estimates.mean(0)
+
+
+ENTRIES = [
+    Entry(
+        "torchflows/ffjord",
+        TorchflowsFFJORDConfig,
+        "continuous flow with the solver, trace and gradient of the library torchflows, "
+        "whose log-determinant has no gradient unless mended, and our network",
+        "Nabergoj, github.com/davidnabergoj/torchflows; its FFJORD",
+        remark=(
+            "The log-determinant of torchflows' continuous flow has no gradient unless "
+            "trace_gradient is set, so that its training does not maximise the likelihood."
+        ),
+    )
+]

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from flows.base import Flow
-from flows.peers.base import PeerConfig, PeerFlow, load
+from flows.peers.base import PeerConfig, PeerFlow, entries, load
 
-__all__ = ["ZukoConfig", "load_zuko"]
+__all__ = ["ENTRIES", "ZukoConfig", "load_zuko"]
 
 
 def load_zuko() -> Any:
@@ -78,4 +78,11 @@ class ZukoConfig(PeerConfig):
                 peer = zuko.flows.MAF(**shared)
             case "rqnsf-ar":
                 peer = zuko.flows.MAF(**shared, **splines)
-        return _Zuko(event_shape, self.system, self.layers, peer)
+        return _Zuko(event_shape, self.layers, peer, self.traits)
+
+
+ENTRIES = entries(
+    ZukoConfig,
+    "zuko",
+    "Rozet et al. 2022, doi:10.5281/zenodo.7625672",
+)

@@ -17,17 +17,18 @@ sines and cosines; here the network is ours, see :mod:`flows.peers.continuous`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from flows.base import global_noise_from
+from flows.config import Entry
 from flows.peers.continuous import ContinuousPeerConfig, ContinuousPeerFlow
 from flows.peers.zuko import load_zuko
 
-__all__ = ["ZukoFFJORDConfig"]
+__all__ = ["ENTRIES", "ZukoFFJORDConfig"]
 
 
 class ZukoFFJORDConfig(ContinuousPeerConfig):
@@ -63,7 +64,7 @@ class _ZukoFFJORD(ContinuousPeerFlow):
     ) -> tuple[Tensor, Tensor]:
         transform = self._transform(index, exact)
         transform = transform.inv if backward else transform
-        with _global_noise_from(None if exact else generator, z.device):
+        with global_noise_from(None if exact else generator, z.device):
             result: tuple[Tensor, Tensor] = transform.call_and_ladj(z)
         return result
 
@@ -72,20 +73,11 @@ class _ZukoFFJORD(ContinuousPeerFlow):
         return x
 
 
-@contextmanager
-def _global_noise_from(generator: torch.Generator | None, device: torch.device) -> Iterator[None]:
-    """Have torch's global generator draw what a given one determines, and put it back after.
-
-    The library draws its noise from the global one and lets nobody hand it in.
-    """
-    if generator is None:
-        yield
-        return
-    seed = int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        else:
-            torch.default_generator.manual_seed(seed)
-        yield
+ENTRIES = [
+    Entry(
+        "zuko/ffjord",
+        ZukoFFJORDConfig,
+        "continuous flow with the solver, trace and gradient of the library zuko, and our network",
+        "Rozet et al. 2022, doi:10.5281/zenodo.7625672; its CNF",
+    )
+]

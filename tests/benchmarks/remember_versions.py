@@ -6,7 +6,8 @@ writes ``versions.json``: for each version its number and a hash of the code beh
 ``test_versions.py`` compares with what is there. The code behind a system or a family of measures
 is its module and what that imports of this project, straight or through others, up to what has a
 version of its own, enters the cells' keys itself or is checked by the data's hashes. Comments,
-layout, docstrings, descriptions of columns and the versions themselves count for nothing.
+layout, docstrings, descriptions of columns and options and the versions themselves count for
+nothing.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ COMMON_CODE = {
 }
 # Catalogs, and what a cell is: all of that stands in the keys.
 IN_THE_KEYS = (
-    "flows.catalog",
+    "flows.registry",
     "datasets.registry",
     "benchmarks.cell",
     "benchmarks.matrix",
     "benchmarks.versions",
 )
-# Assignments that say something about code and do nothing.
-WORDS = {"__all__", "COLUMNS", "VERSION", "version"}
+# Assignments that say something about code and do nothing, or whose options stand in the keys.
+WORDS = {"__all__", "COLUMNS", "ENTRIES", "VERSION", "version"}
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,9 @@ def items() -> dict[str, Item]:
 
     found = {name: Item(COMMON[name], modules) for name, modules in COMMON_CODE.items()}
     for entry in flows.ENTRIES.values():
-        module, _, config = entry.where.partition(":")
-        version = entry.config_class.version
-        found[f"system {config.removesuffix('Config')}"] = Item(version, closure(module))
+        config = entry.config_class
+        name = f"system {config.__name__.removesuffix('Config')}"
+        found[name] = Item(config.version, closure(config.__module__))
     for name in measures.FAMILIES:
         version = measures.family(name).VERSION
         found[f"measure {name}"] = Item(version, closure(f"benchmarks.measures.{name}"))
@@ -144,7 +145,9 @@ def _canonical(value: object) -> Iterator[str]:
 
 
 def _says_something(node: ast.AST) -> bool:
-    """Whether a node is more than words: no docstring, and none of :data:`WORDS`."""
+    """Whether a node is more than words: no docstring or description, and none of :data:`WORDS`."""
+    if isinstance(node, ast.keyword):
+        return node.arg != "description"
     if isinstance(node, ast.Expr):
         constant = node.value
         return not (isinstance(constant, ast.Constant) and isinstance(constant.value, str))

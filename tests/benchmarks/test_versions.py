@@ -42,8 +42,8 @@ def test_every_common_version_has_code() -> None:
 @pytest.mark.parametrize(
     ("item", "module"),
     [
-        ("system RealNVP", "flows.discrete.coupling"),
-        ("system MAF", "flows.discrete.made"),
+        ("system RealNVP", "flows.discrete.layers.coupling"),
+        ("system MAF", "flows.discrete.layers.autoregressive"),
         ("system FFJORD", "flows.continuous.runge_kutta"),
         ("system Nflows", "flows.peers.base"),
         ("measure ratio", "benchmarks.measures.time"),
@@ -107,10 +107,10 @@ def test_a_raised_version_changes_the_keys_of_those_it_concerns(
         raise_time(patch)
         assert changed() == [True, False, True]
     with monkeypatch.context() as patch:
-        patch.setattr(RealNVPConfig, "version", 2)
+        patch.setattr(RealNVPConfig, "version", RealNVPConfig.version + 1)
         assert changed() == [True, True, True]
     with monkeypatch.context() as patch:
-        patch.setattr(MAFConfig, "version", 2)
+        patch.setattr(MAFConfig, "version", MAFConfig.version + 1)
         assert changed() == [False, False, True]
     with monkeypatch.context() as patch:
         patch.setitem(versions.COMMON, "training rule", 2)

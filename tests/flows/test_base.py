@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import threading
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 
 import flows
-from flows import Flow, InputError, Meter, StandardNormal, UnknownFlow, VectorFlow
-from flows.base import draw_normal
-from flows.catalog import ENTRIES, configure, entry
+from flows import Flow, InputError, Meter, StandardNormal, VectorFlow
+from flows.base import draw_normal, global_noise_from
 from flows.meter import tick
+from flows.registry import ENTRIES, configure, entry
 
 
 @pytest.mark.parametrize("event_shape", [(1,), (5,), (3, 4, 4)])
@@ -93,9 +95,69 @@ def test_empty_events_are_refused(event_shape: tuple[int, ...]) -> None:
     assert Plain((2,)).log_prob(torch.zeros(1, 2)).item() == pytest.approx(-math.log(2 * math.pi))
 
 
-def test_unknown_names_are_answered_with_the_nearest() -> None:
-    with pytest.raises(UnknownFlow, match="no flow is called 'realnpv'; did you mean 'realnvp'"):
-        entry("realnpv")
+@pytest.mark.parametrize(
+    "given", [np.zeros((3, 2), np.float32), [[0.0, 0.0]]], ids=["array", "list"]
+)
+def test_what_is_no_tensor_is_answered_with_what_to_do(given: Any) -> None:
+    flow = flows.build("realnvp", (2,))
+    kind = type(given).__name__
+    for call, name in (
+        (flow.log_prob, "x"),
+        (flow.loss, "x"),
+        (flow.encode, "x"),
+        (flow.decode, "z"),
+        (flow.initialize, "batch"),
+    ):
+        message = (
+            f"{name} is a {kind}, not a tensor: .*torch.as_tensor\\({name}, dtype=torch.float32"
+        )
+        with pytest.raises(InputError, match=message):
+            call(given)
+    conditional = flows.build("realnvp", (2,), context_features=2)
+    for call in (
+        lambda: conditional.sample(3, given),
+        lambda: conditional.log_prob(torch.zeros(3, 2), given),
+    ):
+        with pytest.raises(InputError, match=rf"context is a {kind}, .*torch.as_tensor\(context"):
+            call()
+
+
+@pytest.mark.parametrize("name", ["realnvp", "planar", "iaf"])
+def test_samples_carry_a_graph_only_where_asked(name: str) -> None:
+    torch.manual_seed(0)
+    flow = flows.build(name, (2,))
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    one = flow.sample(4, generator=torch.Generator().manual_seed(1))
+    other = flow.rsample(4, generator=torch.Generator().manual_seed(1))
+    assert not one.requires_grad
+    torch.testing.assert_close(one, other.detach())
+    other.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in flow.parameters())
+
+
+def test_a_flow_is_shown_in_a_line() -> None:
+    flow = flows.build("maf", (4,), layers=1, hidden=(8,))
+    # A conditioner 4-8-8 with its biases.
+    assert repr(flow) == "<flow maf: event shape (4,), 112 parameters, torch.float32 on cpu>"
+    # One that no entry was built from goes by its class.
+    assert repr(flows.configure("planar").build((2,))).startswith("<flow LowRankFlow: ")
+
+
+@pytest.mark.parametrize("kind", ["global", "other"])
+def test_a_generator_stands_in_for_the_global_one(kind: str) -> None:
+    torch.manual_seed(0)
+    source = torch.default_generator if kind == "global" else torch.Generator().manual_seed(0)
+    before = torch.get_rng_state()
+    with global_noise_from(source, torch.device("cpu")):
+        drawn = torch.rand(3)
+    assert torch.equal(drawn, torch.rand(3, generator=torch.Generator().manual_seed(0)))
+    # It moves on, by what was drawn.
+    assert torch.equal(torch.get_rng_state(), before) == (kind == "other")
+    after = torch.Generator().manual_seed(0)
+    torch.rand(3, generator=after)
+    assert torch.equal(source.get_state(), after.get_state())
 
 
 @pytest.mark.parametrize("options", [{"layer": 3}, {"layers": "3"}, {"layers": 0}, {"hidden": [0]}])

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import flows
-from flows.catalog import ENTRIES
 from flows.continuous.image import ImageFFJORD
+from flows.registry import ENTRIES
 
 SHAPES: dict[str, tuple[int, ...]] = {
     "toy": (2,),

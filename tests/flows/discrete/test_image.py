@@ -10,16 +10,13 @@ from torch import Tensor
 
 import flows
 from flows.base import InputError
-from flows.discrete.elementwise import Affine
-from flows.discrete.image import (
-    ChannelLinear,
-    ChannelNorm,
-    CheckerboardCoupling,
-    LearnedPrior,
-    ResidualConvolutions,
-    Squeeze,
-)
-from flows.discrete.transforms import ActNorm
+from flows.discrete.layers.convolutions import ResidualConvolutions
+from flows.discrete.layers.coupling import CheckerboardCoupling
+from flows.discrete.layers.elementwise import Affine
+from flows.discrete.layers.linear import ChannelLinear
+from flows.discrete.layers.multiscale import LearnedPrior
+from flows.discrete.layers.norm import ActNorm, ChannelNorm
+from flows.discrete.layers.squeeze import Squeeze
 
 SYSTEMS = ["glow-image", "realnvp-image"]
 SMALL = {"channels": 8}

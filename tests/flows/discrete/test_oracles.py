@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import flows
-from flows.discrete.coupling import Couplings
-from flows.discrete.elementwise import Elementwise
-from flows.discrete.made import MADE, Autoregressive, MaskedLinear
-from flows.discrete.spline import RationalQuadratic
+from flows.discrete.layers.autoregressive import MADE, Autoregressive, MaskedLinear
+from flows.discrete.layers.coupling import Couplings
+from flows.discrete.layers.elementwise import Elementwise
+from flows.discrete.layers.spline import RationalQuadratic
 from flows.networks import MLP
 
 DTYPES = [(torch.float32, 1e-5), (torch.float64, 1e-10)]
@@ -73,7 +73,7 @@ def test_realnvp_is_nflows(dimension: int, dtype: torch.dtype, tolerance: float)
     x = draws(20, dimension, dtype=dtype)
     expected_z, expected = x, torch.zeros(20, dtype=dtype)
     couplings = next(module for module in ours.modules() if isinstance(module, Couplings))
-    for layer, coupling in enumerate(couplings.couplings):
+    for layer, coupling in enumerate(couplings.networks):
         mask = torch.where((torch.arange(dimension) + layer) % 2 == 0, -1.0, 1.0)
         theirs = Mended(
             mask, lambda i, o: IgnoreContext(nets.MLP([i], [o], list(HIDDEN)), HIDDEN[-1])
@@ -111,13 +111,13 @@ def test_couplings_are_zukos(dimension: int, dtype: torch.dtype, tolerance: floa
     peer.to(dtype)
     ours = Couplings(
         dimension,
-        0,
         layers,
         lambda inputs, outputs: MLP(inputs, HIDDEN, outputs, "relu"),
         SoftClipped(),
+        interleaved=True,
     ).to(dtype)
     theirs: Any = peer.peer
-    for coupling, transform in zip(ours.couplings, theirs.transform.transforms, strict=True):
+    for coupling, transform in zip(ours.networks, theirs.transform.transforms, strict=True):
         copy_layers(transform, coupling)
         last = layers_of(coupling)[-1]
         with torch.no_grad():

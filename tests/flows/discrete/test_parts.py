@@ -13,18 +13,15 @@ from torch import Tensor
 
 import flows
 from flows.base import InputError
-from flows.catalog import ENTRIES
-from flows.discrete.bases import MixtureMADE, StandardLogistic
-from flows.discrete.elementwise import Affine
-from flows.discrete.made import MADE, Autoregressive
-from flows.discrete.spline import RationalQuadratic
-from flows.discrete.transforms import (
-    ActNorm,
-    BatchNorm,
-    LULinear,
-    MinMaxScale,
-    apply_in_chunks,
-)
+from flows.discrete.layers import transform
+from flows.discrete.layers.autoregressive import MADE, Autoregressive, Inverse
+from flows.discrete.layers.bases import MixtureMADE, StandardLogistic
+from flows.discrete.layers.coupling import Couplings
+from flows.discrete.layers.elementwise import LOG_SCALE_BOUND, Affine
+from flows.discrete.layers.linear import LULinear
+from flows.discrete.layers.norm import ActNorm, BatchNorm, MinMaxScale
+from flows.discrete.layers.spline import RationalQuadratic
+from flows.registry import ENTRIES
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -106,15 +103,28 @@ def test_flows_without_batch_norm_keep_no_statistics() -> None:
         flow.refresh_statistics(torch.zeros(5, 4))
 
 
-def test_chunks_are_put_together_in_order() -> None:
-    x, context = normal(3, 25), normal(2, 25, seed=1)
+@pytest.mark.parametrize("shape", [(3, 25), (25, 3, 2, 2)], ids=["columns", "images"])
+def test_chunks_are_put_together_in_order(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transform, "_CHUNK", {2: 10, 4: 10})
+    x = normal(*shape)
+    batch = 1 if x.ndim == 2 else 0
+    context = normal(*((2, 25) if x.ndim == 2 else (25, 2)), seed=1)
 
     def function(part: Tensor, given: Tensor | None) -> Tensor:
         assert given is not None
-        assert part.shape[1] <= 10
-        return part + given[0]
+        assert part.shape[batch] == given.shape[batch] <= 10
+        first = given.select(1 - batch, 0)
+        return part * (first if part.ndim == 2 else first[:, None, None, None])
 
-    torch.testing.assert_close(apply_in_chunks(function, x, context, 10), x + context[0])
+    chunked = transform.in_chunks(function, x, context)
+    expected = (
+        torch.cat([function(x[:, k : k + 1], context[:, k : k + 1]) for k in range(25)], 1)
+        if x.ndim == 2
+        else torch.cat([function(x[k : k + 1], context[k : k + 1]) for k in range(25)])
+    )
+    torch.testing.assert_close(chunked, expected)
 
 
 @pytest.mark.parametrize("bound", [0.5, 5.0])
@@ -128,6 +138,45 @@ def test_affine_expands_and_contracts_up_to_its_bound(bound: float, shift_first:
     torch.testing.assert_close(log_scale, truth)
     assert log_scale[0] == -bound
     assert log_scale[-1] == bound
+
+
+@pytest.mark.parametrize(
+    ("name", "few"),
+    [("maf", "layers"), ("iaf", "layers"), ("realnvp", "layers"), ("glow", "steps")],
+)
+def test_log_scales_are_bounded_whatever_a_conditioner_says(name: str, few: str) -> None:
+    """Where a network extrapolates a layer stays invertible, and expands by e at most."""
+    torch.manual_seed(0)
+    flow = flows.build(name, (4,), **{few: 2}).double().eval()
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    changes = []
+    for layer in flow.get_submodule("transforms").children():
+        if isinstance(layer, Autoregressive | Inverse | Couplings):
+            x = 100 * normal(4, 500)
+            with torch.no_grad():
+                z, change = layer(x, None)
+                back, there = layer.inverse(z, None)
+            torch.testing.assert_close(back, x, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(there, -change)
+            # Of four features; a coupling has two, of which there are two in one layer or one.
+            features = 2 * len(layer.networks) if isinstance(layer, Couplings) else 4
+            assert change.abs().max() <= features * LOG_SCALE_BOUND + 1e-9
+            changes.append(change.abs().max() / features)
+    # The bound is all but reached, or the test says nothing.
+    assert max(changes) > 0.75 * LOG_SCALE_BOUND
+
+
+@pytest.mark.parametrize(
+    "name", ["made", "maf-5", "maf-10", "maf-mog-5", "realnvp-5", "realnvp-10"]
+)
+def test_settings_of_the_papers_have_next_to_no_bound(name: str) -> None:
+    assert flows.configure(name).model_dump()["log_scale_bound"] == 5.0
+    assert (
+        flows.configure(name.split("-")[0].replace("made", "maf")).model_dump()["log_scale_bound"]
+        == LOG_SCALE_BOUND
+    )
 
 
 @pytest.mark.parametrize("shift_first", [False, True])
@@ -411,6 +460,64 @@ def test_residual_conditioners_with_linear_maps_invert(name: str) -> None:
     torch.testing.assert_close(there, -change, atol=1e-8, rtol=0)
 
 
+@pytest.fixture(params=["rqnsf-c", "rqnsf-ar"])
+def dropping(request: pytest.FixtureRequest) -> flows.Flow:
+    """A flow in training whose units are dropped, and make a difference."""
+    torch.manual_seed(0)
+    flow = flows.build(
+        request.param, (4,), layers=2, hidden=(16,), residual_blocks=1, dropout=0.3, tail_bound=3.0
+    )
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    return flow.train()
+
+
+def test_dropout_draws_from_the_generator_handed_in(dropping: flows.Flow) -> None:
+    x = normal(30, 4).float()
+    source = torch.Generator().manual_seed(3)
+    start = source.get_state()
+    for call in (dropping.loss, dropping.log_prob, dropping.encode, dropping.decode):
+        source.set_state(start)
+        before = torch.get_rng_state()
+        first = call(x, generator=source)
+        # torch's own generator stays where it was, and the one handed in moves on.
+        assert torch.equal(torch.get_rng_state(), before)
+        other = call(x, generator=source)
+        again = call(x, generator=torch.Generator().manual_seed(3))
+        if isinstance(first, tuple):
+            first, other, again = first[0], other[0], again[0]
+        assert torch.equal(first, again)
+        assert not torch.equal(first, other)
+    samples = [dropping.sample(5, generator=torch.Generator().manual_seed(3)) for _ in range(2)]
+    assert torch.equal(*samples)
+
+
+def test_dropout_without_a_generator_draws_from_torchs_own(dropping: flows.Flow) -> None:
+    x = normal(30, 4).float()
+    torch.manual_seed(1)
+    first, other = dropping.loss(x), dropping.loss(x)
+    torch.manual_seed(1)
+    assert torch.equal(dropping.loss(x), first)
+    assert not torch.equal(first, other)
+
+
+def test_initialisation_drops_nothing(dropping: flows.Flow) -> None:
+    before = torch.get_rng_state()
+    dropping.initialize(normal(30, 4).float())
+    assert torch.equal(torch.get_rng_state(), before)
+    assert dropping.training
+
+
+@pytest.mark.slow
+def test_a_compiled_loss_drops_by_the_generator_handed_in(dropping: flows.Flow) -> None:
+    torch._dynamo.reset()
+    loss, x = dropping.compiled_loss(), normal(30, 4).float()
+    losses = [loss(x, generator=torch.Generator().manual_seed(seed)) for seed in (3, 3, 4)]
+    assert torch.equal(losses[0], losses[1])
+    assert not torch.equal(losses[0], losses[2])
+
+
 # -- bases ----------------------------------------------------------------------------------------
 
 
@@ -429,7 +536,7 @@ def test_mixture_base_is_a_mixture() -> None:
     torch.manual_seed(0)
     components = 4
     network = MADE(1, 0, (8,), MixtureMADE.parameter_count(components), "relu")
-    base = MixtureMADE(network, (1,), components, 5.0).double()
+    base = MixtureMADE(network, (1,), components).double()
     with torch.no_grad():
         for parameter in base.parameters():
             parameter += 0.5 * torch.randn_like(parameter)

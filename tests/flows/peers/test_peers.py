@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import flows
 from flows import Flow, InputError, Meter
-from flows.catalog import ENTRIES
 from flows.peers.base import MissingLibrary, PeerConfig
+from flows.registry import ENTRIES
 
 PEERS = [
     name

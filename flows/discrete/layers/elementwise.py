@@ -14,7 +14,37 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Additive", "Affine", "Elementwise"]
+__all__ = ["LOG_SCALE_BOUND", "Additive", "Affine", "Elementwise"]
+
+
+LOG_SCALE_BOUND = 1.0
+"""The largest absolute log-scale of a layer on vectors, in nats, where nothing else is said.
+
+A conditioner extrapolates where data are rare. If its log-scale may grow as it likes, one row in
+ten thousand is expanded by so much that it outweighs all others in the mean, and some seeds never
+learn. Others bound the scale by a sigmoid (nflows), or the log-scale by log 1000 = 6.9 (zuko) or
+1.9 (invertible networks, Ardizzone et al. 2019, arXiv:1907.02392). Measured here, mean test NLL in
+nats of each seed, steps of 256 rows:
+
+================================= ======================= ======================= =================
+system, data, steps, rate         bound 5                 bound 2                 bound 1
+================================= ======================= ======================= =================
+MAF, POWER 20,000 rows, 4000 3e-3 4.31, 0.69, 0.28, 0.41  0.45, 0.76, 0.51, 0.30  0.30, 0.31, 0.26,
+                                                                                  0.26
+MAF, the same, 2000, 1e-3         0.62, 0.69, 0.79, 1.25  0.61, 0.74, 0.66, 0.69  0.69, 0.80, 0.72,
+                                                                                  0.70
+IAF, the same, 3000, 1e-2         0.80, 0.64, 0.77, 1.35  0.28, 0.37, 0.27, 0.39  0.30, 0.30, 0.30,
+                                                                                  0.26
+RealNVP, the same, 3000, 1e-2     2.43, 2.26, 7.30, 0.78  0.29, 0.62, 0.60, 0.25  0.16, 0.40, 0.20,
+                                                                                  0.23
+Glow, the same, 3000, 1e-2        0.77, 0.34, 2.24, 2.20  0.29, 0.28, 0.27, 0.29  0.28, 0.25, 0.23,
+                                                                                  0.30
+Glow, keggundirected, 2000, 3e-3  7.2, 7.8, 23.8          2.2, -1.2, -0.1         -1.9, -1.9, -1.8
+================================= ======================= ======================= =================
+
+Layers in a chain add up: five of 1 nat reach a conditional deviation of e^-5 of the data's. Few
+layers on narrow data need a wider bound. Flows of images and mixtures' components have 5.
+"""
 
 
 class Elementwise(abc.ABC):
@@ -93,7 +123,7 @@ class Affine(Elementwise):
         log_scale = torch.sigmoid(raw * (4 / double)) * double - self.bound
         return shift, log_scale, torch.exp2(log_scale * math.log2(math.e))
 
-    def encode(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor | None]:
+    def encode(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         if (
             torch.is_grad_enabled()
             and not torch.compiler.is_compiling()
@@ -110,7 +140,7 @@ class Affine(Elementwise):
         z = (x + shift) * scale if self.shift_first else torch.addcmul(shift, x, scale)
         return z, log_scale, scale
 
-    def decode(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor | None]:
+    def decode(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         shift, log_scale, scale = self._parts(parameters)
         if self.shift_first:
             return z / scale - shift, -log_scale

@@ -18,13 +18,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flows.base import InputError
+from flows.base import InputError, Traits
 from flows.dense import Activation, activation, dense, dense_stack, pure_activation
-from flows.discrete.elementwise import Elementwise
-from flows.discrete.transforms import Transform
+from flows.discrete.layers.elementwise import Elementwise
+from flows.discrete.layers.transform import Transform
 from flows.meter import tick
 
-__all__ = ["MADE", "Autoregressive", "Inverse"]
+__all__ = [
+    "AUTOREGRESSIVE_TRAITS",
+    "INVERSE_AUTOREGRESSIVE_TRAITS",
+    "MADE",
+    "Autoregressive",
+    "Inverse",
+]
+
+AUTOREGRESSIVE_TRAITS = Traits(
+    density="exact",
+    density_passes="1",
+    sample_passes="D",
+    jacobian="triangular",
+)
+INVERSE_AUTOREGRESSIVE_TRAITS = Traits(
+    density="exact",
+    density_passes="D",
+    sample_passes="1",
+    jacobian="triangular",
+)
 
 
 class MaskedLinear(nn.Linear):

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from flows.base import Base, draw_normal
-from flows.discrete.made import MADE
-from flows.discrete.transforms import columns
+from flows.discrete.layers.autoregressive import MADE
+from flows.discrete.layers.transform import columns
 
 __all__ = ["MixtureMADE", "StandardLogistic"]
 
@@ -54,20 +54,17 @@ class MixtureMADE(Base):
         made: the conditioner, with :meth:`parameter_count` parameters a feature.
         event_shape: shape of one event, which is flattened.
         components: number of components.
+
+    Attributes:
         log_scale_bound: largest absolute log-scale of a component.
     """
 
-    def __init__(
-        self,
-        made: MADE,
-        event_shape: Sequence[int],
-        components: int,
-        log_scale_bound: float,
-    ) -> None:
+    log_scale_bound = 5.0
+
+    def __init__(self, made: MADE, event_shape: Sequence[int], components: int) -> None:
         super().__init__(event_shape)
         self.made = made
         self.components = components
-        self.log_scale_bound = log_scale_bound
         levels = (torch.arange(components, dtype=torch.float64) + 0.5) / components
         centres = torch.special.ndtri(levels)
         spread = centres.square().mean()

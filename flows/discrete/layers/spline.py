@@ -4,7 +4,7 @@ Neural Spline Flows (Durkan, Bekasov, Murray and Papamakarios 2019, arXiv:1906.0
 3.1, after Gregory and Delbourgo (1982). Inside [-B, B] a number is mapped by K bins whose
 widths, heights and inner derivatives are parameters; outside it stays what it is.
 
-The parameters lie ahead of the features in memory (see :mod:`flows.discrete.elementwise`), so
+The parameters lie ahead of the features in memory (:mod:`flows.discrete.layers.elementwise`), so
 that every step over the bins runs along whole rows; nothing depends on values, so that the whole
 compiles as one graph and never waits for a device.
 """
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from flows.base import InputError
-from flows.discrete.elementwise import Elementwise
+from flows.discrete.layers.elementwise import Elementwise
 
 __all__ = ["RationalQuadratic"]
 

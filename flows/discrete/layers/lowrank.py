@@ -13,7 +13,15 @@ from torch.nn import functional
 from flows.base import NotInvertible, Traits, VectorFlow
 from flows.meter import tick
 
-__all__ = ["LowRankFlow", "LowRankLayer", "positive"]
+__all__ = ["LOW_RANK_TRAITS", "LowRankFlow", "LowRankLayer", "positive"]
+
+LOW_RANK_TRAITS = Traits(
+    density="exact",
+    density_passes="none",
+    sample_passes="1",
+    jacobian="low-rank",
+    trains_on_data=False,
+)
 
 # What makes softplus(0 + offset) = 1.
 _OFFSET = math.log(math.expm1(1.0))
@@ -65,13 +73,7 @@ class LowRankFlow(VectorFlow):
         name: of the system, for messages.
     """
 
-    traits = Traits(
-        density="exact",
-        density_passes="none",
-        sample_passes="1",
-        jacobian="low-rank",
-        trains_on_data=False,
-    )
+    traits = LOW_RANK_TRAITS
 
     def __init__(
         self,
@@ -86,12 +88,7 @@ class LowRankFlow(VectorFlow):
         self.name = name
 
     def _encode_vector(
-        self,
-        x: Tensor,
-        context: Tensor | None,
-        *,
-        exact: bool,
-        generator: torch.Generator | None,
+        self, x: Tensor, context: Tensor | None, *, exact: bool, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         raise NotInvertible(
             f"a {self.name} flow has no inverse in closed form: it gives samples and the density "
@@ -100,12 +97,7 @@ class LowRankFlow(VectorFlow):
         )
 
     def _decode_vector(
-        self,
-        z: Tensor,
-        context: Tensor | None,
-        *,
-        exact: bool,
-        generator: torch.Generator | None,
+        self, z: Tensor, context: Tensor | None, *, exact: bool, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         log_abs_det = z.new_zeros(len(z))
         for layer in self.layers:

@@ -1,0 +1,1 @@
+"""What discrete systems share: invertible layers, conditioners, and the flows made of them."""
