@@ -26,8 +26,9 @@ What a flow must also keep, and ``tests/flows/test_contract.py`` checks for ever
 * It works in float32 and float64, on any device, through ``state_dict``, ``deepcopy``, pickle and
   ``torch.func.functional_call``.
 * Nothing depends on data except through :meth:`Flow.initialize`, which is called once, before
-  training; no forward pass changes the flow's state behind the user's back. (Batch norm in
-  training mode keeps statistics, as its paper defines it, and is the one exception.)
+  training; no forward pass changes the flow's state behind the user's back. There are two
+  exceptions, both in training mode: batch norm keeps statistics, as its paper defines it, and a
+  continuous flow keeps the step size that fitted its last solve, unless ``remember_step`` is off.
 * Randomness is explicit: what is drawn is drawn from the generator handed in.
 * Each evaluation of a network is reported to :func:`flows.meter.tick`.
 * No rows give no rows, in every direction that the flow has, and evaluate nothing.
@@ -36,8 +37,9 @@ What a flow must also keep, and ``tests/flows/test_contract.py`` checks for ever
 from __future__ import annotations
 
 import abc
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -118,6 +120,37 @@ def draw_normal(
         tuple(shape), dtype=like.dtype, device=generator.device, generator=generator
     )
     return noise.to(like.device)
+
+
+@contextlib.contextmanager
+def _drawing_from(generator: torch.Generator | None, device: torch.device) -> Iterator[None]:
+    """Have torch's global generator of a device draw what a given one determines.
+
+    The given one moves on, the global one does not. The host waits for no device.
+
+    Args:
+        generator: None to leave things as they are.
+        device: on which is drawn.
+    """
+    if generator is None:
+        yield
+        return
+    own = torch.default_generator
+    if device.type == "cuda":
+        own = torch.cuda.default_generators[device.index or 0]
+    same = generator.device.type == device.type
+    before = own.get_state()
+    if same:
+        own.set_state(generator.get_state())
+    else:
+        seed = torch.randint(2**63 - 1, (), generator=generator, device=generator.device)
+        own.manual_seed(int(seed))
+    try:
+        yield
+    finally:
+        if same:
+            generator.set_state(own.get_state())
+        own.set_state(before)
 
 
 class Base(nn.Module, abc.ABC):
@@ -444,7 +477,9 @@ class Flow(nn.Module, abc.ABC):
         def loss(
             x: Tensor, context: Tensor | None = None, *, generator: torch.Generator | None = None
         ) -> Tensor:
-            log_prob: Tensor = compiled(x, context)
+            # A graph takes no generator. It draws from torch's own.
+            with _drawing_from(generator, self.device):
+                log_prob: Tensor = compiled(x, context)
             return -log_prob.mean()
 
         return loss

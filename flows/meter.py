@@ -88,7 +88,10 @@ class Meter:
         _open.remove(self)
 
     def __repr__(self) -> str:
-        return f"Meter(forward={self.forward}, backward={self.backward})"
+        steps = ""
+        if self.accepted or self.rejected:
+            steps = f", accepted={self.accepted}, rejected={self.rejected}"
+        return f"Meter(forward={self.forward}, backward={self.backward}{steps})"
 
 
 def tick(evaluations: int = 1, part: str | None = None) -> None:

@@ -10,13 +10,11 @@ from torch import Tensor
 
 from flows.base import Flow, InputError, Loss
 from flows.continuous.errors import CostWarning
+from flows.continuous.ode.regularizers import BY_ALL_PRODUCTS
 from flows.continuous.options import ContinuousConfig
 from flows.continuous.transform import EXACT_IS_DEAR, ContinuousTransform
 
 __all__ = ["ContinuousFlow", "Passage"]
-
-BY_ALL_PRODUCTS = ("jacobian_frobenius", "jacobian_diagonal", "jacobian_off_diagonal")
-"""Regularisers that take the whole Jacobian: D products at each evaluation."""
 
 
 class Passage:

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from flows.base import InputError, Traits, VectorFlow
 from flows.config import Widths
 from flows.continuous.base import ContinuousFlow, Passage
-from flows.continuous.dynamics import Activation, DenseDynamics, LayerKind
 from flows.continuous.errors import CostWarning
 from flows.continuous.moving_norm import MovingBatchNorm
+from flows.continuous.ode.dynamics import Activation, DenseDynamics, LayerKind
 from flows.continuous.options import ContinuousConfig
 from flows.continuous.transform import ContinuousTransform
 
@@ -40,7 +40,7 @@ class FFJORDConfig(ContinuousConfig):
 
     Attributes:
         hidden: widths of the hidden layers of the dynamics; with a bottleneck, of those above it.
-        layers: how the layers depend on time, see :mod:`flows.continuous.dynamics`.
+        layers: how the layers depend on time, see :mod:`flows.continuous.ode.dynamics`.
         activation: nonlinearity of the dynamics.
         residual: whether the velocity is the network's value minus the state; the trace of the
             second is known and not estimated.
@@ -71,7 +71,7 @@ class FFJORD(ContinuousFlow, VectorFlow):
         context_features: width of the context; 0 for none.
         config: the options; the defaults if None.
         dynamics: modules to use instead of the config's network, one for each block; see
-            :class:`flows.continuous.field.Dynamics`.
+            :class:`flows.continuous.ode.field.Dynamics`.
 
     Raises:
         InputError: if the number of given dynamics is not the config's number of blocks.

@@ -21,10 +21,11 @@ from pydantic import BeforeValidator, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
+from flows.activations import NONLINEARITIES
 from flows.base import InputError, Traits
 from flows.config import Widths
 from flows.continuous.base import ContinuousFlow, Passage
-from flows.continuous.dynamics import ACTIVATIONS, Activation
+from flows.continuous.ode.dynamics import Activation
 from flows.continuous.options import ContinuousConfig
 from flows.continuous.transform import ContinuousTransform
 
@@ -56,7 +57,7 @@ def _convolution(inputs: int, outputs: int, stride: Stride) -> nn.Conv2d | nn.Co
 
 
 class _TimeConvolution(nn.Module):
-    """A convolution that depends on time as :mod:`flows.continuous.dynamics` says."""
+    """A convolution that depends on time as :mod:`flows.continuous.ode.dynamics` says."""
 
     def __init__(self, inputs: int, outputs: int, kind: ConvolutionKind, stride: Stride) -> None:
         super().__init__()
@@ -153,7 +154,7 @@ class ConvolutionalDynamics(nn.Module):
 
     def forward(self, t: Tensor, z: Tensor, context: Tensor | None = None) -> Tensor:
         """dz/dt, shape of ``z``, ``(n, channels, height, width)``."""
-        activate = ACTIVATIONS[self.activation]
+        activate = NONLINEARITIES[self.activation].pure
         x = z
         if context is not None:
             x = torch.cat([z, context[:, :, None, None].expand(-1, -1, *z.shape[2:])], 1)

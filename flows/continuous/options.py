@@ -7,9 +7,10 @@ from typing import Literal, Self
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from flows.config import FlowConfig
-from flows.continuous.integrate import Gradient
-from flows.continuous.runge_kutta import TABLEAUS
-from flows.continuous.trace import Noise
+from flows.continuous.ode.regularizers import INTEGRANDS
+from flows.continuous.ode.settings import Gradient, Settings
+from flows.continuous.ode.tableaus import TABLEAUS
+from flows.continuous.ode.trace import Noise
 
 __all__ = ["REGULARIZERS", "Backend", "ContinuousConfig", "Solver"]
 
@@ -32,16 +33,7 @@ _GRADIENTS: dict[Backend, tuple[Gradient, ...]] = {
     "torchdiffeq": ("adjoint", "seminorm", "backprop"),
 }
 
-REGULARIZERS = (
-    "kinetic_energy",
-    "jacobian_norm",
-    "mean_speed",
-    "rms_speed",
-    "directional_derivative",
-    "jacobian_frobenius",
-    "jacobian_diagonal",
-    "jacobian_off_diagonal",
-)
+REGULARIZERS = tuple(INTEGRANDS)
 """Names of the regularisers, which are names of options too."""
 
 
@@ -58,7 +50,7 @@ class ContinuousConfig(FlowConfig):
         atol: absolute tolerance of an adaptive solver.
         rtol: relative tolerance of an adaptive solver.
         steps: number of equal steps of a fixed-step solver.
-        backend: ``"native"``: the solver of :mod:`flows.continuous.runge_kutta`;
+        backend: ``"native"``: the solver of :mod:`flows.continuous.ode.gradient`;
             ``"torchdiffeq"``: as in the paper, with that library; None: the first where it has the
             solver and the gradient.
         gradient: ``"checkpoint"``: that of the discrete solution, by evaluating accepted steps
@@ -67,12 +59,15 @@ class ContinuousConfig(FlowConfig):
             ``"backprop"``: through the solver, with all its graph in memory (torchdiffeq); None:
             the backend's first.
         max_evaluations: cap on evaluations of the dynamics in one solve.
+        remember_step: whether the step size that fitted the start of a block's last solve in
+            training is the first that its next one tries (native). It spares a search of some
+            evaluations; in return the loss depends, within the tolerance, on the solve before.
         kinetic_energy: weight of the integral of ||f||^2 over time, and
         jacobian_norm: of ||J^T e||^2, an estimate of ||J||_F^2 by the trace's own noise: the two
             of RNODE (Finlay et al. 2020, arXiv:2002.02798, section 3), per sample, not divided by
-            the dimension. Dense dynamics with no other regulariser than these two take ||J e||^2,
-            another estimate of the same, which comes with the trace. The others, dearer, are the
-            official code's of FFJORD:
+            the dimension. Dense dynamics take ||J e||^2, another estimate of the same, whose
+            product comes with the trace; with a bottleneck, whose noise has another width, the
+            norm itself, by D products. The others, dearer, are the official code's of FFJORD:
         mean_speed: weight of the integral of the mean of |f|.
         rms_speed: of ||f|| / sqrt(D).
         directional_derivative: of ||J^T f|| / sqrt(D).
@@ -93,6 +88,7 @@ class ContinuousConfig(FlowConfig):
     backend: Backend | None = None
     gradient: Gradient | None = None
     max_evaluations: PositiveInt = 10_000
+    remember_step: bool = True
     kinetic_energy: NonNegativeFloat = 0.0
     jacobian_norm: NonNegativeFloat = 0.0
     mean_speed: NonNegativeFloat = 0.0
@@ -107,6 +103,19 @@ class ContinuousConfig(FlowConfig):
         """The regularisers with a weight above zero."""
         weights = {name: float(getattr(self, name)) for name in REGULARIZERS}
         return {name: weight for name, weight in weights.items() if weight > 0}
+
+    def settings(self, part: str, *, compiled: bool) -> Settings:
+        """How the solvers are to solve a part of the flow."""
+        return Settings(
+            solver=self.solver,
+            atol=self.atol,
+            rtol=self.rtol,
+            steps=self.steps,
+            gradient=self.resolved_gradient,
+            max_evaluations=self.max_evaluations,
+            part=part,
+            compiled=compiled,
+        )
 
     @property
     def resolved_backend(self) -> Backend:

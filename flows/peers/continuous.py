@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 from flows.base import InputError, Traits, VectorFlow, draw_normal
 from flows.config import FlowConfig, Widths
-from flows.continuous.dynamics import Activation, DenseDynamics, LayerKind
 from flows.continuous.errors import TooManyEvaluations
-from flows.continuous.trace import products
+from flows.continuous.ode.dynamics import Activation, DenseDynamics, LayerKind
+from flows.continuous.ode.trace import products
 from flows.meter import tick
 
 __all__ = ["ContinuousPeerConfig", "ContinuousPeerFlow", "CountedDynamics"]
@@ -42,7 +42,7 @@ class ContinuousPeerConfig(FlowConfig):
 
     Attributes:
         hidden: widths of the hidden layers of the dynamics.
-        layers: how the layers depend on time, see :mod:`flows.continuous.dynamics`.
+        layers: how the layers depend on time, see :mod:`flows.continuous.ode.dynamics`.
         activation: nonlinearity of the dynamics.
         blocks: how many continuous transforms follow one another.
         end_time: T, the length of each block's time.

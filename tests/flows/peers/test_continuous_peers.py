@@ -21,7 +21,7 @@ import flows
 from flows import Flow, InputError, Meter
 from flows.catalog import ENTRIES
 from flows.continuous.errors import StepUnderflow, TooManyEvaluations
-from flows.continuous.trace import exact_trace
+from flows.continuous.ode.trace import exact_trace
 from flows.peers.continuous import ContinuousPeerConfig
 
 PEERS = [
