@@ -28,8 +28,7 @@ class AutogradEvaluator(Evaluator):
     def __init__(self, field: Field, regularizers: Sequence[str] = ()) -> None:
         self.field = field
         self.regularizers = tuple(regularizers)
-        self.controlled = 0 if field.probes is None else 1
-        self.integrals = self.controlled + len(self.regularizers)
+        self.integrals = 0 if field.probes is None else 1 + len(self.regularizers)
         self.tensors: Sequence[Tensor] = field.tensors
 
     def room(self, z: Tensor) -> int:

@@ -121,7 +121,7 @@ def initial_step(
     aiming at an error of the size of the tolerance, not of a hundredth of it.
 
     Args:
-        problem: the settings and the state's layout.
+        problem: how to solve, and the state's layout.
         start: where the way begins.
         end: where it ends.
         y: the state there, flat.

@@ -82,8 +82,7 @@ class DenseEvaluator(Evaluator):
         self.width = sum(cast(TimeAffine, layer).outputs for layer in dynamics.stack)
         first = dynamics.narrow_depth if probes is not None and probes.narrow else 0
         self.tangent_order = [*range(first, self.depth), *range(first)]
-        self.controlled = 0 if probes is None else 1
-        self.integrals = self.controlled + len(self.regularizers)
+        self.integrals = 0 if probes is None else 1 + len(self.regularizers)
         self.tensors: Sequence[Tensor] = self.held.with_context(context)
 
     @staticmethod
@@ -143,12 +142,10 @@ class DenseEvaluator(Evaluator):
             p = product(x, moment.weights[layer].t(), moment.shifts[layer])
             if record is not None:
                 record.inputs.append(x)
-                record.arguments.append(p if rule.keeps_argument else None)
+                record.arguments.append(p if rule.folds_argument else None)
+            x = rule.value(p)
             if integrands or record is not None:
-                x, slope = rule.with_slope(p)
-                slopes.append(slope)
-            else:
-                x = rule.value(p)
+                slopes.append(rule.slope(x, p))
         f = product(x, moment.weights[last].t(), moment.shifts[last])
         if record is not None:
             record.inputs.append(x)
@@ -253,35 +250,32 @@ class _Sums:
 
     def __init__(self, held: Held, context: Tensor | None) -> None:
         self.held = held
-        self.sums: Shares = [None] * len(held.tensors)
         self.with_context = context is not None
+        self.sums: Shares = [None] * len(held.tensors)
         self.context_bar: Tensor | None = None
-        self.waiting: list[tuple[Tensor, list[Tensor]]] = []
+        self.times: list[Tensor] = []
+        self.shares: list[Shares] = []
 
     def add(self, times: Tensor, shares: Sequence[Shares]) -> None:
         for *_, context_bar in reversed(shares):
             self.context_bar = added(self.context_bar, context_bar)
-        parts = zip(*(share[:-1] for share in shares), strict=True)
-        self.waiting.append((times, [torch.stack(cast(list[Tensor], part)) for part in parts]))
-        if sum(part.numel() for _, stacked in self.waiting for part in stacked) > self.WAITING:
+        self.times.append(times)
+        self.shares += [share[:-1] for share in shares]
+        one_time = sum(part.numel() for part in shares[0][:-1] if part is not None)
+        if len(self.shares) * one_time > self.WAITING:
             self._settle()
 
     def totals(self) -> list[Tensor | None]:
-        self._settle()
+        if self.shares:
+            self._settle()
         return [*self.sums, self.context_bar] if self.with_context else self.sums
 
     def _settle(self) -> None:
-        if not self.waiting:
-            return
-        times, arrived = zip(*self.waiting, strict=True)
-        self.waiting = []
-        bars = [
-            parts[0] if len(parts) == 1 else torch.cat(parts)
-            for parts in zip(*arrived, strict=True)
-        ]
         with torch.enable_grad():
-            affine = self.held.call("affine", torch.cat(times))
-        reached = [pair for pair in zip(affine, bars, strict=True) if pair[0].requires_grad]
+            made = self.held.call("affine", torch.cat(self.times))
+        bars = [torch.stack(cast(list[Tensor], parts)) for parts in zip(*self.shares, strict=True)]
+        self.times, self.shares = [], []
+        reached = [pair for pair in zip(made, bars, strict=True) if pair[0].requires_grad]
         if reached:
             found = gradients_by(self.held.tensors, *zip(*reached, strict=True))
             self.sums = [added(before, more) for before, more in zip(self.sums, found, strict=True)]

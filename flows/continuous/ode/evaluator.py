@@ -42,15 +42,15 @@ class Problem:
 
     Attributes:
         settings: how to solve.
+        coefficients: of the method.
         shape: of ``z``.
         integrals: how many follow, one number a row of ``z`` each.
-        controlled: how many of them, from the first, the error control looks at.
     """
 
     settings: Settings
+    coefficients: Coefficients
     shape: tuple[int, ...]
     integrals: int
-    controlled: int
 
     @property
     def z_size(self) -> int:
@@ -59,8 +59,8 @@ class Problem:
 
     @property
     def controlled_size(self) -> int:
-        """Numbers that the error control looks at."""
-        return self.z_size + self.controlled * self.shape[0]
+        """Numbers that the error control looks at: those of ``z`` and the first integral."""
+        return self.z_size + min(self.integrals, 1) * self.shape[0]
 
     @property
     def size(self) -> int:
@@ -99,14 +99,12 @@ class Evaluator(abc.ABC):
 
     Attributes:
         tensors: what it depends on and whose gradient may be asked for.
-        integrals: m, how many integrals go along.
-        controlled: how many of them, from the first, the error control looks at.
+        integrals: m, how many integrals go along. The error control looks at the first.
         compiles: whether torch.compile makes one graph of a step.
     """
 
     tensors: Sequence[Tensor]
     integrals: int
-    controlled: int
     compiles: bool = False
 
     @abc.abstractmethod
@@ -143,7 +141,6 @@ class Evaluator(abc.ABC):
     def step(
         self,
         problem: Problem,
-        coefficients: Coefficients,
         moments: Sequence[Any],
         y: Tensor,
         first_rate: Tensor | None,
@@ -152,15 +149,14 @@ class Evaluator(abc.ABC):
         """Attempt a step.
 
         Args:
-            problem: the settings and the state's layout.
-            coefficients: of the method.
+            problem: how to solve, and the state's layout.
             moments: at the times that the step evaluates, see :attr:`Tableau.evaluated`.
             y: where the step begins, flat.
             first_rate: ``dy/dt`` there, which an adaptive method does not evaluate again.
             dt: size, shape ``()``; negative where time runs backward.
         """
         tableau, end = problem.settings.tableau, problem.z_size
-        weights = coefficients.stages * dt
+        weights = problem.coefficients.stages * dt
         last = len(tableau.times) - 1
         rate = y.new_zeros(last + 1, problem.size)
         if first_rate is not None:
@@ -180,10 +176,10 @@ class Evaluator(abc.ABC):
             if q is not None:
                 rate[stage, end:] = q.reshape(-1)
         if not tableau.adaptive:
-            y1 = torch.addmv(y, rate.t(), coefficients.solution * dt)
+            y1 = torch.addmv(y, rate.t(), problem.coefficients.solution * dt)
             return Step(y1, y.new_zeros(()), rate)
         end = problem.controlled_size
-        error = torch.mv(rate[:, :end].t(), coefficients.error * dt)
+        error = torch.mv(rate[:, :end].t(), problem.coefficients.error * dt)
         settings = problem.settings
         scale = torch.maximum(y[:end].abs(), y1[:end].abs()).mul_(settings.rtol)
         return Step(y1, mean_square(error.div_(scale.add_(settings.atol)), problem), rate)
@@ -191,7 +187,6 @@ class Evaluator(abc.ABC):
     def pull_step(
         self,
         problem: Problem,
-        coefficients: Coefficients,
         moments: Sequence[Any],
         dt: Tensor,
         z: Tensor,
@@ -202,8 +197,7 @@ class Evaluator(abc.ABC):
         """Gradient of one step: from that by its solution to that by its starting point.
 
         Args:
-            problem: the settings and the state's layout.
-            coefficients: of the method.
+            problem: how to solve, and the state's layout.
             moments: at the times of the stages that the solution depends on.
             dt: size, shape ``()``.
             z: where the step began, flat.
@@ -217,7 +211,7 @@ class Evaluator(abc.ABC):
         """
         tableau, shape = problem.settings.tableau, problem.shape
         used = tableau.used
-        weights = coefficients.stages * dt
+        weights = problem.coefficients.stages * dt
 
         def point(stage: int) -> Tensor:
             if stage == 0:
@@ -235,7 +229,7 @@ class Evaluator(abc.ABC):
             rate = velocities
         bars = z.new_empty(used, z.numel())
         shares: list[Shares] = [[]] * used
-        scaled = coefficients.solution * dt
+        scaled = problem.coefficients.solution * dt
         for stage in reversed(range(used)):
             f_bar = torch.mul(z_bar, scaled[stage])
             if stage + 1 < used:
@@ -254,6 +248,6 @@ def mean_square(scaled: Tensor, problem: Problem) -> Tensor:
     """The larger of the state's and the integrals' mean square; overwrites its argument."""
     square = scaled.square_()
     state = square[: problem.z_size].mean()
-    if problem.controlled:
+    if problem.integrals:
         state = torch.maximum(state, square[problem.z_size :].mean())
     return state

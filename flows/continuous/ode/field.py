@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from flows.continuous.errors import DynamicsShapeError
-from flows.continuous.ode.trace import bottleneck_products, products
+from flows.continuous.ode.trace import products
 
 __all__ = ["Dynamics", "Field", "Held", "Probes", "added", "gradients_by"]
 
@@ -113,8 +113,7 @@ class Field:
         Raises:
             DynamicsShapeError: if the dynamics give another shape.
         """
-        f = self._call("forward", t, z, self.context)
-        self._check(f, z)
+        f = self._value(t, z)
         return f - z if self.residual else f
 
     def rates(self, t: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,21 +126,15 @@ class Field:
     def products(self, t: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """dz/dt and the products, shape ``(m, n)``."""
         assert self.probes is not None
-
-        def forward(y: Tensor) -> Tensor:
-            f = self._call("forward", t, y, self.context)
-            self._check(f, y)
-            return f
-
         if self.probes.narrow:
-            f, found = bottleneck_products(
-                lambda y: self._call("narrow", t, y, self.context),
+            f, found = products(
                 lambda h: self._call("widen", t, h),
                 z,
                 self.probes.vectors,
+                lambda y: self._call("narrow", t, y, self.context),
             )
         else:
-            f, found = products(forward, z, self.probes.vectors)
+            f, found = products(lambda y: self._value(t, y), z, self.probes.vectors)
         if self.residual:
             # The trace of -z is known, and needs no noise. It is a part of each draw's estimate,
             # or is spread evenly over the exact trace's terms.
@@ -149,12 +142,14 @@ class Field:
             found = found - z[0].numel() / (len(found) * self.probes.weight)
         return f, found
 
-    def _check(self, f: Tensor, z: Tensor) -> None:
+    def _value(self, t: Tensor, z: Tensor) -> Tensor:
+        f = self._call("forward", t, z, self.context)
         if f.shape != z.shape:
             raise DynamicsShapeError(
                 f"dynamics must give the shape of the state, {tuple(z.shape)}, but gave "
                 f"{tuple(f.shape)}: make the last layer as wide as the event"
             )
+        return f
 
     def _call(self, method: str, *arguments: Tensor | None) -> Tensor:
         called: Tensor = self.held.call(method, *arguments)

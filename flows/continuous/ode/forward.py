@@ -21,7 +21,6 @@ from flows.continuous.ode.control import (
     initial_step,
 )
 from flows.continuous.ode.evaluator import Evaluator, Problem, Step
-from flows.continuous.ode.tableaus import coefficients
 
 __all__ = ["Accepted", "Tape", "compiled", "forward", "moved"]
 
@@ -82,7 +81,7 @@ def forward(
 
     Args:
         evaluator: the right-hand side.
-        problem: the settings and the state's layout.
+        problem: how to solve, and the state's layout.
         z: where the path begins, shape ``(n, ...)``.
         start: initial time.
         end: final time, which may lie before.
@@ -97,7 +96,6 @@ def forward(
         TooManyEvaluations: at the cap on evaluations.
     """
     settings, tableau = problem.settings, problem.settings.tableau
-    weights = coefficients(settings.solver, z.dtype, z.device)
     graph = tape is not None and settings.compiled and evaluator.compiles
     evaluations = 0
 
@@ -118,8 +116,8 @@ def forward(
     def step(t: float, dt: float) -> Step:
         made, size = moments([t + c * dt for c in tableau.evaluated], dt)
         if not graph:
-            return evaluator.step(problem, weights, made, y, rate, size)
-        found = compiled(type(evaluator).step)(evaluator, problem, weights, made, y, rate, size)
+            return evaluator.step(problem, made, y, rate, size)
+        found = compiled(type(evaluator).step)(evaluator, problem, made, y, rate, size)
         # The graph's next replay writes where these are.
         return Step(*(tensor.clone() for tensor in found))
 

@@ -64,7 +64,8 @@ def integrate(
         StepUnderflow: if the step size underflows or the dynamics are not finite.
         TooManyEvaluations: at the cap on evaluations.
     """
-    problem = Problem(settings, tuple(z.shape), evaluator.integrals, evaluator.controlled)
+    weights = coefficients(settings.solver, z.dtype, z.device)
+    problem = Problem(settings, weights, tuple(z.shape), evaluator.integrals)
     times = [float(time.detach()) if isinstance(time, Tensor) else time for time in (start, end)]
     moving = [
         time if isinstance(time, Tensor) and time.requires_grad else None for time in (start, end)
@@ -131,7 +132,6 @@ def _backward(
     """The way back along a tape: gradients by the initial state and the evaluator's tensors."""
     settings, tableau = problem.settings, problem.settings.tableau
     used = tableau.used
-    weights = coefficients(settings.solver, z_bar.dtype, z_bar.device)
     graph = settings.compiled and evaluator.compiles
     gradients = evaluator.gradients()
     bar = z_bar.reshape(-1)
@@ -140,7 +140,7 @@ def _backward(
         times, size = values[:-1], values[-1]
         moments = evaluator.moments(times)
         tick(used if velocities is not None else 2 * used - 1, part=settings.part)
-        arguments = (problem, weights, moments, size, point, velocities, bar, q_bar)
+        arguments = (problem, moments, size, point, velocities, bar, q_bar)
         if not graph:
             bar, shares = evaluator.pull_step(*arguments)
         else:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from flows.base import draw_normal
 
-__all__ = ["Noise", "bottleneck_products", "draw_noise", "exact_trace", "products"]
+__all__ = ["Noise", "draw_noise", "products", "unit_vectors"]
 
 Noise = Literal["gaussian", "rademacher"]
 
@@ -56,110 +56,60 @@ def draw_noise(
     return (2 * bits - 1).to(device=like.device, dtype=like.dtype)
 
 
-def _vector_jacobian(outputs: Tensor, inputs: Tensor, vector: Tensor) -> Tensor:
-    """``vector^T d outputs / d inputs``, differentiable where gradients are on outside."""
-    (product,) = torch.autograd.grad(
-        outputs, inputs, vector, create_graph=torch.is_grad_enabled(), retain_graph=True
-    )
-    return product
+def _vector_jacobians(outputs: Tensor, inputs: Tensor, vectors: Tensor) -> Tensor:
+    """``v^T d outputs / d inputs`` for each vector, differentiable where gradients are on outside.
 
-
-def _all_vector_jacobians(outputs: Tensor, inputs: Tensor, vectors: Tensor) -> Tensor:
-    """:func:`_vector_jacobian` for each vector, together where there are many."""
-    if len(vectors) < MANY:
-        return torch.stack([_vector_jacobian(outputs, inputs, v) for v in vectors])
+    Many are computed together.
+    """
+    together = len(vectors) >= MANY
     found = []
-    for some in vectors.split(CHUNK):
+    for some in vectors.split(CHUNK) if together else vectors:
         (product,) = torch.autograd.grad(
             outputs,
             inputs,
             some,
             create_graph=torch.is_grad_enabled(),
             retain_graph=True,
-            is_grads_batched=True,
+            is_grads_batched=together,
         )
         found.append(product)
-    return torch.cat(found)
-
-
-def _differentiable(z: Tensor, outer_grad: bool) -> Tensor:
-    """``z`` as something to differentiate by; cut off from its past where nobody asks for that."""
-    return z if outer_grad and z.requires_grad else z.detach().requires_grad_(True)
+    return torch.cat(found) if together else torch.stack(found)
 
 
 def products(
-    velocity: Callable[[Tensor], Tensor], z: Tensor, vectors: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Velocity and ``v^T J v`` for each given vector.
-
-    Args:
-        velocity: ``(n, ...)`` to the same shape, each row from its own row.
-        z: state, shape ``(n, ...)``.
-        vectors: shape ``(m, n, ...)``: noise for an estimate, unit vectors for the exact trace.
-
-    Returns:
-        Velocity, shape of ``z``, and the products, shape ``(m, n)``.
-    """
-    outer_grad = torch.is_grad_enabled()
-    with torch.enable_grad():
-        z = _differentiable(z, outer_grad)
-        f = velocity(z)
-    with torch.set_grad_enabled(outer_grad):
-        quadratic = (_all_vector_jacobians(f, z, vectors) * vectors).flatten(2).sum(2)
-    return (f if outer_grad else f.detach()), quadratic
-
-
-def bottleneck_products(
-    narrow: Callable[[Tensor], Tensor],
-    widen: Callable[[Tensor], Tensor],
+    velocity: Callable[[Tensor], Tensor],
     z: Tensor,
     vectors: Tensor,
+    narrow: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Velocity and ``v^T (dh/dz)(dg/dh) v`` for f = g(h(z)) and each given vector.
+    """Velocity, and ``v^T M v`` for each given vector.
 
     Args:
-        narrow: h, ``(n, D)`` to ``(n, k)``.
-        widen: g, ``(n, k)`` to ``(n, D)``.
-        z: state, shape ``(n, D)``.
-        vectors: shape ``(m, n, k)``.
+        velocity: f, ``(n, ...)`` to the same shape, each row from its own row; with a bottleneck
+            g of f = g(h(z)), ``(n, k)`` to ``(n, D)``.
+        z: state, shape ``(n, ...)``.
+        vectors: shape ``(m, n, ...)``, with a bottleneck ``(m, n, k)``: noise for an estimate,
+            unit vectors for the exact trace.
+        narrow: h, ``(n, D)`` to ``(n, k)``; None without a bottleneck.
 
     Returns:
-        Velocity, shape ``(n, D)``, and the products, shape ``(m, n)``.
+        Velocity, shape of ``z``, and the products, shape ``(m, n)``, with M the Jacobian, or
+        ``(dh/dz)(dg/dh)``.
     """
     outer_grad = torch.is_grad_enabled()
     with torch.enable_grad():
-        z = _differentiable(z, outer_grad)
-        h = narrow(z)
-        f = widen(h)
+        # Cut off from its past where nobody asks for that.
+        z = z if outer_grad and z.requires_grad else z.detach().requires_grad_(True)
+        h = z if narrow is None else narrow(z)
+        f = velocity(h)
     with torch.set_grad_enabled(outer_grad):
-        quadratic = []
-        for v in vectors:
-            through_h = _vector_jacobian(h, z, v)
-            quadratic.append((_vector_jacobian(f, h, through_h) * v).sum(1))
-    return (f if outer_grad else f.detach()), torch.stack(quadratic)
+        pulled = vectors if narrow is None else _vector_jacobians(h, z, vectors)
+        pulled = _vector_jacobians(f, h, pulled)
+        quadratic = (pulled * vectors).flatten(2).sum(2)
+    return (f if outer_grad else f.detach()), quadratic
 
 
 def unit_vectors(n: int, width: int, like: Tensor) -> Tensor:
     """The ``width`` unit vectors for each of ``n`` rows, shape ``(width, n, width)``."""
     identity = torch.eye(width, dtype=like.dtype, device=like.device)
     return identity[:, None, :].expand(width, n, width)
-
-
-def exact_trace(velocity: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor]:
-    """Velocity and the exact trace of its Jacobian, by D products.
-
-    Args:
-        velocity: ``(n, D)`` to ``(n, D)``, each row from its own row.
-        z: state, shape ``(n, D)``.
-
-    Returns:
-        Velocity, shape ``(n, D)``, and traces, shape ``(n,)``.
-
-    Example:
-        >>> a = torch.tensor([[2.0, 1.0], [0.0, 3.0]])
-        >>> _, trace = exact_trace(lambda z: z @ a.T, torch.zeros(1, 2))
-        >>> trace
-        tensor([5.])
-    """
-    f, diagonal = products(velocity, z, unit_vectors(len(z), z.shape[1], z))
-    return f, diagonal.sum(0)
