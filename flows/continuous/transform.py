@@ -113,10 +113,10 @@ class ContinuousTransform(nn.Module):
         evaluator = evaluator_of(self.dynamics, context, probes, regularizers)
         remembers = config.remember_step and self.training and not backward
         first_step = self.fitting_step if remembers else None
-        solution = integrate(evaluator, z, start, end, settings, first_step)
-        if remembers and solution.fitting_step is not None:
-            self.fitting_step = solution.fitting_step
-        return solution.z, solution.integrals
+        z, integrals, fitting_step = integrate(evaluator, z, start, end, settings, first_step)
+        if remembers and fitting_step is not None:
+            self.fitting_step = fitting_step
+        return z, integrals
 
     def trace_estimates(
         self, z: Tensor, context: Tensor | None, draws: int, generator: torch.Generator | None

@@ -13,7 +13,8 @@ the tensors behind the right-hand side leave a pull as its shares; the backward 
 :meth:`Evaluator.gradients`, hands it the shares of each step, and asks it for the sums.
 
 A step is made of these, here. An evaluator that can do one as a whole overrides
-:meth:`Evaluator.step` and :meth:`Evaluator.pull_step`.
+:meth:`Evaluator.step` and :meth:`Evaluator.pull_step`, and :meth:`Evaluator.solve` if it can do
+whole ways.
 """
 
 from __future__ import annotations
@@ -136,7 +137,15 @@ class Evaluator(abc.ABC):
     def gradients(self) -> Gradients:
         """Empty sums for one backward pass."""
 
-    # -- steps --------------------------------------------------------------------------------
+    # -- what is made of evaluations ----------------------------------------------------------
+
+    def solve(self, problem: Problem, z: Tensor, start: float, end: float) -> Tensor | None:
+        """A whole way where no gradient is wanted, by the same control, reported to the meter.
+
+        Returns:
+            The solution at the end, flat; None to have it made step by step.
+        """
+        return None
 
     def step(
         self,

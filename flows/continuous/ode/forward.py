@@ -49,8 +49,7 @@ class Tape:
     Attributes:
         room: how many numbers may yet be spent on velocities.
         steps: the accepted steps.
-        fitting_step: the step size that would just have fitted at the start; None before the
-            first accepted step.
+        fitting_step: the step size that would just have fitted at the start, by the error there.
     """
 
     room: int
@@ -147,7 +146,7 @@ def forward(
         meter.step(accepted, settings.part)
         if accepted:
             if tape is not None:
-                if not tape.steps:
+                if tableau.adaptive and not tape.steps:
                     tape.fitting_step = fitting_step(abs(dt), ratio, tableau.order)
                 tape.accept(problem, t, dt, y, found.rate)
             y = found.y

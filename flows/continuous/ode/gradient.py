@@ -12,7 +12,7 @@ Prince's) is evaluated without its trace.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,22 +24,7 @@ from flows.continuous.ode.settings import Settings
 from flows.continuous.ode.tableaus import coefficients
 from flows.meter import tick
 
-__all__ = ["Solution", "integrate"]
-
-
-class Solution(NamedTuple):
-    """Of an initial value problem.
-
-    Attributes:
-        z: the final state, shape ``(n, ...)``.
-        integrals: shape ``(m, n)``.
-        fitting_step: the step size that would just have fitted at the start; None where no
-            gradient is wanted or the method has no estimate of its error.
-    """
-
-    z: Tensor
-    integrals: Tensor
-    fitting_step: float | None
+__all__ = ["integrate"]
 
 
 def integrate(
@@ -49,7 +34,7 @@ def integrate(
     end: Tensor | float,
     settings: Settings,
     first_step: float | None = None,
-) -> Solution:
+) -> tuple[Tensor, Tensor, float | None]:
     """Integrate from ``start`` to ``end``, which may lie before it.
 
     Args:
@@ -60,13 +45,21 @@ def integrate(
         settings: how to solve, with a solver of :data:`TABLEAUS`.
         first_step: size of the first step, where a gradient is wanted; None to look for one.
 
+    Returns:
+        The final state, shape ``(n, ...)``, the integrals, shape ``(m, n)``, and the step size that
+        would just have fitted at the start, None where no gradient is wanted or the method has no
+        estimate of its error.
+
     Raises:
         StepUnderflow: if the step size underflows or the dynamics are not finite.
         TooManyEvaluations: at the cap on evaluations.
     """
     weights = coefficients(settings.solver, z.dtype, z.device)
     problem = Problem(settings, weights, tuple(z.shape), evaluator.integrals)
-    times = [float(time.detach()) if isinstance(time, Tensor) else time for time in (start, end)]
+    times = (
+        float(start.detach() if isinstance(start, Tensor) else start),
+        float(end.detach() if isinstance(end, Tensor) else end),
+    )
     moving = [
         time if isinstance(time, Tensor) and time.requires_grad else None for time in (start, end)
     ]
@@ -74,13 +67,15 @@ def integrate(
         tensor is not None and tensor.requires_grad for tensor in (z, *moving, *evaluator.tensors)
     )
     if not wanted:
-        y = forward(evaluator, problem, z, times[0], times[1], None, None)
-        return Solution(*_parts(problem, y), None)
+        y = evaluator.solve(problem, z, *times)
+        if y is None:
+            y = forward(evaluator, problem, z, *times, None, None)
+        return *_parts(problem, y), None
     tape = Tape(evaluator.room(z))
     final, integrals = _Solve.apply(
         evaluator, problem, times, first_step, tape, z, *moving, *evaluator.tensors
     )
-    return Solution(final, integrals, tape.fitting_step if settings.tableau.adaptive else None)
+    return final, integrals, tape.fitting_step
 
 
 def _parts(problem: Problem, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -125,6 +125,21 @@ def test_a_first_step_is_tried_and_the_one_that_fits_comes_back() -> None:
         assert integrate(of, z, 0.0, 1.0, settings)[2] is None
 
 
+def test_an_evaluator_may_do_whole_ways_where_no_gradient_is_wanted() -> None:
+    class Whole(DenseEvaluator):
+        def solve(self, problem: Problem, z: Tensor, start: float, end: float) -> Tensor:
+            return torch.full((problem.size,), end - start, dtype=z.dtype)
+
+    made, z = evaluator("dense"), state()
+    assert isinstance(made, DenseEvaluator)
+    made.__class__ = Whole
+    with torch.no_grad():
+        found, integrals, _ = integrate(made, z, 0.5, 2.0, Settings())
+    assert torch.equal(found, torch.full_like(z, 1.5))
+    assert torch.equal(integrals, torch.full((1, 6), 1.5, dtype=z.dtype))
+    assert not torch.equal(integrate(made, z, 0.5, 2.0, Settings())[0], found)
+
+
 def test_steps_land_on_the_end_whatever_the_errors() -> None:
     assert [t for t, _ in equal_steps(1.0, 0.0, 4)] == [1.0, 0.75, 0.5, 0.25]
     settings = Settings()
