@@ -225,7 +225,7 @@ class DenseEvaluator(Evaluator):
             weight_bar = product(p_bar.t(), record.inputs[layer])
             if layer in weight_bars:
                 tangent_bar = weight_bars.pop(layer)
-                weight_bar[:, : tangent_bar.shape[1]] += tangent_bar
+                weight_bar[:, : tangent_bar.shape[1]].add_(tangent_bar)
             shares += [p_bar.sum(0), weight_bar]
             x_bar = product(p_bar, moment.weights[layer])
         z_bar = x_bar[:, : self.dimension]

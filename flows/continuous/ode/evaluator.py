@@ -166,6 +166,7 @@ class Evaluator(abc.ABC):
         """
         tableau, end = problem.settings.tableau, problem.z_size
         weights = problem.coefficients.stages * dt
+        asked = [counts and problem.integrals > 0 for counts in tableau.counts]
         last = len(tableau.times) - 1
         rate = y.new_zeros(last + 1, problem.size)
         if first_rate is not None:
@@ -179,8 +180,7 @@ class Evaluator(abc.ABC):
                 point = y[:end]
             else:
                 point = torch.addmv(y[:end], rate[:stage, :end].t(), weights[stage, :stage])
-            integrands = tableau.counts[stage] and problem.integrals > 0
-            f, q = self.rates(moment, point.view(problem.shape), integrands=integrands)
+            f, q = self.rates(moment, point.view(problem.shape), integrands=asked[stage])
             rate[stage, :end] = f.reshape(-1)
             if q is not None:
                 rate[stage, end:] = q.reshape(-1)
