@@ -26,8 +26,9 @@ What a flow must also keep, and ``tests/flows/test_contract.py`` checks for ever
 * It works in float32 and float64, on any device, through ``state_dict``, ``deepcopy``, pickle and
   ``torch.func.functional_call``.
 * Nothing depends on data except through :meth:`Flow.initialize`, which is called once, before
-  training; no forward pass changes the flow's state behind the user's back. (Batch norm in
-  training mode keeps statistics, as its paper defines it, and is the one exception.)
+  training; no forward pass changes the flow's state behind the user's back. There are two
+  exceptions, both in training mode: batch norm keeps statistics, as its paper defines it, and a
+  continuous flow keeps the step size that fitted its last solve, unless ``remember_step`` is off.
 * Randomness is explicit: what is drawn, dropout's noise too, is drawn from the generator handed
   in.
 * Each evaluation of a network is reported to :func:`flows.meter.tick`.
@@ -502,8 +503,8 @@ class Flow(nn.Module, abc.ABC):
         def loss(
             x: Tensor, context: Tensor | None = None, *, generator: torch.Generator | None = None
         ) -> Tensor:
-            # A graph takes no generator.
-            with self._noise_from(generator):
+            # A graph takes no generator. It draws from torch's own.
+            with global_noise_from(generator, self.device):
                 log_prob: Tensor = compiled(x, context)
             return -log_prob.mean()
 

@@ -32,7 +32,7 @@ _open: list[Meter] = []
 
 @dataclass
 class Counts:
-    """Evaluations and solver steps of one part of a flow; see :class:`Meter`."""
+    """Evaluations and solver steps; see :class:`Meter`."""
 
     forward: int = 0
     backward: int = 0
@@ -40,7 +40,7 @@ class Counts:
     rejected: int = 0
 
 
-class Meter:
+class Meter(Counts):
     """Counts network evaluations while it is open; forward and backward pass apart.
 
     Meters nest: each one that is open counts. A meter is not bound to a flow, it counts
@@ -65,13 +65,10 @@ class Meter:
     """
 
     def __init__(self) -> None:
-        self.forward = 0
-        self.backward = 0
-        self.accepted = 0
-        self.rejected = 0
+        super().__init__()
         self.parts: dict[str, Counts] = {}
 
-    def _counts(self, part: str | None) -> tuple[Meter | Counts, ...]:
+    def _counts(self, part: str | None) -> tuple[Counts, ...]:
         """Where to count for a part: the meter itself, and the part's own counts."""
         return (self,) if part is None else (self, self.parts.setdefault(part, Counts()))
 
@@ -88,7 +85,10 @@ class Meter:
         _open.remove(self)
 
     def __repr__(self) -> str:
-        return f"Meter(forward={self.forward}, backward={self.backward})"
+        steps = ""
+        if self.accepted or self.rejected:
+            steps = f", accepted={self.accepted}, rejected={self.rejected}"
+        return f"Meter(forward={self.forward}, backward={self.backward}{steps})"
 
 
 def tick(evaluations: int = 1, part: str | None = None) -> None:

@@ -24,7 +24,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flows.dense import Activation, activation, dense, dense_stack, pure_activation
+from flows.activations import Activation, activation, pure_activation
+from flows.dense import dense, dense_stack
 
 __all__ = ["MLP", "Activation", "ResidualNetwork"]
 

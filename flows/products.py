@@ -34,6 +34,7 @@ from pathlib import Path
 import platformdirs
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 from flows.base import InputError
 from flows.processor import processor
@@ -141,6 +142,15 @@ def by_onednn(rows: Tensor, weight: Tensor, shift: Tensor | None) -> Tensor:
         shift = shift.contiguous()
     value: Tensor = torch.ops.mkldnn._linear_pointwise.default(rows, weight, shift, "none", [], "")
     return value
+
+
+def _flops(rows: torch.Size, weight: torch.Size, *_: object, **__: object) -> int:
+    return 2 * rows.numel() * weight[0]
+
+
+if onednn_is_there() and torch.ops.mkldnn._linear_pointwise not in flop_registry:
+    # So that whoever counts operations by torch's registry counts these as well.
+    register_flop_formula(torch.ops.mkldnn._linear_pointwise)(_flops)
 
 
 @functools.cache

@@ -62,8 +62,6 @@ LEAST_SECONDS = 1.0
 MOST_PAIRS = 60
 FEWEST_PAIRS = 5
 SLOW_SECONDS = 30.0
-# Rows times the transposed weights, the one matrix product that torch's registry does not know.
-ONEDNN_LINEAR = "mkldnn._linear_pointwise"
 
 
 def measure(subject: Subject) -> dict[str, float | str]:
@@ -146,13 +144,9 @@ class MatmulFlops(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         count = flop_registry.get(func.overloadpacket)
-        if count is not None or str(func.overloadpacket) == ONEDNN_LINEAR:
+        if count is not None:
             self._decide()
-            flops = (
-                2 * result.numel() * args[0].shape[-1]
-                if count is None
-                else count(*args, **(kwargs or {}), out_val=result)
-            )
+            flops = count(*args, **(kwargs or {}), out_val=result)
             self.total += flops
             self._undecided += flops
         return result

@@ -30,7 +30,7 @@ from benchmarks.report.records import (
 )
 from benchmarks.report.regularizers import regularizer_table
 from benchmarks.report.table import Entry, Section, Table, number
-from flows.continuous.dynamics import hidden_widths
+from flows.continuous.ode.dynamics import hidden_widths
 
 __all__ = [
     "bottleneck_cells",

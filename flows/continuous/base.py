@@ -4,59 +4,60 @@ from __future__ import annotations
 
 import abc
 import warnings
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flows.base import Flow, InputError, Loss
 from flows.continuous.errors import CostWarning
+from flows.continuous.moving_norm import MovingBatchNorm
+from flows.continuous.ode.regularizers import BY_ALL_PRODUCTS
 from flows.continuous.options import ContinuousConfig
 from flows.continuous.transform import EXACT_IS_DEAR, ContinuousTransform
 
 __all__ = ["ContinuousFlow", "Passage"]
 
-BY_ALL_PRODUCTS = ("jacobian_frobenius", "jacobian_diagonal", "jacobian_off_diagonal")
-"""Regularisers that take the whole Jacobian: D products at each evaluation."""
 
-
+@dataclass
 class Passage:
-    """Sums the log-determinants and the regularisers' integrals of one way through a flow.
-
-    Args:
-        x: where the way begins; its rows, dtype and device are those of the sums.
-        context: shape ``(n, context_features)``, or None.
-        exact: whether traces are exact whatever the config says.
-        generator: source of the estimator's noise.
-        regularize: whether to integrate the config's regularisers.
+    """One way through a flow, either direction, and the sums that are gathered on it.
 
     Attributes:
-        change: log-determinants, shape ``(n,)``.
+        context: shape ``(n, context_features)``, or None.
+        change: log-determinants so far, shape ``(n,)``.
+        exact: whether traces are exact whatever the config says.
+        generator: source of the estimator's noise.
+        backward: whether the way is from latents to data.
+        traced: whether the blocks' log-determinants are asked for.
+        regularize: whether to integrate the config's regularisers.
         prices: the regularisers' integrals by name, shape ``(n,)``.
     """
 
-    def __init__(
-        self,
-        x: Tensor,
-        context: Tensor | None,
-        *,
-        exact: bool,
-        generator: torch.Generator | None,
-        regularize: bool,
-    ) -> None:
-        self.context = context
-        self.exact = exact
-        self.generator = generator
-        self.regularize = regularize
-        self.change = x.new_zeros(len(x))
-        self.prices: dict[str, Tensor] = {}
+    context: Tensor | None
+    change: Tensor
+    exact: bool = False
+    generator: torch.Generator | None = None
+    backward: bool = False
+    traced: bool = True
+    regularize: bool = False
+    prices: dict[str, Tensor] = field(default_factory=dict)
 
-    def through(self, block: ContinuousTransform, z: Tensor) -> Tensor:
-        """Follow a block from 0 to T."""
-        z, change, prices = block(
+    def through(self, part: nn.Module, z: Tensor) -> Tensor:
+        """Follow a block, or pass a moving batch norm."""
+        if isinstance(part, MovingBatchNorm):
+            z, change = part.decode(z) if self.backward else part.encode(z)
+            self.change = self.change + change
+            return z
+        assert isinstance(part, ContinuousTransform)
+        if not self.traced:
+            return part.without_trace(z, self.context, backward=self.backward)
+        z, change, prices = part(
             z,
             self.context,
             exact=self.exact,
             generator=self.generator,
+            backward=self.backward,
             regularize=self.regularize,
         )
         self.change = self.change + change
@@ -68,7 +69,8 @@ class Passage:
 class ContinuousFlow(Flow):
     """A flow of continuous transforms, whose config has regularisers.
 
-    A system implements :meth:`_travel`, and names its first block in :attr:`_first`.
+    A system implements :meth:`_travel` and :meth:`_travel_back`, and names its first block in
+    :attr:`_first`.
     """
 
     config: ContinuousConfig
@@ -82,9 +84,42 @@ class ContinuousFlow(Flow):
     def _travel(self, x: Tensor, passage: Passage) -> Tensor:
         """Data to latents, both ``(n, *event_shape)``; the sums go into ``passage``."""
 
+    @abc.abstractmethod
+    def _travel_back(self, z: Tensor, passage: Passage) -> Tensor:
+        """Latents to data, likewise."""
+
     def _state(self, x: Tensor) -> Tensor:
         """Data in the shape in which the first block takes them."""
         return x
+
+    def _encode(
+        self,
+        x: Tensor,
+        context: Tensor | None,
+        *,
+        exact: bool,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor]:
+        passage = Passage(context, x.new_zeros(len(x)), exact=exact, generator=generator)
+        return self._travel(x, passage), passage.change
+
+    def _decode(
+        self,
+        z: Tensor,
+        context: Tensor | None,
+        *,
+        exact: bool,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor]:
+        passage = Passage(
+            context, z.new_zeros(len(z)), exact=exact, generator=generator, backward=True
+        )
+        return self._travel_back(z, passage), passage.change
+
+    def _sample_from(self, z: Tensor, context: Tensor | None) -> Tensor:
+        return self._travel_back(
+            z, Passage(context, z.new_zeros(len(z)), backward=True, traced=False)
+        )
 
     def loss(
         self,
@@ -137,7 +172,7 @@ class ContinuousFlow(Flow):
         self._check(x, context, "x")
         weights = self.config.regularizers
         self._warn_of_cost(weights)
-        passage = Passage(x, context, exact=False, generator=generator, regularize=True)
+        passage = Passage(context, x.new_zeros(len(x)), generator=generator, regularize=True)
         z = self._travel(x, passage)
         nll = -(self.base.log_prob(z, context) + passage.change).mean()
         terms = {"nll": nll, **{name: price.mean() for name, price in passage.prices.items()}}

@@ -19,12 +19,12 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from flows.base import InputError, Traits, VectorFlow
+from flows.base import InputError
 from flows.config import Entry, Widths
 from flows.continuous.base import ContinuousFlow, Passage
-from flows.continuous.dynamics import Activation, DenseDynamics, LayerKind
 from flows.continuous.errors import CostWarning
 from flows.continuous.moving_norm import MovingBatchNorm
+from flows.continuous.ode.dynamics import Activation, DenseDynamics, LayerKind
 from flows.continuous.options import ContinuousConfig
 from flows.continuous.transform import ContinuousTransform
 
@@ -69,7 +69,7 @@ class FFJORDConfig(ContinuousConfig):
         return FFJORD(event_shape, context_features, self)
 
 
-class FFJORD(ContinuousFlow, VectorFlow):
+class FFJORD(ContinuousFlow):
     """A chain of continuous transforms over vectors.
 
     Args:
@@ -77,7 +77,7 @@ class FFJORD(ContinuousFlow, VectorFlow):
         context_features: width of the context; 0 for none.
         config: the options; the defaults if None.
         dynamics: modules to use instead of the config's network, one for each block; see
-            :class:`flows.continuous.field.Dynamics`.
+            :class:`flows.continuous.ode.field.Dynamics`.
 
     Raises:
         InputError: if the number of given dynamics is not the config's number of blocks.
@@ -96,13 +96,9 @@ class FFJORD(ContinuousFlow, VectorFlow):
         dynamics: Sequence[nn.Module] | None = None,
     ) -> None:
         super().__init__(event_shape, context_features)
+        self.dimension = self.event_shape.numel()
         self.config = config = FFJORDConfig() if config is None else config
-        self.traits = Traits(
-            density="exact" if config.trace == "exact" else "estimated",
-            density_passes="solver",
-            sample_passes="solver",
-            jacobian="free-form",
-        )
+        self.traits = config.traits
         if config.bottleneck is not None and config.bottleneck > self.dimension:
             warnings.warn(
                 f"a bottleneck of {config.bottleneck} is wider than the data's {self.dimension} "
@@ -137,94 +133,48 @@ class FFJORD(ContinuousFlow, VectorFlow):
         )
 
     @property
-    def _transforms(self) -> list[ContinuousTransform]:
-        return cast(list[ContinuousTransform], list(self.blocks))
-
-    @property
-    def _norms(self) -> list[MovingBatchNorm]:
-        return cast(list[MovingBatchNorm], list(self.norms))
-
-    @property
     def _first(self) -> ContinuousTransform:
-        return self._transforms[0]
+        return cast(ContinuousTransform, self.blocks[0])
+
+    @property
+    def _chain(self) -> list[nn.Module]:
+        """Blocks and norms in the order in which data pass them."""
+        if not len(self.norms):
+            return [*self.blocks]
+        first, *others = self.norms
+        pairs = zip(self.blocks, others, strict=True)
+        return [first, *(part for pair in pairs for part in pair)]
 
     def _state(self, x: Tensor) -> Tensor:
         return x.flatten(1)
 
-    def _encode_vector(
-        self,
-        x: Tensor,
-        context: Tensor | None,
-        *,
-        exact: bool,
-        generator: torch.Generator | None,
-    ) -> tuple[Tensor, Tensor]:
-        passage = Passage(x, context, exact=exact, generator=generator, regularize=False)
-        return self._travel(x, passage), passage.change
-
     def _travel(self, x: Tensor, passage: Passage) -> Tensor:
         z = self._state(x)
-        if self._norms:
-            z, change = self._norms[0].encode(z)
-            passage.change = passage.change + change
-        for index, block in enumerate(self._transforms):
-            z = passage.through(block, z)
-            if self._norms:
-                z, change = self._norms[index + 1].encode(z)
-                passage.change = passage.change + change
+        for part in self._chain:
+            z = passage.through(part, z)
         return z.reshape(x.shape)
 
-    def _decode_vector(
-        self,
-        z: Tensor,
-        context: Tensor | None,
-        *,
-        exact: bool,
-        generator: torch.Generator | None,
-    ) -> tuple[Tensor, Tensor]:
-        change = z.new_zeros(len(z))
-        for index, block in reversed(list(enumerate(self._transforms))):
-            if self._norms:
-                z, more = self._norms[index + 1].decode(z)
-                change = change + more
-            z, more, _ = block(z, context, exact=exact, generator=generator, backward=True)
-            change = change + more
-        if self._norms:
-            z, more = self._norms[0].decode(z)
-            change = change + more
-        return z, change
-
-    def _sample_from(self, z: Tensor, context: Tensor | None) -> Tensor:
+    def _travel_back(self, z: Tensor, passage: Passage) -> Tensor:
         x = z.flatten(1)
-        for index, block in reversed(list(enumerate(self._transforms))):
-            if self._norms:
-                x, _ = self._norms[index + 1].decode(x)
-            x = block.without_trace(x, context, backward=True)
-        if self._norms:
-            x, _ = self._norms[0].decode(x)
+        for part in reversed(self._chain):
+            x = passage.through(part, x)
         return x.reshape(z.shape)
 
     @torch.no_grad()
     def initialize(self, batch: Tensor, context: Tensor | None = None) -> None:
         """Set the moving batch norms' statistics from a batch; without them, do nothing."""
         super().initialize(batch, context)
-        if not self._norms or not len(batch):
+        if not len(self.norms) or not len(batch):
             return
-        z = batch.flatten(1)
-        self._norms[0].initialize(z)
-        z = self._normalised(0, z)
-        for index, block in enumerate(self._transforms):
-            z = block.without_trace(z, context)
-            self._norms[index + 1].initialize(z)
-            z = self._normalised(index + 1, z)
-
-    def _normalised(self, index: int, z: Tensor) -> Tensor:
-        norm = self._norms[index]
-        before = norm.training
-        norm.eval()
-        z, _ = norm.encode(z)
-        norm.train(before)
-        return z
+        z = self._state(batch)
+        passage = Passage(context, z.new_zeros(len(z)), traced=False)
+        for part in self._chain:
+            training = part.training
+            if isinstance(part, MovingBatchNorm):
+                part.initialize(z)
+                part.eval()
+            z = passage.through(part, z)
+            part.train(training)
 
 
 _CODE = "Grathwohl et al. 2018, arXiv:1810.01367; settings of the official code, "

@@ -13,7 +13,7 @@ and transposed convolutions that undo them.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Literal, cast
 
 import torch
@@ -21,10 +21,11 @@ from pydantic import BeforeValidator, Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
+from flows.activations import NONLINEARITIES
 from flows.base import InputError, Traits
 from flows.config import Entry, Widths
 from flows.continuous.base import ContinuousFlow, Passage
-from flows.continuous.dynamics import ACTIVATIONS, Activation
+from flows.continuous.ode.dynamics import Activation
 from flows.continuous.options import ContinuousConfig
 from flows.continuous.transform import ContinuousTransform
 
@@ -56,7 +57,7 @@ def _convolution(inputs: int, outputs: int, stride: Stride) -> nn.Conv2d | nn.Co
 
 
 class _TimeConvolution(nn.Module):
-    """A convolution that depends on time as :mod:`flows.continuous.dynamics` says."""
+    """A convolution that depends on time as :mod:`flows.continuous.ode.dynamics` says."""
 
     def __init__(self, inputs: int, outputs: int, kind: ConvolutionKind, stride: Stride) -> None:
         super().__init__()
@@ -153,7 +154,7 @@ class ConvolutionalDynamics(nn.Module):
 
     def forward(self, t: Tensor, z: Tensor, context: Tensor | None = None) -> Tensor:
         """dz/dt, shape of ``z``, ``(n, channels, height, width)``."""
-        activate = ACTIVATIONS[self.activation]
+        activate = NONLINEARITIES[self.activation].pure
         x = z
         if context is not None:
             x = torch.cat([z, context[:, :, None, None].expand(-1, -1, *z.shape[2:])], 1)
@@ -190,9 +191,6 @@ class ImageFFJORDConfig(ContinuousConfig):
 
     def build(self, event_shape: Sequence[int], context_features: int = 0) -> ImageFFJORD:
         return ImageFFJORD(event_shape, context_features, self)
-
-
-_Follow = Callable[[ContinuousTransform, Tensor], Tensor]
 
 
 class ImageFFJORD(ContinuousFlow):
@@ -293,17 +291,6 @@ class ImageFFJORD(ContinuousFlow):
     def _first(self) -> ContinuousTransform:
         return self._groups[0][0]
 
-    def _encode(
-        self,
-        x: Tensor,
-        context: Tensor | None,
-        *,
-        exact: bool,
-        generator: torch.Generator | None,
-    ) -> tuple[Tensor, Tensor]:
-        passage = Passage(x, context, exact=exact, generator=generator, regularize=False)
-        return self._travel(x, passage), passage.change
-
     def _travel(self, x: Tensor, passage: Passage) -> Tensor:
         groups = iter(self._groups)
         done: list[Tensor] = []
@@ -318,39 +305,17 @@ class ImageFFJORD(ContinuousFlow):
                 done.append(kept)
         return self._join(x, done)
 
-    def _decode(
-        self,
-        z: Tensor,
-        context: Tensor | None,
-        *,
-        exact: bool,
-        generator: torch.Generator | None,
-    ) -> tuple[Tensor, Tensor]:
-        change = z.new_zeros(len(z))
-
-        def follow(block: ContinuousTransform, x: Tensor) -> Tensor:
-            nonlocal change
-            x, more, _ = block(x, context, exact=exact, generator=generator, backward=True)
-            change = change + more
-            return x
-
-        return self._unwind(z, follow), change
-
-    def _sample_from(self, z: Tensor, context: Tensor | None) -> Tensor:
-        return self._unwind(z, lambda block, x: block.without_trace(x, context, backward=True))
-
-    def _unwind(self, z: Tensor, follow: _Follow) -> Tensor:
-        """From latent to image, each block by ``follow``."""
+    def _travel_back(self, z: Tensor, passage: Passage) -> Tensor:
         x, done = self._part(z)
         groups = reversed(self._groups)
         for scale in reversed(range(self.scales)):
             if scale + 1 < self.scales:
                 x = torch.cat([x, done.pop()], 1)
                 for block in reversed(next(groups)):
-                    x = follow(block, x)
+                    x = passage.through(block, x)
                 x = functional.pixel_shuffle(x, 2)
             for block in reversed(next(groups)):
-                x = follow(block, x)
+                x = passage.through(block, x)
         return x
 
     def _join(self, last: Tensor, done: list[Tensor]) -> Tensor:

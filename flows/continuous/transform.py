@@ -9,14 +9,16 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from flows.continuous.dense_products import REGULARIZERS, DenseEvaluator
-from flows.continuous.dynamics import DenseDynamics
-from flows.continuous.errors import CostWarning, ToleranceTooTight
-from flows.continuous.field import AutogradEvaluator, Field, Probes
-from flows.continuous.integrate import SolverOptions, solve
+from flows.continuous.errors import CostWarning
+from flows.continuous.ode import torchdiffeq
+from flows.continuous.ode.autograd import AutogradEvaluator
+from flows.continuous.ode.dense import DenseEvaluator
+from flows.continuous.ode.dynamics import DenseDynamics
+from flows.continuous.ode.evaluator import Evaluator
+from flows.continuous.ode.field import Field, Probes
+from flows.continuous.ode.gradient import integrate
+from flows.continuous.ode.trace import draw_noise, unit_vectors
 from flows.continuous.options import ContinuousConfig
-from flows.continuous.runge_kutta import Evaluator, StepGuess, integrate
-from flows.continuous.trace import draw_noise, unit_vectors
 
 __all__ = ["ContinuousTransform"]
 
@@ -28,7 +30,7 @@ class ContinuousTransform(nn.Module):
     """Moves states along dz/dt = f(t, z) from 0 to T, and integrates the trace on the way.
 
     Args:
-        dynamics: a module that keeps :class:`flows.continuous.field.Dynamics`.
+        dynamics: a module that keeps :class:`flows.continuous.ode.field.Dynamics`.
         config: trace, solver, gradient, regularisers.
         name: what the meter calls the block.
     """
@@ -41,8 +43,8 @@ class ContinuousTransform(nn.Module):
         self.log_end_time: nn.Parameter | None = None
         if config.learned_end_time:
             self.log_end_time = nn.Parameter(torch.tensor(math.log(config.end_time)))
-        # No part of the state: it is used in training alone, where it spares a search.
-        self.guess = StepGuess()
+        # Of the last solve in training; no part of the state.
+        self.fitting_step: float | None = None
         self.compiled = False
 
     @property
@@ -81,38 +83,40 @@ class ContinuousTransform(nn.Module):
         Raises:
             SolverError: if the problem cannot be solved.
         """
-        config = self.config
-        probes = self.probes(z, exact or config.trace == "exact", generator)
-        names = tuple(config.regularizers) if regularize else ()
-        if config.resolved_backend == "native":
-            evaluator = self._evaluator(context, probes, names)
-            z, integrals = self._integrate(evaluator, z, backward=backward)
-            return z, integrals[0], dict(zip(names, integrals[1:], strict=True))
-        field = Field(self.dynamics, context, probes)
-        z, change = solve(
-            lambda t, state: field.rates(t, state[0]),
-            (z, z.new_zeros(len(z))),
-            *self._times(z, backward=backward),
-            self._options(z),
-            field.tensors,
-        )
-        return z, change, {}
+        probes = self.probes(z, exact or self.config.trace == "exact", generator)
+        names = tuple(self.config.regularizers) if regularize else ()
+        z, integrals = self._solve(z, context, probes, names, backward=backward)
+        return z, integrals[0], dict(zip(names, integrals[1:], strict=True))
 
     def without_trace(
         self, z: Tensor, context: Tensor | None = None, *, backward: bool = False
     ) -> Tensor:
         """Follow the dynamics where nobody asks for the log-determinant."""
-        if self.config.resolved_backend == "native":
-            return self._integrate(self._evaluator(context, None, ()), z, backward=backward)[0]
-        field = Field(self.dynamics, context, None)
-        (z,) = solve(
-            lambda t, state: (field.velocity(t, state[0]),),
-            (z,),
-            *self._times(z, backward=backward),
-            self._options(z),
-            field.tensors,
-        )
-        return z
+        return self._solve(z, context, None, (), backward=backward)[0]
+
+    def _solve(
+        self,
+        z: Tensor,
+        context: Tensor | None,
+        probes: Probes | None,
+        regularizers: tuple[str, ...],
+        *,
+        backward: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """The state at the end, and the integrals of trace and regularisers, ``(m, n)``."""
+        config = self.config
+        settings = config.settings(self.name, compiled=self.compiled)
+        settings.check(z.dtype)
+        start, end = (self.end_time, 0.0) if backward else (0.0, self.end_time)
+        if config.resolved_backend == "torchdiffeq":
+            return torchdiffeq.solve(Field(self.dynamics, context, probes), z, start, end, settings)
+        evaluator = evaluator_of(self.dynamics, context, probes, regularizers)
+        remembers = config.remember_step and self.training and not backward
+        first_step = self.fitting_step if remembers else None
+        z, integrals, fitting_step = integrate(evaluator, z, start, end, settings, first_step)
+        if remembers and fitting_step is not None:
+            self.fitting_step = fitting_step
+        return z, integrals
 
     def trace_estimates(
         self, z: Tensor, context: Tensor | None, draws: int, generator: torch.Generator | None
@@ -150,71 +154,21 @@ class ContinuousTransform(nn.Module):
         vectors = draw_noise(self.config.noise, (draws, *shape), like=z, generator=generator)
         return Probes(vectors, narrow=width is not None, weight=1 / draws)
 
-    def _evaluator(
-        self, context: Tensor | None, probes: Probes | None, regularizers: tuple[str, ...]
-    ) -> Evaluator:
-        dynamics = self.dynamics
-        narrow = probes is not None and probes.narrow
-        by_hand = set(REGULARIZERS) - ({"jacobian_norm"} if narrow else set())
-        if isinstance(dynamics, DenseDynamics) and by_hand.issuperset(regularizers):
-            return DenseEvaluator(
-                dynamics,
-                dict(dynamics.named_parameters()),
-                context,
-                None if probes is None else probes.vectors,
-                narrow=narrow,
-                weight=1.0 if probes is None else probes.weight,
-                regularizers=regularizers,
-            )
-        return AutogradEvaluator(Field(dynamics, context, probes), regularizers)
 
-    def _integrate(
-        self, evaluator: Evaluator, z: Tensor, *, backward: bool
-    ) -> tuple[Tensor, Tensor]:
-        config = self.config
-        self._check_tolerance(z)
-        end = self.end_time
-        return integrate(
-            evaluator,
-            z,
-            *((end, 0.0) if backward else (0.0, end)),
-            solver=config.solver,
-            atol=config.atol,
-            rtol=config.rtol,
-            steps=config.steps,
-            max_evaluations=config.max_evaluations,
-            part=self.name,
-            guess=self.guess if self.training and not backward else None,
-            compiled=self.compiled,
-        )
+def evaluator_of(
+    dynamics: nn.Module,
+    context: Tensor | None,
+    probes: Probes | None,
+    regularizers: tuple[str, ...],
+) -> Evaluator:
+    """The right-hand side for the native solver: the fastest that there is for a case.
 
-    def _times(self, z: Tensor, *, backward: bool) -> tuple[Tensor, Tensor]:
-        start = z.new_zeros(())
-        end = self.end_time
-        end = end if isinstance(end, Tensor) else z.new_full((), end)
-        return (end, start) if backward else (start, end)
-
-    def _options(self, z: Tensor) -> SolverOptions:
-        self._check_tolerance(z)
-        config = self.config
-        return SolverOptions(
-            solver=config.solver,
-            atol=config.atol,
-            rtol=config.rtol,
-            steps=config.steps,
-            gradient=config.resolved_gradient,
-            max_evaluations=config.max_evaluations,
-            part=self.name,
-        )
-
-    def _check_tolerance(self, z: Tensor) -> None:
-        config = self.config
-        # Rounding is random where error control sees it, so that a tolerance somewhat below it
-        # still works; this far below, steps shrink without end.
-        limit = torch.finfo(z.dtype).eps / 16
-        if max(config.atol, config.rtol) < limit:
-            raise ToleranceTooTight(
-                f"atol = {config.atol:g} and rtol = {config.rtol:g} are below what {z.dtype} "
-                f"resolves (about {torch.finfo(z.dtype).eps:.1g}): loosen them, or use "
-                "flow.double()"
-            )
+    Args:
+        dynamics: of the block.
+        context: shape ``(n, context_features)``, or None.
+        probes: the vectors of the trace; None where no trace is asked for.
+        regularizers: names whose integrals go along, after the trace.
+    """
+    if isinstance(dynamics, DenseDynamics) and DenseEvaluator.has(regularizers, probes):
+        return DenseEvaluator(dynamics, context, probes, regularizers)
+    return AutogradEvaluator(Field(dynamics, context, probes), regularizers)

@@ -26,10 +26,10 @@ from torch import Tensor, nn
 
 from flows.base import InputError, Traits, VectorFlow, draw_normal
 from flows.config import FlowConfig, Widths
-from flows.continuous.dynamics import Activation, DenseDynamics, LayerKind
 from flows.continuous.errors import TooManyEvaluations
+from flows.continuous.ode.dynamics import Activation, DenseDynamics, LayerKind
+from flows.continuous.ode.trace import products
 from flows.continuous.options import continuous_traits
-from flows.continuous.trace import products
 from flows.meter import tick
 
 __all__ = ["ContinuousPeerConfig", "ContinuousPeerFlow", "CountedDynamics"]

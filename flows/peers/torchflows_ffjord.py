@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from flows.base import draw_normal
 from flows.config import Entry
 from flows.continuous.errors import StepUnderflow
-from flows.continuous.trace import products, unit_vectors
+from flows.continuous.ode.trace import products, unit_vectors
 from flows.peers.base import load
 from flows.peers.continuous import ContinuousPeerConfig, ContinuousPeerFlow
 

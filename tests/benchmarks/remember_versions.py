@@ -28,7 +28,14 @@ COMMAND = ".venv/bin/python tests/benchmarks/remember_versions.py"
 PACKAGES = ("flows", "datasets", "benchmarks")
 COMMON_CODE = {
     "training rule": ("benchmarks.train", "benchmarks.tune"),
-    "basis of flows": ("flows.base", "flows.config", "flows.meter", "flows.dense"),
+    "basis of flows": (
+        "flows.base",
+        "flows.config",
+        "flows.meter",
+        "flows.dense",
+        "flows.linalg",
+        "flows.activations",
+    ),
     "basis of measures": (
         "benchmarks.measures.subject",
         "benchmarks.environment",

@@ -351,8 +351,8 @@ def test_every_matrix_product_is_counted(
     if library == "onednn":
         if not onednn_is_there():
             pytest.skip("torch has no oneDNN for this processor")
-        monkeypatch.setattr("flows.dense.LEAST_TERMS", 0)
-        monkeypatch.setattr("flows.dense.chosen_products", lambda: Products(0))
+        monkeypatch.setattr("flows.linalg.LEAST_TERMS", 0)
+        monkeypatch.setattr("flows.linalg.chosen_products", lambda: Products(0))
     weights = 6 * 64 + 64 * 64 + 64 * 6
     for options in ({}, {"backend": "torchdiffeq"}):
         flow = flows.build("ffjord", (6,), hidden=(64, 64), layers="ignore", **options).to(dtype)

@@ -44,7 +44,7 @@ def test_every_common_version_has_code() -> None:
     [
         ("system RealNVP", "flows.discrete.layers.coupling"),
         ("system MAF", "flows.discrete.layers.autoregressive"),
-        ("system FFJORD", "flows.continuous.runge_kutta"),
+        ("system FFJORD", "flows.continuous.ode.gradient"),
         ("system Nflows", "flows.peers.base"),
         ("measure ratio", "benchmarks.measures.time"),
         ("measure quality", "datasets.gaussian_baseline"),

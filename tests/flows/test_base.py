@@ -221,3 +221,22 @@ def test_every_entry_builds_a_flow() -> None:
     """A cheap one of each kind; the battery has them all."""
     for name, event_shape in [("realnvp", (2,)), ("glow-image", (1, 4, 4)), ("planar", (2,))]:
         assert isinstance(flows.build(name, event_shape), Flow)
+
+
+def test_a_compiled_loss_draws_from_the_generator_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The noise of dropout, which a graph draws from torch's own; tracing is not the point."""
+    monkeypatch.setattr(torch, "compile", lambda module, **options: module)
+    torch.manual_seed(0)
+    flow = flows.build("rqnsf-c", (4,), hidden=(16,), residual_blocks=1, dropout=0.5)
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    loss = flow.compiled_loss()
+    x = torch.randn(16, 4)
+    given = torch.Generator().manual_seed(1)
+    before = torch.random.get_rng_state()
+    first, second = loss(x, generator=given), loss(x, generator=given)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert torch.equal(loss(x, generator=torch.Generator().manual_seed(1)), first)
+    assert not torch.equal(first, second)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import flows
-from flows.dense import Activation
+from flows.activations import Activation
 from flows.networks import MLP, ResidualNetwork
 
 NONLINEARITIES: dict[Activation, nn.Module] = {

@@ -15,7 +15,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from flows import InputError, products
-from flows.dense import affine, dense_stack, product
+from flows.dense import dense_stack
+from flows.linalg import product
 from flows.products import LEAST_TERMS, VARIABLE, Products, chosen_products, probe
 
 needs_onednn = pytest.mark.skipif(
@@ -30,7 +31,7 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(products.platformdirs, "user_cache_dir", lambda name: str(tmp_path))
     choose = functools.cache(chosen_products.__wrapped__)
     monkeypatch.setattr(products, "chosen_products", choose)
-    monkeypatch.setattr("flows.dense.chosen_products", choose)
+    monkeypatch.setattr("flows.linalg.chosen_products", choose)
     monkeypatch.setattr(products, "onednn_is_there", lambda: True)
     return tmp_path
 
@@ -178,11 +179,11 @@ def refuse() -> Products:
 def test_the_choice_is_asked_for_by_large_products_only(
     monkeypatch: pytest.MonkeyPatch, width: int, dtype: torch.dtype
 ) -> None:
-    monkeypatch.setattr("flows.dense.chosen_products", refuse)
+    monkeypatch.setattr("flows.linalg.chosen_products", refuse)
     square = torch.ones(width, width, dtype=dtype)
     shift = torch.ones(width, dtype=dtype)
     product(square, square)
-    affine(square, square, shift)
+    product(square, square, shift)
     dense_stack([(square, shift)], "relu", square)
     large = torch.ones(160, 160)
     with pytest.raises(AssertionError, match="asked for"):
@@ -191,7 +192,7 @@ def test_the_choice_is_asked_for_by_large_products_only(
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_compiled_stack_never_asks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flows.dense.chosen_products", refuse)
+    monkeypatch.setattr("flows.linalg.chosen_products", refuse)
     square, shift = torch.ones(160, 160), torch.ones(160)
 
     def stack(columns: torch.Tensor) -> torch.Tensor:
@@ -205,7 +206,7 @@ def test_a_compiled_stack_never_asks(monkeypatch: pytest.MonkeyPatch) -> None:
 @needs_onednn
 def test_processes_with_one_setting_agree_to_the_last_bit() -> None:
     program = (
-        "import hashlib, torch, flows.dense as d; torch.manual_seed(0); torch.set_num_threads(1)\n"
+        "import hashlib, torch, flows.linalg as d; torch.manual_seed(0); torch.set_num_threads(1)\n"
         "a = d.product(torch.randn(150, 150), torch.randn(150, 150))\n"
         "print(hashlib.sha256(a.numpy().tobytes()).hexdigest())"
     )

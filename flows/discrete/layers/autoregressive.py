@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from flows.activations import Activation, activation, pure_activation
 from flows.base import InputError, Traits
-from flows.dense import Activation, activation, dense, dense_stack, pure_activation
+from flows.dense import dense, dense_stack
 from flows.discrete.layers.elementwise import Elementwise
 from flows.discrete.layers.transform import Transform
 from flows.meter import tick

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import flows
-from flows.continuous.dynamics import LAYERS, DenseDynamics, LayerKind
 from flows.continuous.ffjord import FFJORD, FFJORDConfig
+from flows.continuous.ode.dynamics import LAYERS, DenseDynamics, LayerKind
 
 
 @pytest.fixture(autouse=True)

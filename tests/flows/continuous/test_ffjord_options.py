@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import pydantic
 import pytest
@@ -12,8 +12,6 @@ import torch
 from torch import Tensor, nn
 
 import flows
-from flows.continuous.dense_products import DenseEvaluator
-from flows.continuous.dynamics import ACTIVATIONS, LAYERS, DenseDynamics
 from flows.continuous.errors import (
     CostWarning,
     DynamicsShapeError,
@@ -22,9 +20,13 @@ from flows.continuous.errors import (
     TooManyEvaluations,
 )
 from flows.continuous.ffjord import FFJORD, FFJORDConfig
-from flows.continuous.field import AutogradEvaluator, Field
 from flows.continuous.moving_norm import MovingBatchNorm
-from flows.continuous.runge_kutta import integrate
+from flows.continuous.ode.autograd import AutogradEvaluator
+from flows.continuous.ode.dense import DenseEvaluator
+from flows.continuous.ode.dynamics import LAYERS, Activation, DenseDynamics
+from flows.continuous.ode.field import Field
+from flows.continuous.ode.gradient import integrate
+from flows.continuous.ode.settings import Settings
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +88,7 @@ class Wrapped(nn.Module):
 
 
 @pytest.mark.parametrize("layers", list(LAYERS))
-@pytest.mark.parametrize("activation", list(ACTIVATIONS))
+@pytest.mark.parametrize("activation", get_args(Activation))
 @OPTIONS
 def test_products_by_hand_are_those_of_autograd(
     layers: str, activation: str, options: dict[str, Any]
@@ -178,7 +180,7 @@ def test_regularizers_are_the_integrals_along_the_path() -> None:
         f = dynamics(t, middle)[0].detach()
         found = {
             "kinetic_energy": f.square().sum(),
-            "jacobian_norm": (noise @ j).square().sum(),
+            "jacobian_norm": (j @ noise).square().sum(),
             "mean_speed": f.abs().mean(),
             "rms_speed": f.norm() / 3**0.5,
             "directional_derivative": (f @ j).norm() / 3**0.5,
@@ -199,25 +201,19 @@ def test_regularizers_are_the_integrals_along_the_path() -> None:
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("trace", ["exact", "hutchinson"])
 def test_regularizers_written_by_hand_are_those_of_autograd(trace: str, residual: bool) -> None:
-    """Integrals and all gradients; the noise of the Jacobian's norm is on its other side."""
-    flow = make(3, trace=trace, residual=residual, solver="rk4", steps=4)
+    """Integrals and all gradients."""
+    flow = make(3, trace=trace, residual=residual)
     (block,) = flow.blocks
     x = torch.randn(5, 3)
     probes = block.probes(x, trace == "exact", generator())
-    names = ("kinetic_energy",) if trace == "hutchinson" else ("jacobian_norm", "kinetic_energy")
-    field = Field(block.dynamics, None, probes)
-    dense = DenseEvaluator(
-        block.dynamics,
-        dict(block.dynamics.named_parameters()),
-        None,
-        probes.vectors,
-        weight=probes.weight,
-        regularizers=names,
-    )
+    names = ("jacobian_norm", "kinetic_energy")
     found = []
-    for evaluator in (dense, AutogradEvaluator(field, names)):
+    for evaluator in (
+        DenseEvaluator(block.dynamics, None, probes, names),
+        AutogradEvaluator(Field(block.dynamics, None, probes), names),
+    ):
         start = x.clone().requires_grad_(True)
-        z, integrals = integrate(evaluator, start, 0.0, 1.0, solver="rk4", steps=4)
+        z, integrals, _ = integrate(evaluator, start, 0.0, 1.0, Settings("rk4", steps=4))
         weights = torch.randn(integrals.shape, generator=generator(7))
         total = (z * torch.randn(z.shape, generator=generator(8))).sum() + (
             integrals * weights
@@ -226,6 +222,18 @@ def test_regularizers_written_by_hand_are_those_of_autograd(trace: str, residual
             (integrals, *torch.autograd.grad(total, [start, *block.dynamics.parameters()]))
         )
     torch.testing.assert_close(found[0], found[1])
+
+
+@pytest.mark.parametrize("options", [{}, {"bottleneck": 2}, {"probes": 2, "residual": True}])
+def test_a_regularizer_is_the_same_whatever_others_there_are(options: dict[str, Any]) -> None:
+    """The dear ones are integrated by autograd, the first two, alone, by hand."""
+    x = torch.randn(5, 3)
+    alone = make(3, jacobian_norm=0.1, kinetic_energy=0.1, **options)
+    among = make(3, jacobian_norm=0.1, kinetic_energy=0.1, rms_speed=0.1, **options)
+    among.load_state_dict(alone.state_dict())
+    terms = [flow.training_loss(x, generator=generator(5))[1] for flow in (alone, among)]
+    for name in ("nll", "kinetic_energy", "jacobian_norm"):
+        torch.testing.assert_close(terms[0][name], terms[1][name], atol=1e-8, rtol=1e-8)
 
 
 def test_the_estimated_jacobian_norm_of_dense_linear_dynamics() -> None:
@@ -290,8 +298,8 @@ def test_a_residual_flow_subtracts_the_state() -> None:
 def test_the_meter_knows_blocks_and_steps() -> None:
     # The wide one keeps the velocities of every step, five a step; the narrow one, whose graph is
     # smaller, those of a few, and finds the five of each other step once more.
-    for width, kept in ((256, 1000), (32, 3)):
-        flow = make(2, blocks=2, hidden=(width,))
+    for width, kept, moving in ((256, 1000, False), (32, 3, False), (256, 1000, True)):
+        flow = make(2, blocks=2, hidden=(width,), learned_end_time=moving)
         with flows.Meter() as meter:
             flow.log_prob(torch.randn(3, 2)).sum().backward()
         assert list(meter.parts) == ["block 0", "block 1"]
@@ -301,8 +309,13 @@ def test_the_meter_knows_blocks_and_steps() -> None:
         for part in meter.parts.values():
             assert part.forward == 2 + 6 * (part.accepted + part.rejected)
             again = max(part.accepted - kept, 0)
-            assert part.backward == 6 * part.accepted + 5 * again > 0
+            # The gradient by the end time takes one evaluation, at the end.
+            assert part.backward == 6 * part.accepted + 5 * again + moving > 0
             assert (again > 0) == (width == 32)
+        assert repr(meter) == (
+            f"Meter(forward={meter.forward}, backward={meter.backward}, "
+            f"accepted={meter.accepted}, rejected={meter.rejected})"
+        )
 
 
 def test_moving_norm_inverts_and_has_its_determinant() -> None:
@@ -477,24 +490,30 @@ def test_the_toy_has_the_parameters_of_the_official_code() -> None:
     assert flows.build("ffjord-toy", (2,), learned_end_time=True).parameter_count == 9225
 
 
-def test_a_step_guess_is_used_in_training_alone() -> None:
-    flow = make(2, atol=1e-5, rtol=1e-5)
+@pytest.mark.parametrize("remember", [True, False])
+def test_a_first_step_is_remembered_in_training_alone_and_where_it_may(remember: bool) -> None:
+    flow = make(2, atol=1e-5, rtol=1e-5, remember_step=remember)
     x = torch.randn(8, 2)
     flow.eval()
     before = flow.log_prob(x, generator=generator())
     flow.train()
-    first, second = flows.Meter(), flows.Meter()
-    with first:
-        flow.log_prob(x, generator=generator()).sum().backward()
-    with second:
-        flow.log_prob(x, generator=generator()).sum().backward()
-    assert second.forward < first.forward
+    losses, counts = [], []
+    for _ in range(2):
+        with flows.Meter() as meter:
+            losses.append(flow.loss(x, generator=generator()))
+            losses[-1].backward()
+        counts.append(meter.forward)
+    assert (counts[1] < counts[0]) == remember
+    # The loss depends on the solve before with remembered steps alone, and within the tolerance.
+    assert torch.equal(losses[0], losses[1]) == (not remember)
+    torch.testing.assert_close(losses[0], losses[1], atol=1e-4, rtol=0)
     flow.eval()
     assert torch.equal(before, flow.log_prob(x, generator=generator()))
 
 
-def test_copies_do_not_share_a_step_guess() -> None:
+def test_copies_do_not_share_a_remembered_step() -> None:
     flow = make(2)
     other = copy.deepcopy(flow)
     flow.log_prob(torch.randn(8, 2)).sum().backward()
-    assert other.blocks[0].guess.size is None
+    assert flow.blocks[0].fitting_step is not None
+    assert other.blocks[0].fitting_step is None

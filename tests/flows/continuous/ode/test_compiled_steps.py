@@ -10,7 +10,7 @@ import torch
 
 import flows
 from flows import Meter
-from flows.continuous import runge_kutta
+from flows.continuous.ode import forward, gradient
 
 
 @pytest.mark.slow
@@ -37,7 +37,8 @@ def test_a_compiled_step_is_one_graph_and_the_same_step(
         made: Callable[..., Any] = traced[function]
         return made
 
-    monkeypatch.setattr(runge_kutta, "_compiled", as_one_graph)
+    for module in (forward, gradient):
+        monkeypatch.setattr(module, "compiled", as_one_graph)
     torch.manual_seed(0)
     flow = flows.build("ffjord", (4,), hidden=(8, 8), **options).double()
     x = torch.randn(16, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -50,9 +51,9 @@ def test_a_compiled_step_is_one_graph_and_the_same_step(
             value.backward()
         gradients = [p.grad.clone() for p in flow.parameters() if p.grad is not None]
         found.append((value.detach(), gradients, repr(meter)))
-        # Solves start from the same first guess.
+        # Solves start from the same first step.
         for block in flow.blocks:
-            block.guess.size = None
+            block.fitting_step = None
     assert len(traced) == 2
     torch.testing.assert_close(found[0][:2], found[1][:2], atol=1e-12, rtol=1e-10)
     assert found[0][2] == found[1][2]

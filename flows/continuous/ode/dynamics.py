@@ -25,15 +25,16 @@ from __future__ import annotations
 import abc
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from flows.activations import NONLINEARITIES
+
 __all__ = [
-    "ACTIVATIONS",
     "LAYERS",
     "Activation",
     "DenseDynamics",
@@ -44,15 +45,7 @@ __all__ = [
 
 LayerKind = Literal["ignore", "concat", "concat_v2", "squash", "concatsquash", "blend", "hyper"]
 Activation = Literal["tanh", "softplus", "elu", "swish", "square"]
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "tanh": torch.tanh,
-    "softplus": functional.softplus,
-    "elu": functional.elu,
-    "swish": functional.silu,
-    "square": torch.square,
-}
-"""Element-wise nonlinearities of the dynamics, by name."""
+"""Names of the nonlinearities that dynamics may have."""
 
 
 class TimeAffine(nn.Module, abc.ABC):
@@ -286,7 +279,7 @@ class DenseDynamics(nn.Module):
         return self._run(t, x, 0, len(self.stack))
 
     def _run(self, t: Tensor, x: Tensor, first: int, last: int) -> Tensor:
-        activate = ACTIVATIONS[self.activation]
+        activate = NONLINEARITIES[self.activation].pure
         for index in range(first, last):
             x = self.stack[index](t, x)
             if index + 1 < len(self.stack):

@@ -1,0 +1,1 @@
+"""Initial value problems of continuous flows: right-hand sides, solvers, gradients."""
