@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from pydantic import Field, PositiveInt
@@ -41,6 +41,8 @@ class FFJORDConfig(ContinuousConfig):
     With a bottleneck of k the hidden layers run down to it and up from it (hidden 64-64-128 and
     k = 5 give 64-64-128-5-128-64-64, Figure 1 of the paper); the noise then has that width.
     """
+
+    version: ClassVar[int] = 2
 
     hidden: Widths = Field(
         default=(64, 64, 64),

@@ -19,6 +19,7 @@ from flows.continuous.ode.field import Field, Probes
 from flows.continuous.ode.gradient import integrate
 from flows.continuous.ode.trace import draw_noise, unit_vectors
 from flows.continuous.options import ContinuousConfig
+from flows.meter import tick
 
 __all__ = ["ContinuousTransform"]
 
@@ -124,6 +125,7 @@ class ContinuousTransform(nn.Module):
         """Estimates of the trace at time 0, ``(draws, n)``, each the mean of all probes."""
         count = self.config.probes
         noise = self._noise(z, draws * count, generator)
+        tick(part=self.name)
         with torch.no_grad():
             # A weight of 1 / (all products) has each of them carry the whole known trace.
             _, found = Field(self.dynamics, context, noise).products(z.new_zeros(()), z)
