@@ -99,9 +99,8 @@ class ContinuousConfig(FlowConfig):
     )
     remember_step: bool = Field(
         default=True,
-        description="whether the step size that fitted the start of a block's last solve in "
-        "training is the first that its next one tries (native): spares 23 to 34 % of a training "
-        "step's evaluations; in return a loss depends, within the tolerance, on the solve before",
+        description="whether in training a block first tries the step that fitted its last solve "
+        "(native), by which a loss then varies, within the tolerance",
     )
     kinetic_energy: NonNegativeFloat = Field(default=0.0, description="weight of ||f||^2")
     jacobian_norm: NonNegativeFloat = Field(

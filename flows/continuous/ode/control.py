@@ -56,7 +56,6 @@ def adaptive_steps(
     end: float,
     first: float,
     *,
-    remembered: bool,
     resolution: float,
 ) -> Attempts:
     """Steps whose error stays within the tolerance.
@@ -66,8 +65,6 @@ def adaptive_steps(
         start: where the way begins.
         end: where it ends; may lie before.
         first: size of the first step, above 0.
-        remembered: whether that fitted a solve before. After a step of full size the next is not
-            to grow much; after a searched one it may.
         resolution: the part of the way that a step cannot be shorter than.
 
     Raises:
@@ -75,8 +72,8 @@ def adaptive_steps(
     """
     direction = 1.0 if end > start else -1.0
     span = abs(end - start)
+    before: float | None = None
     size, done, after_rejection = first, 0.0, False
-    before = 1e-4 if remembered else None
     while True:
         rest = span - done
         # Two equal steps rather than a long and a short one; the last one ends on the end.

@@ -133,7 +133,6 @@ def forward(
             start,
             end,
             first_step or initial_step(problem, start, end, y, rate),
-            remembered=first_step is not None,
             resolution=torch.finfo(z.dtype).eps,
         )
     attempt = next(attempts, None)

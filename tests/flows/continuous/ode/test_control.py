@@ -71,7 +71,7 @@ def test_steps_land_on_the_end_whatever_the_errors() -> None:
     assert [t for t, _ in equal_steps(1.0, 0.0, 4)] == [1.0, 0.75, 0.5, 0.25]
     settings = Settings()
     errors = itertools.cycle([0.3, 2.0, 1e-12, 1e-12, float("nan"), 1e-12, 1e-12, 0.9])
-    steps = adaptive_steps(settings, 2.0, -1.0, 0.2, remembered=False, resolution=1e-7)
+    steps = adaptive_steps(settings, 2.0, -1.0, 0.2, resolution=1e-7)
     reached, (t, dt) = 2.0, next(steps)
     try:
         while True:
@@ -90,7 +90,7 @@ def test_steps_land_on_the_end_whatever_the_errors() -> None:
 )
 def test_the_last_steps_are_not_a_long_and_a_short_one(size: float, sizes: list[float]) -> None:
     # At an error of 0.9 ** 5 the next size is this one.
-    steps = adaptive_steps(Settings(), 0.0, 1.0, size, remembered=False, resolution=1e-7)
+    steps = adaptive_steps(Settings(), 0.0, 1.0, size, resolution=1e-7)
     found = [next(steps)]
     for _ in sizes[1:]:
         found.append(steps.send(0.9**5))
