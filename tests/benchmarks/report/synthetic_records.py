@@ -58,7 +58,7 @@ def make_record(
         device=device,  # type: ignore[arg-type]
         threads=1,
     )
-    usual_kind, usual_dimension = _KINDS.get(dataset, ("gaussian", 2))
+    usual_kind, usual_dimension = _KINDS.get(dataset, ("family", 2))
     return Record(
         key=cell.key,
         cell=cell,

@@ -9,17 +9,10 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from benchmarks.report.literature import Published, literature
-from benchmarks.report.notes import (
-    ESTIMATED,
-    Remarks,
+from benchmarks import measures
+from benchmarks.measures import Column
+from benchmarks.report.groups import (
     contestant,
-    machine_notes,
-    names_note,
-    replication_notes,
-)
-from benchmarks.report.records import (
-    Records,
     describe_setting,
     grouped,
     label_order,
@@ -28,11 +21,21 @@ from benchmarks.report.records import (
     summarise,
     values_by_seed,
 )
+from benchmarks.report.literature import Published, literature
+from benchmarks.report.notes import (
+    ESTIMATED,
+    Remarks,
+    machine_notes,
+    option_notes,
+    replication_notes,
+)
+from benchmarks.report.records import Records
 from benchmarks.report.statistics import best_of
 from benchmarks.report.style import flow_order
 from benchmarks.report.table import DASH, Entry, Section, Table, number
+from datasets.base import KINDS
 
-__all__ = ["comparison_tables", "published_table"]
+__all__ = ["comparison"]
 
 # Two-sided 95 % of a normal distribution: the mean of thousands of test points is close to one.
 _NORMAL_95 = 1.959964
@@ -49,24 +52,46 @@ class _Block:
     kinds: tuple[str, ...]
     measure: str
     title: str
+    # Whether data sets on which nobody has the measure are left out, those of failures too.
+    where_known: bool = False
 
 
 _BLOCKS = (
     _Block("comparison", ("toy", "tabular"), "nll_nats", "Test NLL in nats (lower is better)"),
     _Block(
         "kl",
-        ("toy", "gaussian"),
+        ("toy", "family"),
         "kl_to_truth_nats",
         "KL divergence from the true density in nats (lower is better)",
+        where_known=True,
     ),
     _Block("images", ("image",), "bits_per_dim", "Test bits/dim of images (lower is better)"),
     _Block(
-        "gaussian",
-        ("gaussian",),
+        "families",
+        ("family",),
         "nll_nats",
-        "Test NLL in nats on Gaussians of known entropy (lower is better)",
+        "Test NLL in nats on parametric families of known entropy (lower is better)",
     ),
 )
+
+
+def _further_blocks() -> list[_Block]:
+    return [
+        _Block(
+            column.name,
+            KINDS,
+            column.name,
+            f"{_in_unit(column)} (lower is better)",
+            where_known=True,
+        )
+        for column in measures.columns(table="comparison")
+    ]
+
+
+def _in_unit(column: Column) -> str:
+    words = column.heading or column.name
+    return f"{words} in {column.unit}" if column.unit else words
+
 
 _BOLD = (
     "Bold: the lowest mean of its column, and every mean that cannot be told from it (the 95 % "
@@ -82,16 +107,19 @@ _NO_BOLD = (
 )
 
 
-def comparison_tables(records: Records) -> list[Table]:
-    """Trained flows by data sets: toys and tables, distance to the truth, images, Gaussians."""
+def comparison(records: Records) -> list[Table]:
+    """Trained flows by data sets: toys and tables, distance to the truth, images, families.
+
+    A table of its own for each further measure of quality whose column asks for one.
+    """
     tables = []
     trained = records.cells[records.cells["trained"]]
-    for block in _BLOCKS:
+    for block in (*_BLOCKS, *_further_blocks()):
         cells = trained[trained["dataset_kind"].isin(block.kinds)]
         # A study that leaves quality out has nothing to say here, unless it failed.
         measured = set(cells.loc[cells[block.measure].notna(), "dataset"])
         tried = cells[cells[block.measure].notna() | (cells["status"] != "ok")]
-        if block.name == "kl":
+        if block.where_known:
             # Where the truth is not known there is nothing to fail at.
             tried = tried[tried["dataset"].isin(measured)]
         datasets = list(dict.fromkeys(tried["dataset"]))
@@ -116,6 +144,8 @@ def _comparison(
     records: Records, cells: pd.DataFrame, datasets: Sequence[str], block: _Block
 ) -> Table:
     measure = block.measure
+    if f"{measure}_stderr" not in cells:
+        cells = cells.assign(**{f"{measure}_stderr": math.nan})
     best = _best(cells, measure)
     by_cell: dict[_Group, pd.DataFrame] = {
         (dataset, flow, setting): group
@@ -170,7 +200,7 @@ def _comparison(
             *(_rate_notes(records, cells, rows_of) if with_rate else []),
             *replication_notes(cells),
             *_warnings(records, cells, measure),
-            *names_note(records, cells),
+            *option_notes(records, cells, rates_shown=with_rate),
             *remarks.notes,
             *(machine_notes(cells) if "machine" in records.differing else []),
             *said,
@@ -326,6 +356,8 @@ def _how(cells: pd.DataFrame, datasets: Sequence[str], measure: str, best: bool)
         if by_quadrature != set(datasets):
             ways.append("as the mean of log truth - log model over the test split")
         notes.append(f"Each number: mean over seeds of the divergence, {'; else '.join(ways)}.")
+    elif measure in {column.name for column in measures.columns(table="comparison")}:
+        notes.append(f"Each number: mean over seeds; {measures.column(measure).meaning}.")
     else:
         notes.append("Each number: mean over seeds of the mean over the test split.")
     errors = ["± (seeds): half-width of a 95 % Student t interval over seeds"]
@@ -529,54 +561,3 @@ def _comparison_data(cells: pd.DataFrame, measure: str, best: set[_Group]) -> pd
         name: f"{name}_over_test_points_mean" for name in plain_means if name.endswith("_stderr")
     }
     return data.drop(columns=[*unused, "setting_label"]).rename(columns=renamed)
-
-
-def published_table(records: Records) -> Table | None:
-    """Every published number on the data sets at hand, with recipe, source and kind of error."""
-    rows, data = [], []
-    here = dict.fromkeys(records.cells["dataset_name"])
-    for name in here:
-        for measure, unit in (("nll_nats", "nats"), ("bits_per_dim", "bits/dim")):
-            for item in literature().of(name, measure):
-                error = number(item.value, item.error or math.nan, decimals=2)
-                address = item.source.address.removeprefix("https://")
-                rows.append(
-                    [
-                        Entry(name),
-                        Entry(item.model),
-                        error,
-                        Entry(unit),
-                        Entry(item.error_over),
-                        Entry(item.recipe),
-                        Entry(f"{item.source.short}, {address}"),
-                        Entry(item.read),
-                    ]
-                )
-                data.append(
-                    {
-                        "dataset": name,
-                        "model": item.model,
-                        "measure": measure,
-                        "value": item.value,
-                        "error": item.error,
-                        "error_over": item.error_over,
-                        "recipe": item.recipe,
-                        "source": item.source.text,
-                        "address": item.source.address,
-                        "read": item.read,
-                    }
-                )
-    if not rows:
-        return None
-    return Table(
-        name="published",
-        title="Published numbers on these data sets (lower is better)",
-        columns=["data set", "model", "value", "unit", "error over", "recipe", "source", "read in"],
-        sections=[Section("", rows)],
-        notes=[
-            "Log-likelihoods are printed as NLL, their negative. An error over test points is "
-            "twice the standard error over the test set of one trained model, one over runs the "
-            "spread of repeated training: the two do not compare.",
-        ],
-        data=pd.DataFrame(data),
-    )
