@@ -108,7 +108,7 @@ def _part(study: Study, records: Records, prefix: str) -> tuple[Part, list[str]]
             figures += drawn
             if not drawn:
                 what = (draw.__doc__ or draw.__name__).partition("\n")[0].rstrip(".")
-                undrawn.append(f"{study.name}: a figure that no record has what it takes: {what}")
+                undrawn.append(f"{study.name}: no record has what this figure takes: {what}")
     return (
         Part(
             study=study,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -33,14 +33,14 @@ def in_words(interval: Interval, unit: str = "", digits: int = 3, over: str = "s
     return f"{mean} ± {interval.half_width:,.{digits}f}{unit} ({interval.n} {over})"
 
 
-def ratio_in_words(values: Sequence[float], over: str) -> str:
+def ratio_in_words(values: Iterable[float], over: str) -> str:
     """The geometric mean of ratios, with the t interval of their logarithms.
 
     Example:
         >>> ratio_in_words([2.0, 2.0, 2.0], "data sets")
         '2.00 (2.00 to 2.00, 3 data sets)'
     """
-    logs = t_interval(list(np.log(values)))
+    logs = t_interval(list(np.log(list(values))))
     mean = f"{math.exp(logs.mean):.2f}"
     if not math.isfinite(logs.half_width):
         return f"{mean} (one of the {over}: no interval)"

@@ -277,7 +277,7 @@ def test_lists_and_descriptions(capsys: Any) -> None:
     for words, expected in (
         (("list", "flows"), "ffjord"),
         (("list", "datasets"), "8gaussians"),
-        (("list", "matrices"), "quick"),
+        (("list", "studies"), "quick"),
         (("list", "measures"), "nll_nats"),
         (("list", "measures"), "always: of the training"),
         (("list", "measures"), "tuning_seconds: train_seconds of all rates"),
@@ -285,6 +285,7 @@ def test_lists_and_descriptions(capsys: Any) -> None:
         (("describe", "nflows/realnvp"), "remark: Each coupling of nflows"),
         (("describe", "power"), "rows"),
         (("describe", "quick"), "comparison"),
+        (("describe", "quick"), "answers: which flow models"),
         (("describe", "time"), "train_step_seconds"),
         (("doctor",), "torch"),
     ):

@@ -11,11 +11,9 @@ from synthetic_records import make_record
 
 from benchmarks.errors import StoreError
 from benchmarks.matrix import load_matrix
-from benchmarks.report import write_report
-from benchmarks.report.comparison import comparison_tables
-from benchmarks.report.ratios import ratio_table
+from benchmarks.report import tables, write_report
 from benchmarks.report.records import gather
-from benchmarks.report.tables import bottleneck_cells, bottleneck_table, cost_table
+from benchmarks.report.sweeps import bottleneck_cells
 from benchmarks.store import Record, Store
 
 
@@ -51,8 +49,7 @@ def two_machines(folder: Path, **measures: Any) -> list[Store]:
 
 
 def test_machines_are_kept_apart_and_named(tmp_path: Path) -> None:
-    table = cost_table(gather(two_machines(tmp_path)))
-    assert table is not None
+    (table,) = tables.cost(gather(two_machines(tmp_path)))
     rows = {row[0].text: row[1].text for row in table.sections[0].rows}
     # One name for both processors: what tells them apart stands in the rows.
     assert rows == {
@@ -82,8 +79,7 @@ def test_one_cell_on_two_machines_keeps_the_curve_of_each(tmp_path: Path) -> Non
 
 def test_ratios_name_their_processors(tmp_path: Path) -> None:
     ratio = {"reference": "ffjord", "train_step_ratio": 2.0}
-    table = ratio_table(gather(two_machines(tmp_path, **ratio)))
-    assert table is not None
+    (table,) = tables.ratios(gather(two_machines(tmp_path, **ratio)))
     assert len(table.sections[0].rows) == 2
     assert sum(note.startswith("Processor: Example CPU") for note in table.notes) == 2
 
@@ -151,8 +147,7 @@ def test_the_shipped_bottleneck_study_has_its_full_width_rows(tmp_path: Path) ->
     # The whole study and nothing else: three hidden layers are another network.
     assert set(cells["key"]) == keys
     assert cells["series"].nunique() == 1
-    table = bottleneck_table(records)
-    assert table is not None
+    (table,) = tables.bottleneck(records)
     (section,) = table.sections
     shown = [(row[0].text, row[1].text) for row in section.rows]
     for noise in ("gaussian", "rademacher"):
@@ -161,5 +156,5 @@ def test_the_shipped_bottleneck_study_has_its_full_width_rows(tmp_path: Path) ->
 
 def test_a_record_of_any_age_makes_a_report(tmp_path: Path) -> None:
     bare = make_record("maf", measures={"nll_nats": 1.0}, environment={"python": "3.11"})
-    (table,) = comparison_tables(gather([store_of(tmp_path, bare)]))
+    (table,) = tables.comparison(gather([store_of(tmp_path, bare)]))
     assert table.sections[0].rows[0][2].text == "1.000"
