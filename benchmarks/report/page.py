@@ -14,7 +14,8 @@ from markupsafe import Markup
 
 from benchmarks import measures
 from benchmarks.report.figures import Drawn
-from benchmarks.report.records import Records, plain
+from benchmarks.report.groups import plain
+from benchmarks.report.records import Records
 from benchmarks.report.table import Table, as_html
 from benchmarks.studies.base import Study
 
