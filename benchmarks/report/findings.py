@@ -13,6 +13,7 @@ from benchmarks import measures
 from benchmarks.report.groups import grouped, values_by_seed
 from benchmarks.report.records import Records
 from benchmarks.report.statistics import Interval, best_of, difference, t_interval
+from benchmarks.report.table import number
 
 __all__ = ["in_words", "lowest", "ratio_in_words", "times_the_reference"]
 
@@ -24,13 +25,17 @@ def in_words(interval: Interval, unit: str = "", digits: int = 3, over: str = "s
         >>> in_words(Interval(0.12, 0.034, 3), "nats", digits=2)
         '0.12 ± 0.03 nats (3 seeds)'
         >>> in_words(Interval(12, float("nan"), 1), "%", digits=0)
-        '12 % (one of the seeds: no interval)'
+        '12 % (one seed: no interval)'
     """
-    mean = f"{interval.mean:,.{digits}f}"
+    mean = number(interval.mean, decimals=digits).text
     unit = f" {unit}" if unit else ""
     if not math.isfinite(interval.half_width):
-        return f"{mean}{unit} (one of the {over}: no interval)"
+        return f"{mean}{unit} ({_one(over)})"
     return f"{mean} ± {interval.half_width:,.{digits}f}{unit} ({interval.n} {over})"
+
+
+def _one(over: str) -> str:
+    return f"one {over.removesuffix('s')}: no interval"
 
 
 def ratio_in_words(values: Iterable[float], over: str) -> str:
@@ -43,7 +48,7 @@ def ratio_in_words(values: Iterable[float], over: str) -> str:
     logs = t_interval(list(np.log(list(values))))
     mean = f"{math.exp(logs.mean):.2f}"
     if not math.isfinite(logs.half_width):
-        return f"{mean} (one of the {over}: no interval)"
+        return f"{mean} ({_one(over)})"
     low, high = logs.mean - logs.half_width, logs.mean + logs.half_width
     return f"{mean} ({math.exp(low):.2f} to {math.exp(high):.2f}, {logs.n} {over})"
 

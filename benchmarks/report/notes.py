@@ -70,14 +70,14 @@ def option_notes(records: Records, cells: pd.DataFrame, *, rates_shown: bool = F
         cells: those of the table.
         rates_shown: whether the table says the learning rates itself.
     """
-    shared = {}
+    shared: dict[str, dict[str, None]] = {}
     for name, flow in zip(cells["flow_name"], cells["flow"], strict=True):
         shown = records.short[flow].removeprefix(name).strip("[]").split(",")
         whole = flow.removeprefix(name).strip("[]").split(",")
         hidden = [option for option in whole if option not in shown]
         if hidden:
-            shared[name] = ", ".join(hidden)
-    notes = [f"Every {name} here has {options}." for name, options in shared.items()]
+            shared.setdefault(", ".join(hidden), {})[name] = None
+    notes = [f"Every {', '.join(names)} here has {options}." for options, names in shared.items()]
     settings = []
     for column in records.setting_columns:
         words = cells[column].map(plain)

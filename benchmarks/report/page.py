@@ -67,12 +67,18 @@ def _figure(drawn: Drawn, folder: Path) -> dict[str, Any]:
     }
 
 
+# On the page, where a figure of 96 would have its text smaller than the page's own.
+_PIXELS_AN_INCH = 124
+
+
 def _inline(path: Path, drawn: Drawn) -> str:
     """A figure's SVG as part of the page, its names its own."""
     svg = path.read_text(encoding="utf-8")
     # What stands before the element is for a file alone.
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{drawn.name}-", svg)
+    width = float(drawn.figure.get_figwidth()) * _PIXELS_AN_INCH
+    svg = re.sub(r' width="[^"]*" height="[^"]*"', f' width="{width:.0f}"', svg, count=1)
     label = html.escape(drawn.title, quote=True)
     return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
 

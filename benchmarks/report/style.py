@@ -36,7 +36,7 @@ __all__ = [
     "variant_looks",
 ]
 
-DPI = 130
+DPI = 100
 """Resolution of what a figure holds as an image: densities, clouds of points."""
 
 Marker = str | tuple[int, int, int]
@@ -337,6 +337,9 @@ def save(figure: Figure, folder: Path, name: str) -> Path:
     """Write a figure as SVG; the same figure gives the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.svg"
+    # Laid out as on a screen: the SVG's own resolution leaves too little room between panels.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
     figure.savefig(path, dpi=DPI, metadata={"Date": None, "Creator": None})
     return path
 

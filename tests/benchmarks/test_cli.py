@@ -194,7 +194,7 @@ def test_interrupted_keeps_what_was_finished_and_goes_on(tmp_path: Path, tiny: P
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["run", "quik"], "no matrix is called 'quik'; did you mean 'quick'"),
+        (["run", "quik"], "no study is called 'quik'; did you mean 'quick'"),
         (["run", "quick", "--filter", "flw=maf"], "'flw' is no axis; did you mean 'flow'"),
         (["run", "quick", "--filter", "flow=mfa"], "has no flow 'mfa'; did you mean 'maf'"),
         (["run", "quick", "--seeds", "x"], "seeds 'x'"),
