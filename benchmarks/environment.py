@@ -23,6 +23,7 @@ __all__ = [
     "OthersWork",
     "describe_environment",
     "git_state",
+    "gpu_processes",
     "matrix_products",
     "process_peak_bytes",
 ]
@@ -136,6 +137,11 @@ def _driver() -> str | None:
     return lines[0] if lines else None
 
 
+def gpu_processes(uuid: str = "") -> int:
+    """How many processes compute on a GPU, on any without its uuid, as far as the driver tells."""
+    return sum(uuid in line for line in _nvidia_smi("--query-compute-apps=gpu_uuid,pid"))
+
+
 def process_peak_bytes() -> int | None:
     """Peak resident memory of this process (VmHWM) in bytes; None where the system has none.
 
@@ -194,7 +200,7 @@ class OthersWork:
         # below a few of them.
         self.shared = others > self.LEAST_SHARE * wall * self.threads + 0.05
         if self.device.type == "cuda":
-            self.shared |= len(_nvidia_smi("--query-compute-apps=pid")) > 1
+            self.shared |= gpu_processes() > 1
 
 
 def _own_seconds() -> float:

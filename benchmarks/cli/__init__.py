@@ -24,7 +24,7 @@ from benchmarks.cli.run import run
 from benchmarks.cli.show import describe, doctor, list_
 from benchmarks.cli.words import NearestGroup
 from benchmarks.errors import BenchError, Interrupted
-from benchmarks.performance import perf
+from benchmarks.perf.commands import perf
 
 __all__ = ["main"]
 

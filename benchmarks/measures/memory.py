@@ -75,15 +75,7 @@ def training_step_peak(subject: Subject) -> int:
     trainer.optimizer.zero_grad(set_to_none=True)
     gc.collect()
     resident = _bytes(_resident(trainer, batch))
-    if flow.device.type != "cuda":
-        return resident + peak_above_start(lambda: trainer.step(batch))
-    torch.cuda.synchronize(flow.device)
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats(flow.device)
-    before = torch.cuda.memory_allocated(flow.device)
-    trainer.step(batch)
-    torch.cuda.synchronize(flow.device)
-    return resident + torch.cuda.max_memory_allocated(flow.device) - before
+    return resident + peak_above_start(lambda: trainer.step(batch), flow.device)
 
 
 def _resident(trainer: Trainer, batch: Tensor) -> list[Tensor]:
@@ -103,13 +95,28 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum({piece.data_ptr(): piece.nbytes() for piece in pieces}.values())
 
 
-def peak_above_start(action: Callable[[], object]) -> int:
-    """Peak of the CPU memory that tensors hold while an action runs, above its start, in bytes.
+_CPU = torch.device("cpu")
+
+
+def peak_above_start(action: Callable[[], object], device: torch.device = _CPU) -> int:
+    """Peak of the memory that tensors hold while an action runs, above its start, in bytes.
+
+    Args:
+        action: what to run, once.
+        device: the one whose memory counts.
 
     Example:
         >>> peak_above_start(lambda: torch.zeros(1000, dtype=torch.float64).add(1)) >= 16000
         True
     """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        action()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         action()
     held = peak = 0

@@ -15,9 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from asv.environment import Environment
+from asv.machine import MachineCollection
 from asv.util import UserError
 
 __all__ = ["Checkout"]
+
+# asv keeps the machine's description in the home folder, for all of a user's projects; this one's
+# lies here, where `perf` writes it. asv loads plugins in the folder of its configuration.
+_MACHINE_FILE = Path(".asv", "machine.json").resolve()
+MachineCollection.get_machine_file_path = staticmethod(lambda: str(_MACHINE_FILE))
 
 
 class Checkout(Environment):  # type: ignore[misc]
