@@ -273,6 +273,24 @@ def test_dry_run_runs_nothing(tmp_path: Path, tiny: Path, capsys: Any) -> None:
     assert "1 cells to run" in out
 
 
+def test_a_profile_is_chosen(tiny: Path, capsys: Any) -> None:
+    code, out, _ = call(
+        "run",
+        "learning",
+        "--profile",
+        "full",
+        "--filter",
+        "dataset=power",
+        "--dry-run",
+        capsys=capsys,
+    )
+    assert code == 0
+    assert "1 cells to run" in out
+    code, _, err = call("run", tiny, "--profile", "full", "--dry-run", capsys=capsys)
+    assert code == 2
+    assert "a matrix file has no profiles" in err
+
+
 def test_lists_and_descriptions(capsys: Any) -> None:
     for words, expected in (
         (("list", "flows"), "ffjord"),

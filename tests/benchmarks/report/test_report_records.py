@@ -12,6 +12,7 @@ from synthetic_records import make_record
 from benchmarks.errors import StoreError
 from benchmarks.matrix import load_matrix
 from benchmarks.report import tables, write_report
+from benchmarks.report.figures import Scene
 from benchmarks.report.records import gather
 from benchmarks.report.sweeps import bottleneck_cells
 from benchmarks.store import Record, Store
@@ -158,3 +159,63 @@ def test_a_record_of_any_age_makes_a_report(tmp_path: Path) -> None:
     bare = make_record("maf", measures={"nll_nats": 1.0}, environment={"python": "3.11"})
     (table,) = tables.comparison(gather([store_of(tmp_path, bare)]))
     assert table.sections[0].rows[0][2].text == "1.000"
+
+
+def test_records_from_before_families_had_a_name_are_families(tmp_path: Path) -> None:
+    measures = {"nll_nats": 1.0, "truth_entropy_nats": 0.9, "kl_to_truth_nats": 0.1}
+    old = make_record("maf", "funnel", kind="gaussian", measures=measures)
+    found = {table.name: table for table in tables.comparison(gather([store_of(tmp_path, old)]))}
+    assert list(found) == ["kl", "families"]
+    assert "Gaussians" not in " ".join(table.title for table in found.values())
+
+
+def test_no_option_that_differs_is_left_unsaid(tmp_path: Path) -> None:
+    """Shared by all of a system, or by all of a data set, it stands in no name: a note says it."""
+
+    def timed(flow: str, dataset: str, steps: int, rate: float, label: str) -> Record:
+        measures = {"train_step_seconds": 0.1, "learning_rate": rate, "nll_nats": 1.0}
+        return make_record(flow, dataset, measures=measures, steps=steps, flow_label=label)
+
+    records = gather(
+        [
+            store_of(
+                tmp_path,
+                timed("maf", "8gaussians", 200, 1e-2, "maf[layers=3]"),
+                timed("glow", "8gaussians", 200, 1e-3, "glow[layers=3]"),
+                timed("maf", "checkerboard", 400, 1e-2, "maf[layers=3]"),
+            )
+        ]
+    )
+    (table,) = tables.cost(records)
+    assert [row[0].text for section in table.sections for row in section.rows] == [
+        "glow",
+        "maf",
+        "maf",
+    ]
+    for said in (
+        "Every glow, maf here has layers=3.",
+        "Settings that differ: steps 200 on 8gaussians; steps 400 on checkerboard.",
+        "Learning rates: 0.001 of glow; 0.01 of maf.",
+    ):
+        assert said in table.notes
+
+
+def test_a_sweep_tells_no_contestants_apart_by_what_it_is_over(tmp_path: Path) -> None:
+    swept = [
+        make_record(
+            "ffjord",
+            flow_options={"rtol": rtol, "atol": atol},
+            flow_label=f"ffjord[rtol={rtol},atol={atol}]",
+            measures={"nll_nats": 1.0},
+        )
+        for rtol in (0.1, 0.01)
+        for atol in (0.1, 0.2)
+    ]
+    records = gather([store_of(tmp_path, *swept)])
+    assert len(Scene.of(records).looks) == 4
+    scene = Scene.of(records).sweep("flow.rtol")
+    assert list(scene.looks) == ["ffjord[atol=0.1]", "ffjord[atol=0.2]"]
+    lines = scene.named(records.cells).groupby("line")["flow.rtol"].nunique()
+    assert list(lines) == [2, 2]
+    by_batch = Scene.of(records).sweep("flow.rtol", "flow.atol")
+    assert list(by_batch.looks) == ["ffjord"]
