@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,15 +12,12 @@ from benchmarks import measures
 from benchmarks.measures import Column
 from benchmarks.report.groups import (
     contestant,
-    describe_setting,
     grouped,
     label_order,
-    plain,
     runs,
     summarise,
     values_by_seed,
 )
-from benchmarks.report.literature import Published, literature
 from benchmarks.report.notes import (
     ESTIMATED,
     Remarks,
@@ -33,6 +29,8 @@ from benchmarks.report.records import Records
 from benchmarks.report.statistics import best_of
 from benchmarks.report.style import flow_order
 from benchmarks.report.table import DASH, Entry, Section, Table, number
+from benchmarks.report.tables.published import published_rows
+from benchmarks.report.tables.rates import rate_entry, rate_notes
 from datasets.base import KINDS
 
 __all__ = ["comparison"]
@@ -170,7 +168,7 @@ def _comparison(
     for (flow, label), groups in rows_of.items():
         row = [remarks.entry(flow, label)]
         if with_rate:
-            row.append(_rate([groups[dataset] for dataset in datasets if dataset in groups]))
+            row.append(rate_entry([groups[dataset] for dataset in datasets if dataset in groups]))
         for dataset in datasets:
             mine = groups.get(dataset)
             row.append(
@@ -186,7 +184,7 @@ def _comparison(
     if measure in ("nll_nats", "bits_per_dim"):
         sections += _tails(records, datasets, rows_of, decimals, blank)
         sections += _references(cells, datasets, measure, decimals, blank)
-        published, said = _published_rows(cells, datasets, measure, blank)
+        published, said = published_rows(cells, datasets, measure, blank)
         sections += published
     else:
         said = []
@@ -197,7 +195,7 @@ def _comparison(
         sections=sections,
         notes=[
             *_how(cells, datasets, measure, bool(best)),
-            *(_rate_notes(records, cells, rows_of) if with_rate else []),
+            *(rate_notes(records, cells, rows_of) if with_rate else []),
             *replication_notes(cells),
             *_warnings(records, cells, measure),
             *option_notes(records, cells, rates_shown=with_rate),
@@ -254,83 +252,6 @@ def _quality(group: pd.DataFrame, measure: str, decimals: int, best: bool) -> En
         mark=ESTIMATED if group["density_estimated"].any() else "",
         remark=f"{ended}/{tried} {'runs' if several else 'seeds'}" if ended < tried else "",
     )
-
-
-# -- learning rates -----------------------------------------------------------------------------
-
-
-def _rate(groups: Sequence[pd.DataFrame]) -> Entry:
-    """The learning rates of a row: one where all its data sets agree, else one for each."""
-    words = [_rates(group) for group in groups]
-    text = words[0] if len(set(words)) == 1 else " / ".join(words)
-    cells = pd.concat(groups)
-    remark = ""
-    if cells["tuned"].any():
-        remark = "tuned, at the edge of the grid" if _at_edge(cells).any() else "tuned"
-    return Entry(text, remark=remark)
-
-
-def _rates(group: pd.DataFrame) -> str:
-    rates = sorted(set(group["learning_rate"].dropna()))
-    if not rates:
-        return DASH
-    return f"{rates[0]:g}" if len(rates) == 1 else f"{rates[0]:g} to {rates[-1]:g}"
-
-
-def _at_edge(cells: pd.DataFrame) -> pd.Series[bool]:
-    return cells["tuned"] & cells["learning_rate_at_edge"]
-
-
-def _rate_notes(
-    records: Records,
-    cells: pd.DataFrame,
-    rows_of: Mapping[tuple[str, str], Mapping[str, pd.DataFrame]],
-) -> list[str]:
-    notes = ["Learning rate: that of the tested weights"]
-    if any(len({_rates(group) for group in groups.values()}) > 1 for groups in rows_of.values()):
-        notes[0] += "; between strokes, one for each data set of the row, in the columns' order"
-    if any(" to " in _rates(group) for groups in rows_of.values() for group in groups.values()):
-        notes[0] += "; seeds may differ where each chose its own"
-    notes[0] += "."
-    tuned = cells[cells["tuned"]]
-    if tuned.empty:
-        return notes
-    prices = []
-    for (flow, label), group in grouped(tuned, ["flow", "setting_label"]):
-        price = [
-            f"{amount:,.0f} {unit}"
-            for measure, unit in (
-                ("tuning_steps", "steps"),
-                ("tuning_nfe", "NFE"),
-                ("tuning_seconds", "s"),
-            )
-            if math.isfinite(amount := float(group[measure].mean()))
-        ]
-        prices.append(f"{contestant(records.short[flow], label)} {', '.join(price)}")
-    grids = _grids(tuned)
-    notes.append(
-        "Tuned: chosen by validation NLL, for each cell among the same grid"
-        + (f" ({' or '.join(grids)})" if grids else "")
-        + f"; price of the whole grid, mean over cells: {'; '.join(prices)}."
-    )
-    edge = tuned[_at_edge(tuned)]
-    if len(edge):
-        where = ", ".join(
-            f"{records.short[flow]} on {dataset}"
-            for (flow, dataset), _ in grouped(edge, ["flow", "dataset"])
-        )
-        notes.append(
-            f"At the edge of the grid, beyond which a better rate may lie: {where}, "
-            f"{len(edge)} of {len(tuned)} tuned cells."
-        )
-    return notes
-
-
-def _grids(tuned: pd.DataFrame) -> list[str]:
-    """The grids that rates were chosen from, where records hold them."""
-    found = dict.fromkeys(map(plain, tuned["budget.learning_rates"]))
-    # Written with hyphens between, one of which may also belong to a rate's exponent.
-    return [", ".join(re.split(r"(?<!e)-", grid)) for grid in found if grid != "none"]
 
 
 # -- notes --------------------------------------------------------------------------------------
@@ -474,61 +395,6 @@ def _references(
         if any(entry.numeric and entry.text != DASH for entry in row):
             rows.append(row)
     return [Section("References, computed on the same data", rows)] if rows else []
-
-
-def _published_entry(found: Published) -> Entry:
-    entry = number(found.value, math.nan if found.error is None else found.error, decimals=2)
-    return replace(entry, over="" if found.error_over == "none" else found.error_over)
-
-
-def _published_rows(
-    cells: pd.DataFrame, datasets: Sequence[str], measure: str, blank: Sequence[Entry]
-) -> tuple[list[Section], list[str]]:
-    """Published numbers of the contestants at hand, and how ours differ from them."""
-    name_of = dict(zip(cells["dataset"], cells["dataset_name"], strict=True))
-    contestants = set(cells["flow_name"])
-    found = [
-        item
-        for name in dict.fromkeys(name_of[dataset] for dataset in datasets)
-        for item in literature().of(name, measure)
-        if item.is_of(contestants) or item.model == "Gaussian"
-    ]
-    rows = []
-    for model in dict.fromkeys((item.model, item.source) for item in literature().published):
-        mine = {i.dataset: i for i in found if (i.model, i.source) == model}
-        if not mine:
-            continue
-        row = [Entry(f"{model[0]} ({model[1].short})"), *blank]
-        for dataset in datasets:
-            item = mine.get(name_of[dataset])
-            row.append(_published_entry(item) if item else Entry(DASH, numeric=True))
-        rows.append(row)
-    if not rows:
-        return [], []
-    notes = [
-        "Published errors are another thing than ours, and say in brackets what they are over: "
-        "test points (twice the standard error of one trained model) or runs. By which recipe each "
-        "number came about, how it was read, and all others, stand in the table of published "
-        "numbers."
-    ]
-    for dataset in datasets:
-        if any(item.dataset == name_of[dataset] for item in found):
-            notes.append(_difference(cells[cells["dataset"] == dataset], dataset))
-    return [Section("Published (other budgets: see the notes)", rows)], notes
-
-
-def _difference(cells: pd.DataFrame, dataset: str) -> str:
-    """How our column of a data set differs from the published numbers of that name."""
-    name = cells["dataset_name"].iloc[0]
-    budget = []
-    for column in ("budget.steps", "budget.seconds", "budget.nfe", "budget.batch_size"):
-        if column in cells and cells[column].notna().any():
-            values = sorted(set(cells[column].dropna()))
-            budget.append(describe_setting(column, " or ".join(f"{value:g}" for value in values)))
-    ours = f"Ours: {dataset}" + (f", {', '.join(budget)}" if budget else "") + "."
-    published = "Published: the whole training set, and the budget of each paper."
-    note = literature().dataset_notes.get(name, "")
-    return f"{name}: {published} {ours} {note}".rstrip()
 
 
 # -- numbers in full ----------------------------------------------------------------------------
