@@ -5,7 +5,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["BenchError", "DataUnavailable", "Interrupted", "MatrixError", "StoreError", "hint"]
+__all__ = [
+    "BadEntry",
+    "BenchError",
+    "DataUnavailable",
+    "Interrupted",
+    "MatrixError",
+    "StoreError",
+    "hint",
+]
 
 
 class BenchError(Exception):
@@ -16,6 +24,10 @@ class BenchError(Exception):
 
 class MatrixError(BenchError):
     """A matrix file, a filter or a name is wrong; the message says where and what was expected."""
+
+
+class BadEntry(BenchError, TypeError):
+    """A measure or a study cannot be taken; the message says where it is from and what is wrong."""
 
 
 class StoreError(BenchError):

@@ -28,8 +28,6 @@ import math
 import tomllib
 import typing
 from collections.abc import Iterable, Sequence
-from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal, get_origin
 
@@ -48,7 +46,7 @@ from benchmarks import measures
 from benchmarks.cell import Budget, Cell, Contestant, DType, Strict
 from benchmarks.errors import MatrixError, hint
 
-__all__ = ["Matrix", "bundled_matrices", "load_matrix"]
+__all__ = ["Matrix", "load_matrix"]
 
 
 class Study(Strict):
@@ -71,7 +69,7 @@ class MatrixFile(Strict):
     seeds: list[NonNegativeInt] = Field(default=[0], min_length=1)
     threads: PositiveInt = 1
     dtype: DType = "float32"
-    measures: list[str] = Field(default_factory=lambda: list(measures.FAMILIES), min_length=1)
+    measures: list[str] = Field(default_factory=measures.by_default, min_length=1)
     budget: dict[str, Any] = Field(default_factory=dict)
     study: list[Study] = Field(min_length=1)
 
@@ -88,7 +86,7 @@ class Matrix(BaseModel):
 
     Attributes:
         name: names the default folder of the records.
-        description: one line for ``list matrices``.
+        description: one line.
         cells: every cell.
         studies: study name to the keys of its cells.
     """
@@ -99,25 +97,20 @@ class Matrix(BaseModel):
     studies: dict[str, list[str]]
 
 
-def bundled_matrices() -> dict[str, Traversable]:
-    """The matrix files that ship with the project, by name."""
-    folder = resources.files("benchmarks") / "matrices"
-    found = (item for item in folder.iterdir() if item.name.endswith(".toml"))
-    return {item.name.removesuffix(".toml"): item for item in sorted(found, key=lambda i: i.name)}
-
-
 def load_matrix(
     name_or_path: str,
     *,
     device: Literal["cpu", "cuda"] = "cpu",
     seeds: Sequence[int] | None = None,
+    profile: Literal["small", "full"] | None = None,
 ) -> Matrix:
     """Read a matrix and make its cells.
 
     Args:
-        name_or_path: name of a bundled matrix, or path of a file that ends in ``.toml``.
+        name_or_path: name of a study, or path of a matrix file, which ends in ``.toml``.
         device: where the cells are to run.
         seeds: instead of the file's.
+        profile: of a study; by default ``small`` on a CPU and ``full`` on a GPU.
 
     Returns:
         The resolved matrix.
@@ -125,27 +118,49 @@ def load_matrix(
     Raises:
         MatrixError: if there is no such matrix, or anything in it is wrong.
     """
-    source: Traversable | Path
-    bundled = bundled_matrices()
     if name_or_path.endswith(".toml"):
-        source = Path(name_or_path)
-        if not source.is_file():
-            raise MatrixError(f"there is no matrix file {name_or_path}")
-        shown = name_or_path
-    elif name_or_path in bundled:
-        source = bundled[name_or_path]
-        shown = f"matrix {name_or_path}"
+        if profile is not None:
+            raise MatrixError(f"{name_or_path}: a matrix file has no profiles, studies have")
+        document, shown = _read(Path(name_or_path)), name_or_path
     else:
-        raise MatrixError(f"no matrix is called {name_or_path!r}{hint(name_or_path, bundled)}")
-    try:
-        document = tomllib.loads(source.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise MatrixError(f"{shown}: not valid TOML: {error}") from error
+        # Studies know how to report their records, and those what a cell is.
+        from benchmarks import studies
+
+        profile = profile or ("full" if device == "cuda" else "small")
+        study = studies.study(name_or_path)
+        if study.includes:
+            parts = [
+                load_matrix(part, device=device, seeds=seeds, profile=profile)
+                for part in study.includes
+            ]
+            return _union(study.name, study.title, parts)
+        document, shown = study.matrix(profile), f"study {study.name}, {profile}"
     try:
         file = MatrixFile.model_validate(document)
     except ValidationError as error:
         raise MatrixError(_explain(shown, (), error)) from error
     return _resolve(file, shown, device, seeds)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise MatrixError(f"there is no matrix file {path}")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise MatrixError(f"{path}: not valid TOML: {error}") from error
+
+
+def _union(name: str, description: str, parts: Sequence[Matrix]) -> Matrix:
+    """Several matrices as one, each cell once; a block is named ``matrix/block``."""
+    return Matrix(
+        name=name,
+        description=description,
+        cells=list({cell.key: cell for part in parts for cell in part.cells}.values()),
+        studies={
+            f"{part.name}/{block}": keys for part in parts for block, keys in part.studies.items()
+        },
+    )
 
 
 def _resolve(

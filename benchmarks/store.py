@@ -67,7 +67,7 @@ class Record(BaseModel):
         key: the cell's.
         cell: the cell, complete.
         flow_label, dataset_label: as shown in tables.
-        dataset_kind: ``toy``, ``gaussian``, ``tabular`` or ``image``.
+        dataset_kind: ``toy``, ``family``, ``tabular`` or ``image``.
         dimension: number of scalars in one datum; None if the data could not be loaded.
         status: how it ended.
         reason: why it ended so; empty for ``ok``.

@@ -37,7 +37,7 @@ class Trained:
     Attributes:
         flow: with the weights of its best validation.
         learning_rate: of its training.
-        columns: of the record, as :data:`benchmarks.run.process.COLUMNS` explains them.
+        columns: of the record, as :data:`benchmarks.measures.ALWAYS` explains them.
     """
 
     flow: flows.Flow

@@ -8,7 +8,7 @@ the version of that: the cells concerned then have other keys, their records are
 The versions are
 
 * ``version`` of a system's :class:`flows.FlowConfig`,
-* ``VERSION`` of a family in :mod:`benchmarks.measures`,
+* ``version`` of a family in :mod:`benchmarks.measures`,
 * :data:`COMMON`, of what all cells share.
 
 ``tests/benchmarks/test_versions.py`` remembers a hash of the code behind each and asks when it
@@ -21,7 +21,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import flows
-from benchmarks import measures
 
 if TYPE_CHECKING:
     from benchmarks.cell import Cell
@@ -42,6 +41,9 @@ def versions_of(cell: Cell) -> dict[str, int]:
     ``flow`` and ``reference`` stand for the systems of the two contestants. What is no longer
     there (a flow or a family that was removed) has no version.
     """
+    # What measures needs a cell, and a cell's key these versions.
+    from benchmarks import measures
+
     found = dict(COMMON)
     contestants = {"flow": cell.flow}
     if cell.reference is not None:
@@ -51,7 +53,7 @@ def versions_of(cell: Cell) -> dict[str, int]:
             found[role] = flows.entry(name).config_class.version
     known = [name for name in cell.measures if name in measures.FAMILIES]
     for name in measures.complete(known):
-        found[name] = measures.family(name).VERSION
+        found[name] = measures.family(name).version
     return found
 
 

@@ -56,7 +56,7 @@ __all__ = [
 ]
 
 Split = Literal["train", "validation", "test"]
-Kind = Literal["toy", "gaussian", "tabular", "image"]
+Kind = Literal["toy", "family", "tabular", "image"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 SPLITS: tuple[Split, ...] = get_args(Split)
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -196,7 +196,7 @@ class Dataset:
 
     Attributes:
         name: the catalog's name.
-        kind: ``toy`` (2-D), ``gaussian`` (families of any dimension), ``tabular`` or ``image``.
+        kind: ``toy`` (2-D), ``family`` (of any dimension), ``tabular`` or ``image``.
         event_shape: shape of one datum.
         train, validation, test: stored values, shape ``(n, *event_shape)``, float32 or uint8.
         preprocessing: from stored values to what a flow models.
@@ -419,7 +419,7 @@ class Entry:
 
     @property
     def kind(self) -> Kind:
-        """``toy``, ``gaussian``, ``tabular`` or ``image``: that of its config."""
+        """``toy``, ``family``, ``tabular`` or ``image``: that of its config."""
         return self.config_class.kind
 
     @property

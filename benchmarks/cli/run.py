@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -29,6 +29,11 @@ __all__ = ["run"]
 @click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
 )
+@click.option(
+    "--profile",
+    type=click.Choice(["small", "full"]),
+    help="of a study  [small on a CPU, full on a GPU]",
+)
 @click.option("--filter", "filter_text", default="", help="such as 'flow=ffjord,maf;dataset=power'")
 @click.option("--seeds", "seeds_text", help="instead of the matrix's, such as 0-4")
 @click.option(
@@ -45,6 +50,7 @@ def run(
     matrix: str,
     out: Path | None,
     device: str,
+    profile: Literal["small", "full"] | None,
     filter_text: str,
     seeds_text: str | None,
     jobs: int | None,
@@ -54,7 +60,7 @@ def run(
     force: bool,
     dry_run: bool,
 ) -> int:
-    """Run the cells of MATRIX (a name from `list matrices`, or a .toml file).
+    """Run the cells of MATRIX (a name from `list studies`, or a .toml file).
 
     A cell that has a record is not run again, so an interrupted run goes on where it was. A stale
     record (of code with other versions) is replaced by a new one.
@@ -65,7 +71,7 @@ def run(
 
     chosen = _device(device)
     seeds = parse_seeds(seeds_text) if seeds_text else None
-    resolved = load_matrix(matrix, device=chosen, seeds=seeds)
+    resolved = load_matrix(matrix, device=chosen, seeds=seeds, profile=profile)
     cells = filter_cells(resolved, filter_text)
     store = Store(out or Path("results/runs") / resolved.name)
 

@@ -19,7 +19,7 @@ __all__ = ["describe", "doctor", "list_"]
 
 @click.group("list", cls=NearestGroup)
 def list_() -> None:
-    """List flows, datasets, matrices or measures."""
+    """List flows, datasets, studies or measures."""
 
 
 @list_.command("flows")
@@ -54,13 +54,17 @@ def list_datasets() -> int:
     return 0
 
 
-@list_.command("matrices")
-def list_matrices() -> int:
-    """List the matrices that ship with the project."""
-    from benchmarks.matrix import bundled_matrices, load_matrix
+@list_.command("studies")
+def list_studies() -> int:
+    """List studies, with how many cells each has at the profiles small and full."""
+    from benchmarks.matrix import load_matrix
+    from benchmarks.studies import PROFILES, STUDIES
 
-    rows = [(name, load_matrix(name)) for name in bundled_matrices()]
-    table([(name, f"{len(m.cells)} cells", m.description) for name, m in rows])
+    rows = [("name", *PROFILES, "")]
+    for name, study in STUDIES.items():
+        cells = [f"{len(load_matrix(name, profile=profile).cells)} cells" for profile in PROFILES]
+        rows.append((name, *cells, study.title))
+    table(rows)
     return 0
 
 
@@ -68,26 +72,26 @@ def list_matrices() -> int:
 def list_measures() -> int:
     """List measures and the columns that they fill, and those that are always filled."""
     from benchmarks import measures
-    from benchmarks.run.process import COLUMNS
 
-    for name, summary in measures.FAMILIES.items():
-        click.echo(f"{name}: {summary}")
-        for column, meaning in measures.family(name).COLUMNS.items():
-            click.echo(f"  {column}: {meaning}")
+    for family in measures.FAMILIES.values():
+        click.echo(f"{family.name}: {family.summary}")
+        for column in family.columns:
+            click.echo(f"  {column.name}: {column.meaning}")
     click.echo("always: of the training, and of the machine meanwhile")
-    for column, meaning in COLUMNS.items():
-        click.echo(f"  {column}: {meaning}")
+    for column in measures.ALWAYS:
+        click.echo(f"  {column.name}: {column.meaning}")
     return 0
 
 
 @click.command()
 @click.argument("name")
 def describe(name: str) -> int:
-    """Describe the flow, data set, matrix or measure called NAME."""
+    """Describe the flow, data set, study, measure or matrix file called NAME."""
     import datasets
     import flows
     from benchmarks import measures
-    from benchmarks.matrix import bundled_matrices, load_matrix
+    from benchmarks.matrix import load_matrix
+    from benchmarks.studies import PROFILES, STUDIES
 
     if name in flows.ENTRIES or name in datasets.ENTRIES:
         entry = flows.ENTRIES.get(name) or datasets.ENTRIES[name]
@@ -105,12 +109,21 @@ def describe(name: str) -> int:
             or [("  none", "", "")]
         )
     elif name in measures.FAMILIES:
-        click.echo(f"{name}: {measures.FAMILIES[name]}")
-        table([(f"  {k}", v) for k, v in measures.family(name).COLUMNS.items()])
-    elif name in bundled_matrices() or name.endswith(".toml"):
+        family = measures.family(name)
+        click.echo(f"{name}: {family.summary}")
+        table([(f"  {column.name}", column.meaning) for column in family.columns])
+    elif name in STUDIES:
+        click.echo(f"answers: {STUDIES[name].answers}")
+        if STUDIES[name].includes:
+            click.echo(f"includes: {', '.join(STUDIES[name].includes)}")
+        for profile in PROFILES:
+            if profile == "small" or STUDIES[name].full or STUDIES[name].includes:
+                click.echo(f"profile {profile}:")
+                _describe_matrix(load_matrix(name, profile=profile))
+    elif name.endswith(".toml"):
         _describe_matrix(load_matrix(name))
     else:
-        known = [*flows.ENTRIES, *datasets.ENTRIES, *measures.FAMILIES, *bundled_matrices()]
+        known = [*flows.ENTRIES, *datasets.ENTRIES, *measures.FAMILIES, *STUDIES]
         raise MatrixError(f"nothing is called {name!r}{hint(name, known)}")
     return 0
 

@@ -14,18 +14,40 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.environment import process_peak_bytes
+from benchmarks.measures.base import Column, Family
 from benchmarks.measures.subject import Subject
 from benchmarks.train import Trainer
 
-STAGE = "cost"
-VERSION = 1
-COLUMNS = {
-    "peak_memory_bytes": "peak of the tensors alive in a training step: weights, gradients, "
-    "optimiser, batch and all intermediate values; the data set apart; bytes",
-    "peak_memory_reserved_bytes": "peak that the CUDA allocator reserved for it, bytes",
-    "process_peak_bytes": "peak resident memory of the process that measured cost, which holds "
-    "Python, torch and the data set too, bytes",
-}
+COLUMNS = (
+    Column(
+        "peak_memory_bytes",
+        "peak of the tensors alive in a training step: weights, gradients, optimiser, batch and "
+        "all intermediate values; the data set apart; bytes",
+        unit="MiB",
+        heading="peak memory",
+        axis="peak tensor memory",
+        factor=2.0**-20,
+        interval=False,
+        table="cost",
+    ),
+    Column(
+        "peak_memory_reserved_bytes",
+        "peak that the CUDA allocator reserved for it, bytes",
+        unit="MiB",
+        heading="reserved memory",
+        factor=2.0**-20,
+        interval=False,
+    ),
+    Column(
+        "process_peak_bytes",
+        "peak resident memory of the process that measured cost, which holds Python, torch and the "
+        "data set too, bytes",
+        unit="MiB",
+        heading="memory of the process",
+        factor=2.0**-20,
+        interval=False,
+    ),
+)
 
 
 def measure(subject: Subject) -> dict[str, float]:
@@ -103,3 +125,17 @@ def peak_above_start(action: Callable[[], object], device: torch.device = _CPU) 
             held += event.nbytes()
             peak = max(peak, held)
     return peak
+
+
+ENTRIES = [
+    Family(
+        "memory",
+        "peak memory of a training step",
+        stage="cost",
+        version=1,
+        columns=COLUMNS,
+        measure=measure,
+        place=20,
+        by_default=True,
+    )
+]

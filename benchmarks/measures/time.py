@@ -12,28 +12,64 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from benchmarks.measures.base import Column, Family, with_quartile_columns
 from benchmarks.measures.quality import EXACT_UP_TO_DIMENSION
 from benchmarks.measures.subject import Subject
 from benchmarks.train import Trainer
 
-STAGE = "cost"
-VERSION = 1
-COLUMNS = {
-    "first_step_seconds": "the first training step of a fresh process, seconds",
-    "train_step_seconds": "a training step at the cell's batch size, median, seconds",
-    "train_step_seconds_q25": "its lower quartile, seconds",
-    "train_step_seconds_q75": "its upper quartile, seconds",
-    "log_prob_seconds": "log-density of a batch of that size, no gradient, median, seconds",
-    "log_prob_seconds_q25": "its lower quartile, seconds",
-    "log_prob_seconds_q75": "its upper quartile, seconds",
-    "log_prob_exact_seconds": "the same with the exact trace, as the test density has it, where "
-    "the plain log-density is an estimate and the dimension is 64 at most, median, seconds",
-    "log_prob_exact_seconds_q25": "its lower quartile, seconds",
-    "log_prob_exact_seconds_q75": "its upper quartile, seconds",
-    "sample_seconds": "sampling a batch of that size, median, seconds",
-    "sample_seconds_q25": "its lower quartile, seconds",
-    "sample_seconds_q75": "its upper quartile, seconds",
-}
+
+def _seconds(name: str, meaning: str, heading: str, axis: str) -> tuple[Column, ...]:
+    return with_quartile_columns(
+        Column(
+            name,
+            meaning,
+            sort="time",
+            unit="ms",
+            heading=heading,
+            axis=axis,
+            factor=1e3,
+            table="cost",
+        ),
+        "its lower quartile, seconds",
+        "its upper quartile, seconds",
+    )
+
+
+COLUMNS = (
+    Column(
+        "first_step_seconds",
+        "the first training step of a fresh process, seconds",
+        sort="time",
+        unit="ms",
+        heading="first step",
+        factor=1e3,
+    ),
+    *_seconds(
+        "train_step_seconds",
+        "a training step at the cell's batch size, median, seconds",
+        "train step",
+        "training step",
+    ),
+    *_seconds(
+        "log_prob_seconds",
+        "log-density of a batch of that size, no gradient, median, seconds",
+        "log_prob",
+        "density of a batch",
+    ),
+    *_seconds(
+        "log_prob_exact_seconds",
+        "the same with the exact trace, as the test density has it, where the plain log-density is "
+        "an estimate and the dimension is 64 at most, median, seconds",
+        "log_prob, exact",
+        "exact density of a batch",
+    ),
+    *_seconds(
+        "sample_seconds",
+        "sampling a batch of that size, median, seconds",
+        "sample",
+        "sampling a batch",
+    ),
+)
 
 # Repeats until both are reached, and no more than MOST_REPEATS.
 LEAST_REPEATS = 5
@@ -137,3 +173,17 @@ def clock(action: Callable[[], None], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - start
+
+
+ENTRIES = [
+    Family(
+        "time",
+        "seconds of a training step, a density, a sample",
+        stage="cost",
+        version=1,
+        columns=COLUMNS,
+        measure=measure,
+        place=10,
+        by_default=True,
+    )
+]

@@ -34,7 +34,7 @@ __all__ = ["Outcome", "run_cells"]
 PRELOAD = [
     "benchmarks.run.process",
     "torch._dynamo",
-    *(f"benchmarks.measures.{name}" for name in measures.FAMILIES),
+    *dict.fromkeys(found.measure.__module__ for found in measures.FAMILIES.values()),
 ]
 # Between a polite end and a forced one, seconds.
 GRACE_SECONDS = 5.0

@@ -37,31 +37,7 @@ from benchmarks.store import Record, Status, Store, write_atomically
 from benchmarks.train import CurveRow, Diverged
 from benchmarks.tune import NotApplicable, fresh_flow, train_cell
 
-__all__ = ["COLUMNS", "Stage", "Task", "pending_stage", "record_of", "run"]
-
-COLUMNS = {
-    "parameters": "numbers that are learned",
-    "steps": "optimiser steps of the training of the tested weights; 0: untrained",
-    "best_step": "the step of the best validation, whose weights are tested",
-    "validation_nll_nats": "NLL of the first rows of the validation split at that step, of a flow "
-    "whose density is estimated with one noise draw, nats",
-    "train_seconds": "seconds of those steps, validations apart",
-    "train_nfe": "network evaluations of those steps, counted as budget.nfe counts them; 0 where "
-    "the step is compiled whole",
-    "skipped_steps": "steps of them that changed nothing, for want of a finite loss or gradient",
-    "stopped_by": "what ended the training: budget or patience",
-    "learning_rate": "peak learning rate of the training of the tested weights",
-    "learning_rate_at_edge": "whether that is the lowest or the highest rate of the grid, so that "
-    "one outside it may be better; tuned cells only",
-    "tuning_seconds": "train_seconds of all rates of the grid together; tuned cells only",
-    "tuning_steps": "steps of all rates together",
-    "tuning_nfe": "train_nfe of all rates together",
-    "training_shared": "whether others used the machine while the cell was trained: its seconds, "
-    "and what a bound in seconds gave it, then mean less",
-    "data_remarks": "what a reader has to know of the data, as that columns were dequantised",
-    "cost_shared": "whether others used the machine while times, ratios and memory were measured",
-}
-"""What a record holds whatever its cell measures."""
+__all__ = ["Stage", "Task", "pending_stage", "record_of", "run"]
 
 Stage = Literal["quality", "cost"]
 
@@ -216,7 +192,8 @@ def _quality(cell: Cell, store: Store) -> Pending:
         found["training_shared"] = others.shared
     if dataset.remarks:
         found["data_remarks"] = "; ".join(dataset.remarks)
-    assert found.keys() <= COLUMNS.keys(), "an undeclared column was filled"
+    always = {column.name for column in measures.ALWAYS}
+    assert found.keys() <= always, "an undeclared column was filled"
     subject = Subject(cell.at_rate(trained.learning_rate), trained.flow, dataset)
     found |= _measure(subject, "quality")
     nll = found.get("nll_nats")
@@ -255,9 +232,10 @@ def _cost(cell: Cell, store: Store, pending: Pending) -> dict[str, Any]:
 def _measure(subject: Subject, stage: Stage) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in measures.of_stage(subject.cell.measures, stage):
-        module = measures.family(name)
-        values = module.measure(subject)
-        assert values.keys() <= module.COLUMNS.keys(), f"{name} filled an undeclared column"
+        family = measures.family(name)
+        values = family.measure(subject)
+        declared = {column.name for column in family.columns}
+        assert values.keys() <= declared, f"{name} filled an undeclared column"
         found |= values
     return found
 

@@ -75,7 +75,7 @@ class StudentTConfig(SampledConfig):
         True
     """
 
-    kind = "gaussian"
+    kind = "family"
 
     dimension: PositiveInt = 2
     freedom: float = Field(default=3.0, ge=1.0)

@@ -48,10 +48,11 @@ IN_THE_KEYS = (
     "datasets.registry",
     "benchmarks.cell",
     "benchmarks.matrix",
+    "benchmarks.measures.base",
     "benchmarks.versions",
 )
 # Assignments that say something about code and do nothing, or whose options stand in the keys.
-WORDS = {"__all__", "COLUMNS", "ENTRIES", "VERSION", "version"}
+WORDS = {"__all__", "COLUMNS", "ENTRIES", "version"}
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,9 @@ def items() -> dict[str, Item]:
         config = entry.config_class
         name = f"system {config.__name__.removesuffix('Config')}"
         found[name] = Item(config.version, closure(config.__module__))
-    for name in measures.FAMILIES:
-        version = measures.family(name).VERSION
-        found[f"measure {name}"] = Item(version, closure(f"benchmarks.measures.{name}"))
+    for name, family in measures.FAMILIES.items():
+        modules = closure(family.measure.__module__)
+        found[f"measure {name}"] = Item(family.version, modules)
     return found
 
 

@@ -194,7 +194,7 @@ def test_interrupted_keeps_what_was_finished_and_goes_on(tmp_path: Path, tiny: P
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["run", "quik"], "no matrix is called 'quik'; did you mean 'quick'"),
+        (["run", "quik"], "no study is called 'quik'; did you mean 'quick'"),
         (["run", "quick", "--filter", "flw=maf"], "'flw' is no axis; did you mean 'flow'"),
         (["run", "quick", "--filter", "flow=mfa"], "has no flow 'mfa'; did you mean 'maf'"),
         (["run", "quick", "--seeds", "x"], "seeds 'x'"),
@@ -273,11 +273,29 @@ def test_dry_run_runs_nothing(tmp_path: Path, tiny: Path, capsys: Any) -> None:
     assert "1 cells to run" in out
 
 
+def test_a_profile_is_chosen(tiny: Path, capsys: Any) -> None:
+    code, out, _ = call(
+        "run",
+        "learning",
+        "--profile",
+        "full",
+        "--filter",
+        "dataset=power",
+        "--dry-run",
+        capsys=capsys,
+    )
+    assert code == 0
+    assert "1 cells to run" in out
+    code, _, err = call("run", tiny, "--profile", "full", "--dry-run", capsys=capsys)
+    assert code == 2
+    assert "a matrix file has no profiles" in err
+
+
 def test_lists_and_descriptions(capsys: Any) -> None:
     for words, expected in (
         (("list", "flows"), "ffjord"),
         (("list", "datasets"), "8gaussians"),
-        (("list", "matrices"), "quick"),
+        (("list", "studies"), "quick"),
         (("list", "measures"), "nll_nats"),
         (("list", "measures"), "always: of the training"),
         (("list", "measures"), "tuning_seconds: train_seconds of all rates"),
@@ -285,6 +303,7 @@ def test_lists_and_descriptions(capsys: Any) -> None:
         (("describe", "nflows/realnvp"), "remark: Each coupling of nflows"),
         (("describe", "power"), "rows"),
         (("describe", "quick"), "comparison"),
+        (("describe", "quick"), "answers: which flow models"),
         (("describe", "time"), "train_step_seconds"),
         (("doctor",), "torch"),
     ):

@@ -7,8 +7,9 @@ import pytest
 
 from benchmarks.cell import Budget, Cell
 from benchmarks.errors import MatrixError
-from benchmarks.matrix import bundled_matrices, load_matrix
+from benchmarks.matrix import load_matrix
 from benchmarks.select import filter_cells, parse_seeds
+from benchmarks.studies import PROFILES, STUDIES, Profile
 
 
 def write(folder: Path, study: str, top: str = 'name = "m"') -> str:
@@ -315,15 +316,16 @@ def test_a_tuned_cell_has_one_form(tmp_path: Path, rates: tuple[float, ...]) -> 
 
 
 def test_unknown_matrix_is_answered_with_the_nearest() -> None:
-    with pytest.raises(MatrixError, match="no matrix is called 'quik'; did you mean 'quick'"):
+    with pytest.raises(MatrixError, match="no study is called 'quik'; did you mean 'quick'"):
         load_matrix("quik")
     with pytest.raises(MatrixError, match=r"there is no matrix file nowhere\.toml"):
         load_matrix("nowhere.toml")
 
 
-@pytest.mark.parametrize("name", bundled_matrices())
-def test_bundled_matrices_resolve(name: str) -> None:
-    matrix = load_matrix(name)
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("name", STUDIES)
+def test_studies_resolve(name: str, profile: Profile) -> None:
+    matrix = load_matrix(name, profile=profile)
     assert matrix.name == name
     assert matrix.description
     assert matrix.cells

@@ -1,6 +1,7 @@
 """Versions of the code: what raises a cell's key, what makes a record stale, what asks for it."""
 
 import ast
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -57,9 +58,9 @@ def test_the_code_behind_a_version_is_what_it_imports(item: str, module: str) ->
 
 
 def test_words_do_not_ask_and_code_does() -> None:
-    code = 'VERSION = 1\nCOLUMNS = {"a": "b"}\ndef f(x):\n    return x + 1\n'
+    code = 'ENTRIES = [1]\nCOLUMNS = {"a": "b"}\ndef f(x):\n    return x + 1\n'
     words = (
-        '"""Says what."""\nVERSION = 2\nCOLUMNS = {"a": "more"}\n\n\ndef f(\n    x,\n):\n'
+        '"""Says what."""\nENTRIES = [2]\nCOLUMNS = {"a": "more"}\n\n\ndef f(\n    x,\n):\n'
         '    """Adds one."""\n    # One.\n    return (x + 1)\n'
     )
 
@@ -88,7 +89,8 @@ def test_what_is_to_be_decided_is_said() -> None:
 
 
 def raise_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measures.family("time"), "VERSION", 2)
+    raised = dataclasses.replace(measures.family("time"), version=2)
+    monkeypatch.setitem(measures.FAMILIES, "time", raised)
 
 
 def test_a_raised_version_changes_the_keys_of_those_it_concerns(

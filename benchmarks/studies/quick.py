@@ -1,5 +1,12 @@
-name = "quick"
-description = "FFJORD and three discrete flows on toys, POWER and digits, and small sweeps: minutes on two cores"
+"""FFJORD and three discrete flows at a glance."""
+
+from __future__ import annotations
+
+from benchmarks.report import figures, tables
+from benchmarks.report.findings import lowest
+from benchmarks.studies.base import Study
+
+_SMALL = """
 seeds = [0, 1, 2]
 
 # Each contestant's learning rate is the one of 1e-3, 3e-3, 1e-2, 3e-2 and 1e-1 that validated best,
@@ -60,3 +67,31 @@ flows = [
 datasets = [{ name = "gaussian", dimension = 32 }]
 seeds = [0]
 budget = { steps = 160, learning_rate = 3e-2 }
+"""
+
+ENTRIES = [
+    Study(
+        name="quick",
+        title="FFJORD and three discrete flows on toys, POWER and digits, and small sweeps: minutes on two cores",
+        answers="which flow models toys, a table and digits best at equal steps, and at what cost",
+        small=_SMALL,
+        tables=(
+            tables.comparison,
+            tables.published,
+            tables.cost,
+            tables.dimension,
+            tables.bottleneck,
+        ),
+        figures=(
+            figures.learning,
+            figures.densities,
+            figures.trade_offs,
+            figures.dimension,
+            figures.deviation_by_dimension,
+            figures.deviation_by_bottleneck,
+            figures.nfe_growth,
+        ),
+        finding=lowest,
+        place=10,
+    )
+]

@@ -1,5 +1,17 @@
-name = "backends"
-description = "FFJORD's solver against torchdiffeq with the adjoint, zuko and torchflows, at the official settings: speed and memory"
+"""FFJORD's solver beside torchdiffeq and the libraries: speed and memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from benchmarks.report import figures, tables
+from benchmarks.report.findings import times_the_reference
+from benchmarks.report.records import Records
+from benchmarks.studies.base import Study
+
+_SMALL = """
 seeds = [0]
 measures = ["work", "time", "memory", "ratio"]
 
@@ -71,3 +83,34 @@ flows = [
 datasets = [{ name = "gaussian", dimension = 43, rows = 5000 }]
 reference = "ffjord-miniboone"
 measures = ["time", "memory", "ratio"]
+"""
+
+
+def _contestant(cell: pd.Series[Any]) -> str:
+    library, slash, _ = str(cell["flow_name"]).partition("/")
+    if not slash:
+        native = cell.get("flow.backend") == "native"
+        return "ours against itself" if native else "torchdiffeq"
+    if cell.get("flow.trace_gradient") is False:
+        # It does less than the others: no case of the same work.
+        return ""
+    return library
+
+
+def finding(records: Records) -> str | None:
+    """How many times our time a training step takes with each solver."""
+    return times_the_reference(records, _contestant)
+
+
+ENTRIES = [
+    Study(
+        name="backends",
+        title="FFJORD's solver against torchdiffeq with the adjoint, zuko and torchflows, at the official settings: speed and memory",
+        answers="how far FFJORD's cost is the method's, and how far the solver's",
+        small=_SMALL,
+        tables=(tables.comparison, tables.published, tables.cost, tables.ratios),
+        figures=(figures.learning, figures.trade_offs),
+        finding=finding,
+        place=42,
+    )
+]

@@ -5,31 +5,35 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from benchmarks.report.notes import Remarks, machine_notes, shared_notes, training_words
-from benchmarks.report.records import PAIRED_RATIOS, Records, grouped, summarise
+from benchmarks import measures
+from benchmarks.report.groups import grouped, summarise
+from benchmarks.report.notes import (
+    Remarks,
+    machine_notes,
+    option_notes,
+    shared_notes,
+    training_words,
+)
+from benchmarks.report.records import Records
 from benchmarks.report.table import Entry, Section, Table, number
 
-__all__ = ["ratio_table"]
+__all__ = ["ratios"]
 
 # Each with quartiles over the interleaved pairs of one process.
-_PAIRED = dict(zip(PAIRED_RATIOS, ("train step", "log_prob", "sample"), strict=True))
-_SINGLE = {
-    "peak_memory_ratio": "peak memory",
-    "train_step_over_matmul": "train step over matmul",
-    "log_prob_over_matmul": "log_prob over matmul",
-}
+_PAIRED = ("train_step_ratio", "log_prob_ratio", "sample_ratio")
+_SINGLE = ("peak_memory_ratio", "train_step_over_matmul", "log_prob_over_matmul")
 
 
-def ratio_table(records: Records) -> Table | None:
+def ratios(records: Records) -> list[Table]:
     """Contestants over their references, a section a data set and reference."""
     cells = records.ok
     if "reference" not in cells or not cells["reference"].notna().any():
-        return None
+        return []
     cells = cells[cells["reference"].notna()]
     quartiles = [f"{name}_{quartile}" for name in _PAIRED for quartile in ("q25", "q75")]
-    measures = [*_PAIRED, *_SINGLE, *quartiles, "matmul_flops_per_second"]
+    measured = [*_PAIRED, *_SINGLE, *quartiles, "matmul_flops_per_second"]
     by = ["dataset", "reference", "flow", "setting", "setting_label"]
-    data = summarise(cells, by, measures)
+    data = summarise(cells, by, measured)
     data["trained"] = [bool(group["trained"].all()) for _, group in grouped(cells, by)]
     remarks = Remarks(records)
     sections = [
@@ -60,17 +64,19 @@ def ratio_table(records: Records) -> Table | None:
         "not as work, where it reports its steps.",
         *machine_notes(cells),
         *shared_notes(cells),
+        *option_notes(records, cells),
         *remarks.notes,
     ]
     unused = [f"{name}_half_width" for name in (*quartiles, "matmul_flops_per_second")]
-    return Table(
+    table = Table(
         name="ratios",
         title="Time and memory over those of a reference",
-        columns=["flow", *_PAIRED.values(), *_SINGLE.values()],
+        columns=["flow", *(measures.column(name).title for name in (*_PAIRED, *_SINGLE))],
         sections=sections,
         notes=notes,
         data=data.drop(columns=["setting_label", *unused]),
     )
+    return [table]
 
 
 def _paired(row: pd.Series[float], name: str) -> Entry:

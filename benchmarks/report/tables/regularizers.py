@@ -7,13 +7,20 @@ from dataclasses import replace
 
 import pandas as pd
 
-from benchmarks.report.notes import Remarks, machine_notes, replication_notes, shared_notes
-from benchmarks.report.records import Records, grouped, series_of, values_by_seed
+from benchmarks.report.groups import grouped, values_by_seed
+from benchmarks.report.notes import (
+    Remarks,
+    machine_notes,
+    option_notes,
+    replication_notes,
+    shared_notes,
+)
+from benchmarks.report.records import Records
 from benchmarks.report.statistics import Interval, paired_difference, t_interval
 from benchmarks.report.table import Entry, Section, Table, number
 from flows.continuous.options import REGULARIZERS
 
-__all__ = ["regularizer_cells", "regularizer_table"]
+__all__ = ["regularizer_cells", "regularizers"]
 
 # The measures that a regulariser is to lower: name, heading, factor to the heading's unit.
 _COST = (
@@ -36,9 +43,9 @@ def regularizer_cells(records: Records) -> pd.DataFrame:
     weights = [f"flow.{name}" for name in REGULARIZERS if f"flow.{name}" in cells.columns]
     above_zero = cells[weights].apply(pd.to_numeric, errors="coerce").gt(0).any(axis=1)
     cells = cells.assign(
-        series=series_of(cells, weights),
+        series=records.series(cells, weights),
         regularized=above_zero.astype(bool),
-        nfe_training=_numbers(cells, "train_nfe") / cells["steps"],
+        nfe_training=cells["train_nfe"] / cells["steps"],
         nfe_train_step=cells["nfe_train_forward"] + cells["nfe_train_backward"],
     )
     twins = [
@@ -49,12 +56,12 @@ def regularizer_cells(records: Records) -> pd.DataFrame:
     return pd.concat(twins).sort_index() if twins else cells.iloc[:0]
 
 
-def regularizer_table(records: Records) -> Table | None:
+def regularizers(records: Records) -> list[Table]:
     """Each regularised flow against the same flow without, paired by seed."""
     cells = regularizer_cells(records)
     measured = [item for item in _COST if cells[item[0]].notna().any()]
     if cells.empty:
-        return None
+        return []
     sections, data = [], []
     few = False
     remarks = Remarks(records)
@@ -113,14 +120,19 @@ def regularizer_table(records: Records) -> Table | None:
     columns = ["flow", "NLL [nats]", "increase"]
     for _, heading, _ in measured:
         columns += [heading, "saved"]
-    return Table(
+    table = Table(
         name="regularizers",
         title="What regularisers save: network evaluations, at what loss of likelihood",
         columns=columns,
         sections=sections,
-        notes=[*_notes(cells, few=few, timed=timed), *remarks.notes],
+        notes=[
+            *_notes(cells, few=few, timed=timed),
+            *option_notes(records, cells),
+            *remarks.notes,
+        ],
         data=pd.DataFrame(data),
     )
+    return [table]
 
 
 def _notes(cells: pd.DataFrame, *, few: bool, timed: bool) -> list[str]:
@@ -146,12 +158,6 @@ def _notes(cells: pd.DataFrame, *, few: bool, timed: bool) -> list[str]:
             "and the differences are not those of the means shown."
         )
     return notes
-
-
-def _numbers(cells: pd.DataFrame, name: str) -> pd.Series[float]:
-    """A column that no record may have."""
-    found = cells[name] if name in cells else pd.Series(math.nan, index=cells.index)
-    return pd.to_numeric(found, errors="coerce").astype(float)
 
 
 def _mean(cells: pd.DataFrame, measure: str) -> float:

@@ -1,11 +1,9 @@
-"""What the figures share: contestants with their looks, replicates, panels, axes, legends."""
+"""What figures are put together from: panels, lines with intervals, axes, legends."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
@@ -15,17 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-from benchmarks.report.notes import contestant
-from benchmarks.report.records import Records, grouped, label_order
 from benchmarks.report.statistics import t_interval
-from benchmarks.report.style import Look, flow_order, new_figure, variant_looks
+from benchmarks.report.style import Look, new_figure
 
 __all__ = [
     "LOG_INTERVAL",
     "PANEL_HEIGHT",
-    "Drawn",
-    "Picture",
-    "Scene",
     "centre_and_bounds",
     "draw_line",
     "file_name",
@@ -34,8 +27,6 @@ __all__ = [
     "log_axis",
     "log_centre_and_bounds",
     "panels",
-    "replicate_of",
-    "replicates",
     "whole_number_axis",
     "within_reach",
 ]
@@ -52,109 +43,7 @@ LOG_INTERVAL = (
 """Said under every figure with a logarithmic axis of measured values."""
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A figure that was written.
-
-    Attributes:
-        name: of its files.
-        title: one line.
-        caption: what is shown, and how it was measured.
-        paths: PNG and SVG.
-    """
-
-    name: str
-    title: str
-    caption: str
-    paths: tuple[Path, Path]
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A figure that is still to be written; the names as in :class:`Picture`."""
-
-    figure: Figure
-    name: str
-    title: str
-    caption: str
-
-
-# -- contestants --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Scene:
-    """The records, and how each of their contestants looks in every figure.
-
-    Attributes:
-        records: all of them.
-        looks: by contestant, as the tables name it: the flow, and what of its options and setting
-            differs; in the order of every legend.
-    """
-
-    records: Records
-    looks: dict[str, Look]
-
-    @classmethod
-    def of(cls, records: Records) -> Scene:
-        """The scene of some records."""
-        cells, short = records.cells, records.short
-        variants: dict[str, list[str]] = {}
-        rows = zip(cells["flow_name"], cells["flow"], cells["setting_label"], strict=True)
-        for name, flow, label in sorted(
-            set(rows), key=lambda row: (flow_order(row[0]), label_order(short[row[1]]), row[2])
-        ):
-            variants.setdefault(name, []).append(contestant(short[flow], label))
-        return cls(records, variant_looks(variants))
-
-    @property
-    def interval(self) -> str:
-        """What a band or an error bar is, for captions."""
-        over = "seeds"
-        if self.records.cells["split"].nunique() > 1:
-            over = "splits where a data set has several (each the mean over its seeds), else seeds"
-        return f"95 % t interval over {over}, where there are two or more"
-
-    def named(self, cells: pd.DataFrame) -> pd.DataFrame:
-        """The cells that ended well, with the column ``contestant``."""
-        cells = cells[cells["status"] == "ok"]
-        names = [
-            contestant(self.records.short[flow], label)
-            for flow, label in zip(cells["flow"], cells["setting_label"], strict=True)
-        ]
-        return cells.assign(contestant=pd.Series(names, index=cells.index, dtype=object))
-
-    def present(self, names: Iterable[str]) -> list[str]:
-        """The contestants among these, in the order of every legend."""
-        among = set(names)
-        return [name for name in self.looks if name in among]
-
-
-# -- replicates ---------------------------------------------------------------------------------
-
-
-def replicate_of(cells: pd.DataFrame) -> pd.Series[Any]:
-    """What each cell of one contestant on one data set repeats: its seed, or its split.
-
-    Seeds share a split: where there are several splits, the seeds of one count as one value.
-    """
-    return cells["split"] if cells["split"].nunique() > 1 else cells["seed"]
-
-
-def replicates(cells: pd.DataFrame, by: Sequence[str], measures: Sequence[str]) -> pd.DataFrame:
-    """One row a replicate of each group, in the order of the cells: ``by``, and ``measures``.
-
-    Two cells of one replicate (the same run under two lists of measures) count as one, their mean.
-    """
-    columns = [*by, *measures]
-    rows = []
-    for names, group in grouped(cells, by):
-        means = group.groupby(replicate_of(group))[list(measures)].mean()
-        rows.append(means.assign(**dict(zip(by, names, strict=True))))
-    if not rows:
-        return pd.DataFrame(columns=columns)
-    return pd.concat(rows, ignore_index=True)[columns]
-
+# -- intervals ----------------------------------------------------------------------------------
 
 Bounds = tuple[float, float, float]
 

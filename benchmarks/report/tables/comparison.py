@@ -3,36 +3,37 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from benchmarks.report.literature import Published, literature
-from benchmarks.report.notes import (
-    ESTIMATED,
-    Remarks,
+from benchmarks import measures
+from benchmarks.measures import Column
+from benchmarks.report.groups import (
     contestant,
-    machine_notes,
-    names_note,
-    replication_notes,
-)
-from benchmarks.report.records import (
-    Records,
-    describe_setting,
     grouped,
     label_order,
-    plain,
     runs,
     summarise,
     values_by_seed,
 )
+from benchmarks.report.notes import (
+    ESTIMATED,
+    Remarks,
+    machine_notes,
+    option_notes,
+    replication_notes,
+)
+from benchmarks.report.records import Records
 from benchmarks.report.statistics import best_of
 from benchmarks.report.style import flow_order
 from benchmarks.report.table import DASH, Entry, Section, Table, number
+from benchmarks.report.tables.published import published_rows
+from benchmarks.report.tables.rates import rate_entry, rate_notes
+from datasets.base import KINDS
 
-__all__ = ["comparison_tables", "published_table"]
+__all__ = ["comparison"]
 
 # Two-sided 95 % of a normal distribution: the mean of thousands of test points is close to one.
 _NORMAL_95 = 1.959964
@@ -49,24 +50,46 @@ class _Block:
     kinds: tuple[str, ...]
     measure: str
     title: str
+    # Whether data sets on which nobody has the measure are left out, those of failures too.
+    where_known: bool = False
 
 
 _BLOCKS = (
     _Block("comparison", ("toy", "tabular"), "nll_nats", "Test NLL in nats (lower is better)"),
     _Block(
         "kl",
-        ("toy", "gaussian"),
+        ("toy", "family"),
         "kl_to_truth_nats",
         "KL divergence from the true density in nats (lower is better)",
+        where_known=True,
     ),
     _Block("images", ("image",), "bits_per_dim", "Test bits/dim of images (lower is better)"),
     _Block(
-        "gaussian",
-        ("gaussian",),
+        "families",
+        ("family",),
         "nll_nats",
-        "Test NLL in nats on Gaussians of known entropy (lower is better)",
+        "Test NLL in nats on parametric families of known entropy (lower is better)",
     ),
 )
+
+
+def _further_blocks() -> list[_Block]:
+    return [
+        _Block(
+            column.name,
+            KINDS,
+            column.name,
+            f"{_in_unit(column)} (lower is better)",
+            where_known=True,
+        )
+        for column in measures.columns(table="comparison")
+    ]
+
+
+def _in_unit(column: Column) -> str:
+    words = column.heading or column.name
+    return f"{words} in {column.unit}" if column.unit else words
+
 
 _BOLD = (
     "Bold: the lowest mean of its column, and every mean that cannot be told from it (the 95 % "
@@ -82,16 +105,19 @@ _NO_BOLD = (
 )
 
 
-def comparison_tables(records: Records) -> list[Table]:
-    """Trained flows by data sets: toys and tables, distance to the truth, images, Gaussians."""
+def comparison(records: Records) -> list[Table]:
+    """Trained flows by data sets: toys and tables, distance to the truth, images, families.
+
+    A table of its own for each further measure of quality whose column asks for one.
+    """
     tables = []
     trained = records.cells[records.cells["trained"]]
-    for block in _BLOCKS:
+    for block in (*_BLOCKS, *_further_blocks()):
         cells = trained[trained["dataset_kind"].isin(block.kinds)]
         # A study that leaves quality out has nothing to say here, unless it failed.
         measured = set(cells.loc[cells[block.measure].notna(), "dataset"])
         tried = cells[cells[block.measure].notna() | (cells["status"] != "ok")]
-        if block.name == "kl":
+        if block.where_known:
             # Where the truth is not known there is nothing to fail at.
             tried = tried[tried["dataset"].isin(measured)]
         datasets = list(dict.fromkeys(tried["dataset"]))
@@ -116,6 +142,8 @@ def _comparison(
     records: Records, cells: pd.DataFrame, datasets: Sequence[str], block: _Block
 ) -> Table:
     measure = block.measure
+    if f"{measure}_stderr" not in cells:
+        cells = cells.assign(**{f"{measure}_stderr": math.nan})
     best = _best(cells, measure)
     by_cell: dict[_Group, pd.DataFrame] = {
         (dataset, flow, setting): group
@@ -140,7 +168,7 @@ def _comparison(
     for (flow, label), groups in rows_of.items():
         row = [remarks.entry(flow, label)]
         if with_rate:
-            row.append(_rate([groups[dataset] for dataset in datasets if dataset in groups]))
+            row.append(rate_entry([groups[dataset] for dataset in datasets if dataset in groups]))
         for dataset in datasets:
             mine = groups.get(dataset)
             row.append(
@@ -156,7 +184,7 @@ def _comparison(
     if measure in ("nll_nats", "bits_per_dim"):
         sections += _tails(records, datasets, rows_of, decimals, blank)
         sections += _references(cells, datasets, measure, decimals, blank)
-        published, said = _published_rows(cells, datasets, measure, blank)
+        published, said = published_rows(cells, datasets, measure, blank)
         sections += published
     else:
         said = []
@@ -167,10 +195,10 @@ def _comparison(
         sections=sections,
         notes=[
             *_how(cells, datasets, measure, bool(best)),
-            *(_rate_notes(records, cells, rows_of) if with_rate else []),
+            *(rate_notes(records, cells, rows_of) if with_rate else []),
             *replication_notes(cells),
             *_warnings(records, cells, measure),
-            *names_note(records, cells),
+            *option_notes(records, cells, rates_shown=with_rate),
             *remarks.notes,
             *(machine_notes(cells) if "machine" in records.differing else []),
             *said,
@@ -226,83 +254,6 @@ def _quality(group: pd.DataFrame, measure: str, decimals: int, best: bool) -> En
     )
 
 
-# -- learning rates -----------------------------------------------------------------------------
-
-
-def _rate(groups: Sequence[pd.DataFrame]) -> Entry:
-    """The learning rates of a row: one where all its data sets agree, else one for each."""
-    words = [_rates(group) for group in groups]
-    text = words[0] if len(set(words)) == 1 else " / ".join(words)
-    cells = pd.concat(groups)
-    remark = ""
-    if cells["tuned"].any():
-        remark = "tuned, at the edge of the grid" if _at_edge(cells).any() else "tuned"
-    return Entry(text, remark=remark)
-
-
-def _rates(group: pd.DataFrame) -> str:
-    rates = sorted(set(group["learning_rate"].dropna()))
-    if not rates:
-        return DASH
-    return f"{rates[0]:g}" if len(rates) == 1 else f"{rates[0]:g} to {rates[-1]:g}"
-
-
-def _at_edge(cells: pd.DataFrame) -> pd.Series[bool]:
-    return cells["tuned"] & cells["learning_rate_at_edge"]
-
-
-def _rate_notes(
-    records: Records,
-    cells: pd.DataFrame,
-    rows_of: Mapping[tuple[str, str], Mapping[str, pd.DataFrame]],
-) -> list[str]:
-    notes = ["Learning rate: that of the tested weights"]
-    if any(len({_rates(group) for group in groups.values()}) > 1 for groups in rows_of.values()):
-        notes[0] += "; between strokes, one for each data set of the row, in the columns' order"
-    if any(" to " in _rates(group) for groups in rows_of.values() for group in groups.values()):
-        notes[0] += "; seeds may differ where each chose its own"
-    notes[0] += "."
-    tuned = cells[cells["tuned"]]
-    if tuned.empty:
-        return notes
-    prices = []
-    for (flow, label), group in grouped(tuned, ["flow", "setting_label"]):
-        price = [
-            f"{amount:,.0f} {unit}"
-            for measure, unit in (
-                ("tuning_steps", "steps"),
-                ("tuning_nfe", "NFE"),
-                ("tuning_seconds", "s"),
-            )
-            if math.isfinite(amount := float(group[measure].mean()))
-        ]
-        prices.append(f"{contestant(records.short[flow], label)} {', '.join(price)}")
-    grids = _grids(tuned)
-    notes.append(
-        "Tuned: chosen by validation NLL, for each cell among the same grid"
-        + (f" ({' or '.join(grids)})" if grids else "")
-        + f"; price of the whole grid, mean over cells: {'; '.join(prices)}."
-    )
-    edge = tuned[_at_edge(tuned)]
-    if len(edge):
-        where = ", ".join(
-            f"{records.short[flow]} on {dataset}"
-            for (flow, dataset), _ in grouped(edge, ["flow", "dataset"])
-        )
-        notes.append(
-            f"At the edge of the grid, beyond which a better rate may lie: {where}, "
-            f"{len(edge)} of {len(tuned)} tuned cells."
-        )
-    return notes
-
-
-def _grids(tuned: pd.DataFrame) -> list[str]:
-    """The grids that rates were chosen from, where records hold them."""
-    found = dict.fromkeys(map(plain, tuned["budget.learning_rates"]))
-    # Written with hyphens between, one of which may also belong to a rate's exponent.
-    return [", ".join(re.split(r"(?<!e)-", grid)) for grid in found if grid != "none"]
-
-
 # -- notes --------------------------------------------------------------------------------------
 
 
@@ -326,6 +277,8 @@ def _how(cells: pd.DataFrame, datasets: Sequence[str], measure: str, best: bool)
         if by_quadrature != set(datasets):
             ways.append("as the mean of log truth - log model over the test split")
         notes.append(f"Each number: mean over seeds of the divergence, {'; else '.join(ways)}.")
+    elif measure in {column.name for column in measures.columns(table="comparison")}:
+        notes.append(f"Each number: mean over seeds; {measures.column(measure).meaning}.")
     else:
         notes.append("Each number: mean over seeds of the mean over the test split.")
     errors = ["± (seeds): half-width of a 95 % Student t interval over seeds"]
@@ -444,61 +397,6 @@ def _references(
     return [Section("References, computed on the same data", rows)] if rows else []
 
 
-def _published_entry(found: Published) -> Entry:
-    entry = number(found.value, math.nan if found.error is None else found.error, decimals=2)
-    return replace(entry, over="" if found.error_over == "none" else found.error_over)
-
-
-def _published_rows(
-    cells: pd.DataFrame, datasets: Sequence[str], measure: str, blank: Sequence[Entry]
-) -> tuple[list[Section], list[str]]:
-    """Published numbers of the contestants at hand, and how ours differ from them."""
-    name_of = dict(zip(cells["dataset"], cells["dataset_name"], strict=True))
-    contestants = set(cells["flow_name"])
-    found = [
-        item
-        for name in dict.fromkeys(name_of[dataset] for dataset in datasets)
-        for item in literature().of(name, measure)
-        if item.is_of(contestants) or item.model == "Gaussian"
-    ]
-    rows = []
-    for model in dict.fromkeys((item.model, item.source) for item in literature().published):
-        mine = {i.dataset: i for i in found if (i.model, i.source) == model}
-        if not mine:
-            continue
-        row = [Entry(f"{model[0]} ({model[1].short})"), *blank]
-        for dataset in datasets:
-            item = mine.get(name_of[dataset])
-            row.append(_published_entry(item) if item else Entry(DASH, numeric=True))
-        rows.append(row)
-    if not rows:
-        return [], []
-    notes = [
-        "Published errors are another thing than ours, and say in brackets what they are over: "
-        "test points (twice the standard error of one trained model) or runs. By which recipe each "
-        "number came about, how it was read, and all others, stand in the table of published "
-        "numbers."
-    ]
-    for dataset in datasets:
-        if any(item.dataset == name_of[dataset] for item in found):
-            notes.append(_difference(cells[cells["dataset"] == dataset], dataset))
-    return [Section("Published (other budgets: see the notes)", rows)], notes
-
-
-def _difference(cells: pd.DataFrame, dataset: str) -> str:
-    """How our column of a data set differs from the published numbers of that name."""
-    name = cells["dataset_name"].iloc[0]
-    budget = []
-    for column in ("budget.steps", "budget.seconds", "budget.nfe", "budget.batch_size"):
-        if column in cells and cells[column].notna().any():
-            values = sorted(set(cells[column].dropna()))
-            budget.append(describe_setting(column, " or ".join(f"{value:g}" for value in values)))
-    ours = f"Ours: {dataset}" + (f", {', '.join(budget)}" if budget else "") + "."
-    published = "Published: the whole training set, and the budget of each paper."
-    note = literature().dataset_notes.get(name, "")
-    return f"{name}: {published} {ours} {note}".rstrip()
-
-
 # -- numbers in full ----------------------------------------------------------------------------
 
 
@@ -529,54 +427,3 @@ def _comparison_data(cells: pd.DataFrame, measure: str, best: set[_Group]) -> pd
         name: f"{name}_over_test_points_mean" for name in plain_means if name.endswith("_stderr")
     }
     return data.drop(columns=[*unused, "setting_label"]).rename(columns=renamed)
-
-
-def published_table(records: Records) -> Table | None:
-    """Every published number on the data sets at hand, with recipe, source and kind of error."""
-    rows, data = [], []
-    here = dict.fromkeys(records.cells["dataset_name"])
-    for name in here:
-        for measure, unit in (("nll_nats", "nats"), ("bits_per_dim", "bits/dim")):
-            for item in literature().of(name, measure):
-                error = number(item.value, item.error or math.nan, decimals=2)
-                address = item.source.address.removeprefix("https://")
-                rows.append(
-                    [
-                        Entry(name),
-                        Entry(item.model),
-                        error,
-                        Entry(unit),
-                        Entry(item.error_over),
-                        Entry(item.recipe),
-                        Entry(f"{item.source.short}, {address}"),
-                        Entry(item.read),
-                    ]
-                )
-                data.append(
-                    {
-                        "dataset": name,
-                        "model": item.model,
-                        "measure": measure,
-                        "value": item.value,
-                        "error": item.error,
-                        "error_over": item.error_over,
-                        "recipe": item.recipe,
-                        "source": item.source.text,
-                        "address": item.source.address,
-                        "read": item.read,
-                    }
-                )
-    if not rows:
-        return None
-    return Table(
-        name="published",
-        title="Published numbers on these data sets (lower is better)",
-        columns=["data set", "model", "value", "unit", "error over", "recipe", "source", "read in"],
-        sections=[Section("", rows)],
-        notes=[
-            "Log-likelihoods are printed as NLL, their negative. An error over test points is "
-            "twice the standard error over the test set of one trained model, one over runs the "
-            "spread of repeated training: the two do not compare.",
-        ],
-        data=pd.DataFrame(data),
-    )
