@@ -35,7 +35,7 @@ from benchmarks.environment import OthersWork, describe_environment
 from benchmarks.measures.subject import Subject
 from benchmarks.store import Record, Status, Store, write_atomically
 from benchmarks.train import CurveRow, Diverged
-from benchmarks.tune import NotApplicable, fresh_flow, train_cell
+from benchmarks.tune import CellTraining, NotApplicable, fresh_flow
 
 __all__ = ["COLUMNS", "Stage", "Task", "pending_stage", "record_of", "run"]
 
@@ -210,7 +210,7 @@ def _quality(cell: Cell, store: Store) -> Pending:
         _curve(store.path(cell, ".curve.jsonl")) as on_row,
         OthersWork(device, cell.threads) as others,
     ):
-        trained = train_cell(cell, dataset, on_row)
+        trained = CellTraining(cell, dataset).run(on_row)
     found: dict[str, Any] = {**trained.columns, "parameters": trained.flow.parameter_count}
     if found["steps"] > 0:
         found["training_shared"] = others.shared
