@@ -5,7 +5,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["BenchError", "DataUnavailable", "Interrupted", "MatrixError", "StoreError", "hint"]
+__all__ = [
+    "BenchError",
+    "DataUnavailable",
+    "Interrupted",
+    "MatrixError",
+    "RunStopped",
+    "StoreError",
+    "hint",
+]
 
 
 class BenchError(Exception):
@@ -26,6 +34,12 @@ class DataUnavailable(BenchError):
     """Data that a run needs are missing or corrupt."""
 
     exit_code = 3
+
+
+class RunStopped(BenchError):
+    """A run could not go on, for a full disk or the like; what was finished stays."""
+
+    exit_code = 1
 
 
 class Interrupted(BenchError):

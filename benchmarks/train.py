@@ -349,7 +349,7 @@ class Training:
 
     @property
     def used(self) -> float:
-        """The part of the budget that is used, 1 or more if all is: of the bound that comes first."""
+        """The part of the budget that is used, by the bound that comes first."""
         progress, meter = self.progress, self._meter
         work = progress.nfe + progress.forward + progress.backward + meter.forward + meter.backward
         return self._used(self.seconds, work)
@@ -376,7 +376,7 @@ class Training:
         """
         progress = self.progress
         if self.budget.steps == 0:
-            # An untrained flow is a contestant too: its speed can be compared before it has learned.
+            # An untrained flow is a contestant too: its speed can be compared.
             progress.stopped_by = "budget"
             progress.seconds = _refresh(self.flow, self.batches)
             progress.best_nll = _validate(self.flow, self.dataset, self.budget)

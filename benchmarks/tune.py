@@ -7,9 +7,10 @@ whole grid cost stands beside, since that is the price of the choice.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +22,25 @@ from benchmarks.train import CurveRow, Diverged, Training, TrainingResult, initi
 from datasets import Dataset
 from datasets.base import named_seed
 
-__all__ = ["CellTraining", "NotApplicable", "Trained", "Trial", "choose", "fresh_flow"]
+__all__ = [
+    "CellTraining",
+    "NotApplicable",
+    "Trained",
+    "Trial",
+    "WrongState",
+    "choose",
+    "fresh_flow",
+]
 
 Value = float | int | str | bool | None
 
 
 class NotApplicable(Exception):
     """The flow does not apply to the data set, or a library that it needs is missing."""
+
+
+class WrongState(Exception):
+    """A state is not of this cell's training, or not of this code's."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +138,7 @@ class CellTraining:
         Raises:
             NotApplicable: if the flow cannot be trained on these data.
             Diverged: if training produced no usable model, at any rate.
+            WrongState: if the state that was loaded does not fit the flow.
         """
         flow = None
         for trial in self.trials:
@@ -136,7 +150,8 @@ class CellTraining:
             budget = self.cell.at_rate(rate).budget
             training = Training(flow, self.dataset, budget, seed=self.cell.seed)
             if self._kept is not None:
-                training.load_state_dict(self._kept)
+                with _right_state():
+                    training.load_state_dict(self._kept)
                 self._kept = None
             for row in self._rows:
                 on_row(rate, row)
@@ -159,7 +174,8 @@ class CellTraining:
         trial, columns = choose(self.trials)
         assert self._best is not None
         flow = flow or fresh_flow(self.cell, self.dataset)
-        flow.load_state_dict(self._best)
+        with _right_state():
+            flow.load_state_dict(self._best)
         return Trained(flow, trial.rate, columns)
 
     def state_dict(self) -> dict[str, Any]:
@@ -172,18 +188,31 @@ class CellTraining:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was asked."""
-        self.trials = [
-            Trial(
-                trial["rate"],
-                tuple(CurveRow(**row) for row in trial["rows"]),
-                TrainingResult(**trial["result"]) if trial["result"] else None,
-                trial["failure"],
-            )
-            for trial in state["trials"]
-        ]
-        self._rows = [CurveRow(**row) for row in state["rows"]]
-        self._best, self._kept = state["best"], state["training"]
+        """Go on where :meth:`state_dict` was asked.
+
+        Raises:
+            WrongState: if it is no such state.
+        """
+        with _right_state():
+            self.trials = [
+                Trial(
+                    trial["rate"],
+                    tuple(CurveRow(**row) for row in trial["rows"]),
+                    TrainingResult(**trial["result"]) if trial["result"] else None,
+                    trial["failure"],
+                )
+                for trial in state["trials"]
+            ]
+            self._rows = [CurveRow(**row) for row in state["rows"]]
+            self._best, self._kept = state["best"], state["training"]
+
+
+@contextlib.contextmanager
+def _right_state() -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise WrongState(str(error)) from error
 
 
 def _best(trials: Sequence[Trial]) -> Trial | None:

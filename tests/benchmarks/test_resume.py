@@ -38,7 +38,7 @@ def smaller(name: str) -> dict[str, Any]:
     if isinstance(widths := getattr(config, "hidden", None), tuple):
         options["hidden"] = (8,) * len(widths)
     if hasattr(config, "dropout"):
-        options["dropout"] = 0.2
+        options |= {"dropout": 0.2, "residual_blocks": 1, "hidden": (8,)}
     if hasattr(config, "batch_norm"):
         options["batch_norm"] = True
     return options
