@@ -394,8 +394,8 @@ class Store:
     def progress(self, key: str) -> dict[str, Any]:
         """How far a cell is that is running: what its process last said; empty if nothing.
 
-        ``stage``, ``seconds`` of it, ``at`` what time that was said; of a training ``used``, the part
-        of the budget, ``step``, ``steps``, ``validation_nll_nats``, ``learning_rate``.
+        ``stage``, ``seconds`` of it, ``at`` what time that was said; of a training ``used``, the
+        part of the budget, ``step``, ``steps``, ``validation_nll_nats``, ``learning_rate``.
         """
         try:
             found = json.loads(self.pending(key, ".progress").read_bytes())

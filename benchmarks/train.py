@@ -609,9 +609,9 @@ def _dataset_of(rows: Tensor, flow: Flow) -> Dataset:
             f"rows of shape (n, {', '.join(map(str, flow.event_shape))}), ten or more, were "
             f"expected, got {tuple(rows.shape)}"
         )
-    values = rows.detach().float().cpu()
     source = torch.Generator().manual_seed(named_seed("rows", "split"))
-    values = values[torch.randperm(len(values), generator=source)].numpy()
+    order = torch.randperm(len(rows), generator=source)
+    values = rows.detach().float().cpu()[order].numpy()
     held_out = len(values) // 10
     return Dataset(
         name="rows",

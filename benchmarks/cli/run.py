@@ -65,9 +65,9 @@ def run(
 ) -> int:
     """Run the cells of MATRIX (a name from `list matrices`, or a .toml file).
 
-    A cell that has a record is not run again, and a training goes on from its checkpoint, so that an
-    interrupted run goes on where it was. A stale record (of code with other versions) is replaced
-    by a new one.
+    A cell that has a record is not run again, and a training goes on from its checkpoint, so that
+    an interrupted run goes on where it was. A stale record (of code with other versions) is
+    replaced by a new one.
     """
     from benchmarks.matrix import load_matrix
     from benchmarks.select import filter_cells, parse_seeds

@@ -117,7 +117,7 @@ class _Lasting:
 
 @contextlib.contextmanager
 def lasting_streams() -> Iterator[None]:
-    """In the block, a reader that leaves (``| head -1``) or was never there (``2>&-``) ends nothing."""
+    """In the block, a reader that leaves (``| head -1``) or never was (``2>&-``) ends nothing."""
     for number in (0, 1, 2):
         try:
             os.fstat(number)

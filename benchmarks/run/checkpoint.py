@@ -1,7 +1,7 @@
 """What a cell's process keeps while it trains: a checkpoint to go on from, and how far it is.
 
-The checkpoint lies in ``pending/`` and is written at intervals, such that writing takes no more than
-:data:`SHARE` of the time, and when the process is asked to end. It holds the whole state of the
+The checkpoint lies in ``pending/`` and is written at intervals, such that writing takes no more
+than :data:`SHARE` of the time, and when the process is asked to end. It holds the whole state of the
 training and of its place in the grid of learning rates (:class:`benchmarks.tune.CellTraining`), so
 that the next process, of whichever runner, ends with the record that this one would have written.
 It goes when the record is written.
@@ -9,13 +9,13 @@ It goes when the record is written.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -73,7 +73,7 @@ class Keeper:
             Stopped: where nothing is lost by it.
         """
         self._stopping = True
-        at_work = self._training and self._training.training
+        at_work = self._training.training if self._training else None
         if self._training is None or (at_work is not None and at_work.interruptible):
             raise Stopped
 
@@ -132,7 +132,7 @@ class Keeper:
     def _cost(self) -> float:
         """Seconds that a checkpoint takes: the last one did, or the first may."""
         if self._saving is None:
-            training = self._training and self._training.training
+            training = self._training.training if self._training else None
             if training is None:
                 return 0.0
             numbers = sum(value.numel() for value in training.flow.state_dict().values())
@@ -142,16 +142,9 @@ class Keeper:
 
     def _save(self, training: CellTraining) -> None:
         start = time.monotonic()
-        if training.training is None:
-            state = training.state_dict()
-        else:
-            with training.training.paused():
-                state = training.state_dict()
-                self._write(state)
-                self._saved = time.monotonic()
-                self._saving = self._saved - start
-                return
-        self._write(state)
+        at_work = training.training
+        with at_work.paused() if at_work else contextlib.nullcontext():
+            self._write(training.state_dict())
         self._saved = time.monotonic()
         self._saving = self._saved - start
 
@@ -188,7 +181,7 @@ class Keeper:
         return state
 
     def _drop_stale(self) -> None:
-        """Remove what the same cell has left under other versions of the code, hence another key."""
+        """Remove what the same cell left under other versions of the code, hence another key."""
         for path in self.path.parent.glob("*.checkpoint"):
             if self.store.is_running(path.stem):
                 continue
@@ -228,7 +221,7 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
 
 
-@contextmanager
+@contextlib.contextmanager
 def _writing(path: Path) -> Iterator[Callable[[float, CurveRow], None]]:
     """Appends rows to a curve, each at the disk before training goes on."""
     path.parent.mkdir(parents=True, exist_ok=True)

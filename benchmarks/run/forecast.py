@@ -1,4 +1,4 @@
-"""How far a run is and how long it will take: from what it has measured itself, or others before it."""
+"""How far a run is and how long it will take, by what it or others before it have measured."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _age(item: Running) -> float:
 
 
 def seconds_left(used: float, seconds: float) -> float | None:
-    """What is left of something that took so many seconds for a part; None if that says too little."""
+    """What is left of what took so many seconds for a part; None if that says too little."""
     return seconds * (1 - used) / used if used > 0.02 else None
 
 
@@ -158,7 +158,7 @@ def needs_of(cells: Iterable[Cell], stores: Iterable[Store]) -> Needs:
 
 
 def _seconds(cell: Cell, record: Record) -> float:
-    """Seconds of a cell by the record of one like it: a step costs the same, the rest is the same."""
+    """Seconds of a cell by the record of one like it, a step of which takes as long."""
 
     def measured(name: str) -> float:
         value = record.measures.get(name)

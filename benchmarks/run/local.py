@@ -3,7 +3,7 @@
 Each stage of a cell is a fresh process, forked from a server that has torch loaded and nothing
 else done (no CUDA context, no threads), so that a cell costs no seconds of imports.
 
-How a process ends says what is done. A record is a result, whatever its status, and final. A process
+How a process ends says what is done. A record is a result, whatever its status, and final. One
 that was killed from outside, stopped, or lost with its server has no result: its cell goes on from
 its checkpoint, :data:`RETRIES` times at most. A disk on which nothing can be written ends the run.
 """
@@ -174,7 +174,7 @@ def run_cells(
             waiting[cell_module.pending_stage(store, cell)].appendleft(cell)
             return
         elif found is None:
-            status, reason = ("timeout", why) if why else _death(item, retried[cell.key])
+            status, reason = _death(item, why, retried[cell.key])
             pending = cell_module.read_pending(store, cell)
             found = cell_module.record_of(cell, status, reason, pending=pending)
             store.write(found)
@@ -276,8 +276,8 @@ def _no_disk(directory: Path) -> str:
     with contextlib.suppress(OSError):
         free = f", where {shutil.disk_usage(directory).free:,} bytes are free"
     return (
-        f"cannot write into {directory}{free}: what was finished stays, and the same command goes on "
-        "when there is room"
+        f"cannot write into {directory}{free}: what was finished stays, and the same command goes "
+        "on when there is room"
     )
 
 
@@ -288,8 +288,10 @@ def _ended_from_outside(item: Running) -> bool:
     return code in (STOPPED, SERVER_LOST) or code in {-number for number in OUTSIDE}
 
 
-def _death(item: Running, retried: int) -> tuple[Status, str]:
-    """Status and reason of a cell whose process has ended without a result."""
+def _death(item: Running, why: str | None, retried: int) -> tuple[Status, str]:
+    """Status and reason of a cell whose process ended without a result, or ``why`` it was ended."""
+    if why:
+        return "timeout", why
     code = item.process.exitcode
     stage = item.task.stage
     if code == -signal.SIGKILL and _oom_kills() > item.oom_kills:

@@ -178,9 +178,11 @@ def test_what_a_cell_fills_itself_is_explained(tmp_path: Path, grid: Cell) -> No
     assert isinstance(second, Record)
     own = first.measures.keys() - quality.COLUMNS.keys()
     # Of these data there is nothing that a reader has to know.
-    assert own == COLUMNS.keys() - {"cost_shared", "data_remarks"}
+    assert own == COLUMNS.keys() - {"cost_shared", "cost_stage_seconds", "data_remarks"}
     # Nothing was trained, so there is no rate, and no training to be disturbed.
-    absent = {"learning_rate", "training_shared", "cost_shared", "data_remarks"}
+    absent = {
+        "learning_rate", "training_shared", "cost_shared", "cost_stage_seconds", "data_remarks"
+    }  # fmt: skip
     assert second.measures.keys() - quality.COLUMNS.keys() == {
         name
         for name in COLUMNS
