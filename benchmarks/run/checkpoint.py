@@ -1,10 +1,10 @@
 """What a cell's process keeps while it trains: a checkpoint to go on from, and how far it is.
 
 The checkpoint lies in ``pending/`` and is written at intervals, such that writing takes no more
-than :data:`SHARE` of the time, and when the process is asked to end. It holds the whole state of the
-training and of its place in the grid of learning rates (:class:`benchmarks.tune.CellTraining`), so
-that the next process, of whichever runner, ends with the record that this one would have written.
-It goes when the record is written.
+than :data:`SHARE` of the time, and when the process is asked to end. It holds the whole state of
+the training and of its place in the grid of learning rates (:class:`benchmarks.tune.CellTraining`),
+so that the next process, of whichever runner, ends with the record that this one would have
+written. It goes when the record is written.
 """
 
 from __future__ import annotations

@@ -51,6 +51,8 @@ PRELOAD = [
 ]
 RETRIES = 2
 """How often a cell is started again whose process was ended from outside."""
+SERVER_TRIES = 20
+"""How often a process is asked for, twice a second, of servers that end."""
 OUTSIDE = {signal.SIGKILL, *cell_module.STOP_SIGNALS, signal.SIGHUP, signal.SIGINT}
 """Signals by which others end a process; those that a process brings on itself are its result."""
 SERVER_LOST = 255
@@ -134,17 +136,18 @@ def run_cells(
         load = Counter(item.task.gpu for item in running)
         gpu = min(gpus, key=lambda gpu: load[gpu], default=None)
         task = Task(cell, stage, directory, runner, gpu, keep_weights)
-        for attempt in range(RETRIES + 1):
+        for attempt in range(SERVER_TRIES):
             process = context.Process(target=cell_module.run, args=(task,), name=str(cell))
             _start_server()
             try:
                 process.start()
             except (EOFError, OSError) as error:
-                # The server has died since; another is started.
-                if attempt == RETRIES:
+                # The server is about to be gone; then another is started.
+                if attempt == SERVER_TRIES - 1:
                     raise RunStopped(
-                        f"no process can be started ({error or 'its server ended at once'})"
+                        f"no process can be started ({str(error) or 'its server ended'})"
                     ) from error
+                time.sleep(0.5)
             else:
                 running.append(Running(task, process))
                 return
