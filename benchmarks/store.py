@@ -386,7 +386,8 @@ class Store:
             # What is no such file is as good as none.
             with (
                 contextlib.suppress(OSError, ValueError, EOFError, zipfile.BadZipFile),
-                np.load(path, allow_pickle=False) as file,
+                path.open("rb") as source,
+                np.load(source, allow_pickle=False) as file,
             ):
                 return {name: file[name] for name in file.files}
         return {}

@@ -22,7 +22,7 @@ import signal
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
@@ -208,13 +208,12 @@ def run_cells(
                         finish(item, None)
                     elif timeout is not None and time.monotonic() - item.started > timeout:
                         why = _too_long(store, item, timeout)
-                        _kill(item)
-                        end_strays()
+                        end_strays(_kill(item))
                         finish(item, why)
         except OSError as error:
             raise RunStopped(f"{_no_disk(directory)} ({error})") from error
         finally:
-            _stop(running)
+            end_strays(_stop(running))
             runner.close()
             mine.close()
 
@@ -235,7 +234,7 @@ def _start_server() -> None:
 
 
 @contextmanager
-def _adopting_strays() -> Iterator[Callable[[], None]]:
+def _adopting_strays() -> Iterator[Callable[..., None]]:
     """Gives a function that ends what cells have started and left behind.
 
     A process whose parent has died becomes the child of the nearest process above that asks for it:
@@ -248,15 +247,20 @@ def _adopting_strays() -> Iterator[Callable[[], None]]:
         kernel.prctl(pr_get_child_subreaper, ctypes.byref(before))
         kernel.prctl(pr_set_child_subreaper, 1)
 
-    def end_strays() -> None:
+    killed: set[psutil.Process] = set()
+
+    def end_strays(more: Iterable[psutil.Process] = ()) -> None:
+        killed.update(more)
         server = multiprocessing.forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
         for child in psutil.Process().children():
-            with contextlib.suppress(psutil.Error, ChildProcessError):
-                ours = child.environ().get(MARK) == str(os.getpid())
-                if child.pid != server and ours:
-                    cell_module.end_descendants(child)
+            with contextlib.suppress(psutil.Error):
+                if child.pid != server and child.environ().get(MARK) == str(os.getpid()):
+                    killed.update(cell_module.end_descendants(child))
                     child.kill()
-                    os.waitpid(child.pid, 0)
+                    killed.add(child)
+        # They are this process's children now, and somebody has to take note of their end.
+        ended, _ = psutil.wait_procs(killed, timeout=1)
+        killed.difference_update(ended)
 
     try:
         yield end_strays
@@ -339,23 +343,27 @@ def _oom_kills() -> int:
     return total
 
 
-def _stop(items: Sequence[Running]) -> None:
-    """Have processes keep their state and end; kill those that take too long over it."""
+def _stop(items: Sequence[Running]) -> set[psutil.Process]:
+    """Have processes keep their state and end; kill those that take too long, as :func:`_kill`."""
+    killed: set[psutil.Process] = set()
     for item in items:
         item.process.terminate()
     deadline = time.monotonic() + GRACE_SECONDS
     for item in items:
         item.process.join(max(0.0, deadline - time.monotonic()))
         if item.process.is_alive():
-            _kill(item)
+            killed |= _kill(item)
+    return killed
 
 
-def _kill(item: Running) -> None:
-    """End a process and all that it has started."""
+def _kill(item: Running) -> set[psutil.Process]:
+    """End a process and all that it has started; gives the latter."""
     assert item.process.pid is not None
+    killed: set[psutil.Process] = set()
     with contextlib.suppress(psutil.Error):
         process = psutil.Process(item.process.pid)
         process.suspend()
-        cell_module.end_descendants(process)
+        killed = cell_module.end_descendants(process)
     item.process.kill()
     item.process.join()
+    return killed

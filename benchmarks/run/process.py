@@ -214,7 +214,7 @@ def run(task: Task) -> None:
     finally:
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-        end_descendants(psutil.Process())
+        psutil.wait_procs(end_descendants(psutil.Process()), timeout=1)
     sys.exit(code)
 
 
@@ -268,6 +268,7 @@ def _diagnose(error: Exception) -> tuple[Status, str]:
 def _quality(cell: Cell, store: Store, keeper: Keeper, keep_weights: bool) -> Pending:
     dataset = cell.dataset_config().load(cell.dataset)
     trained = keeper.train(dataset, store.path(cell, ".curve.jsonl"))
+    keeper.report()
     if keep_weights:
         write_atomically(store.path(cell, ".pt"), _weights(cell, dataset, trained.flow))
     found: dict[str, Any] = {**trained.columns, "parameters": trained.flow.parameter_count}
@@ -370,10 +371,13 @@ def _leave_with_runner(runner: Connection) -> None:
     threading.Thread(target=watch, name="runner", daemon=True).start()
 
 
-def end_descendants(process: psutil.Process) -> None:
+def end_descendants(process: psutil.Process) -> set[psutil.Process]:
     """Kill everything that a process has started, and what that has started.
 
     Each is stopped before its children are looked for, so that none can be born meanwhile.
+
+    Returns:
+        What was killed.
     """
     seen: set[psutil.Process] = set()
     while True:
@@ -387,6 +391,7 @@ def end_descendants(process: psutil.Process) -> None:
     for child in seen:
         with contextlib.suppress(psutil.Error):
             child.kill()
+    return seen
 
 
 def _living_descendants(process: psutil.Process) -> Iterator[psutil.Process]:

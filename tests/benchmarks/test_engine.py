@@ -295,7 +295,7 @@ def leave_strays(task: Task) -> None:
     sleep = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
     orphan = (
         "import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', sys.argv[1]], "
-        "start_new_session=True, stdout=subprocess.DEVNULL); print(p.pid)"
+        "start_new_session=True, stdout=-3, stderr=-3); print(p.pid)"
     )
     child = subprocess.Popen([sys.executable, "-c", sleep], start_new_session=True)
     words = [sys.executable, "-c", orphan, sleep]
