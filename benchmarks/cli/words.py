@@ -124,7 +124,10 @@ def lasting_streams() -> Iterator[None]:
         except OSError:
             # Else the next file that is opened would be taken for the stream.
             null = os.open(os.devnull, os.O_RDWR)
-            if null != number:
+            if null == number:
+                # Processes that this one starts need it as well.
+                os.set_inheritable(number, True)
+            else:
                 os.dup2(null, number)
                 os.close(null)
     before = sys.stdout, sys.stderr
