@@ -56,7 +56,10 @@ def first_line(text: str) -> str:
 
 def filter_text(cell: Cell) -> str:
     """What ``--filter`` takes for a cell."""
-    return printable(f"flow={cell.flow_label};dataset={cell.dataset_label};seed={cell.seed}")
+    from benchmarks.store import labels_of
+
+    flow, dataset = labels_of(cell)
+    return printable(f"flow={flow};dataset={dataset};seed={cell.seed}")
 
 
 def duration(seconds: float) -> str:

@@ -131,8 +131,8 @@ def needs_of(cells: Iterable[Cell], stores: Iterable[Store]) -> Needs:
         for record in store.records()[0]:
             if record.status == "ok":
                 cell = record.cell
-                by_data[cell.flow_label, cell.dataset_label, cell.device] = store, record
-                dimensions[cell.dataset_label] = record.dimension
+                by_data[record.flow_label, record.dataset_label, cell.device] = store, record
+                dimensions[record.dataset_label] = record.dimension
     by_size = {
         (flow, dimensions[dataset], device): found
         for (flow, dataset, device), found in by_data.items()

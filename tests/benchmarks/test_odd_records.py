@@ -42,8 +42,6 @@ def document(cell: Cell) -> dict[str, Any]:
 
 Change = Callable[[dict[str, Any]], Any]
 ODD: dict[str, Change] = {
-    "an unknown flow": lambda d: d["cell"].update(flow="nobody"),
-    "an unknown data set": lambda d: d["cell"].update(dataset="nothing"),
     "a list where a scalar was": lambda d: d["measures"].update(nll_nats=[1.0]),
     "a table among the options": lambda d: d["cell"]["flow_options"].update(layers={"a": 1}),
     "a number past all bounds": lambda d: d["measures"].update(nll_nats=1e308),
@@ -76,6 +74,23 @@ def test_an_odd_record_is_named_and_left_out(
         assert path.name in err
         assert "\x1b" not in err
     assert len(store.frame()) == 1
+
+
+def test_a_record_of_a_flow_that_is_no_longer_there_is_shown(
+    tmp_path: Path, cell: Cell, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = document(cell)
+    content["cell"] |= {"flow": "nobody", "dataset": "nothing"}
+    gone = Cell.model_validate(content["cell"])
+    content |= {"status": "error", "key": gone.key, "flow_label": "nobody[layers=2]"}
+    content["versions"].pop("flow")
+    path = Store(tmp_path).path(gone)
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(content))
+    for command in ("status", "collect"):
+        code, out, err = call(command, tmp_path, capsys=capsys, monkeypatch=monkeypatch)
+        assert (code, err) == (0, "")
+        assert "nobody" in out
 
 
 def test_a_pipe_is_no_record_and_nobody_waits_for_it(tmp_path: Path, cell: Cell) -> None:
