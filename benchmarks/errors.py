@@ -11,6 +11,7 @@ __all__ = [
     "DataUnavailable",
     "Interrupted",
     "MatrixError",
+    "RunStopped",
     "StoreError",
     "hint",
 ]
@@ -38,6 +39,12 @@ class DataUnavailable(BenchError):
     """Data that a run needs are missing or corrupt."""
 
     exit_code = 3
+
+
+class RunStopped(BenchError):
+    """A run could not go on, for a full disk or the like; what was finished stays."""
+
+    exit_code = 1
 
 
 class Interrupted(BenchError):

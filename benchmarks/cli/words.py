@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 from collections import Counter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from benchmarks.errors import hint
+from benchmarks.text import printable
 
 if TYPE_CHECKING:
+    from benchmarks.cell import Cell
     from benchmarks.store import LeftOut, Stale
 
-__all__ = ["NearestGroup", "count", "first_line", "print_stale", "table", "warn"]
+__all__ = [
+    "NearestGroup",
+    "bytes_text",
+    "count",
+    "duration",
+    "filter_text",
+    "first_line",
+    "lasting_streams",
+    "print_stale",
+    "table",
+    "warn",
+]
 
 
 class NearestGroup(click.Group):
@@ -35,7 +51,99 @@ def table(rows: Sequence[Sequence[str]]) -> None:
 
 
 def first_line(text: str) -> str:
-    return text.splitlines()[0] if text else ""
+    return printable(text.splitlines()[0], 300) if text else ""
+
+
+def filter_text(cell: Cell) -> str:
+    """What ``--filter`` takes for a cell."""
+    from benchmarks.store import labels_of
+
+    flow, dataset = labels_of(cell)
+    return printable(f"flow={flow};dataset={dataset};seed={cell.seed}")
+
+
+def duration(seconds: float) -> str:
+    """In the unit that one would say it in.
+
+    Example:
+        >>> duration(75), duration(5400), duration(3.2)
+        ('1.2 min', '1.5 h', '3 s')
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
+
+
+def bytes_text(number: float) -> str:
+    """Bytes in words.
+
+    Example:
+        >>> bytes_text(3 * 2**30)
+        '3.0 GiB'
+    """
+    for unit in ("B", "KiB", "MiB"):
+        if number < 1024:
+            return f"{number:.0f} {unit}"
+        number /= 1024
+    return f"{number:.1f} GiB"
+
+
+class _Lasting:
+    """A stream that takes what it is given, also when nobody reads it any more."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return cast(int, self._stream.write(text))
+        except BrokenPipeError:
+            self._give_up()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self._stream.fileno())
+        os.close(null)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def lasting_streams() -> Iterator[None]:
+    """In the block, a reader that leaves (``| head -1``) or never was (``2>&-``) ends nothing."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            # Else the next file that is opened would be taken for the stream.
+            null = os.open(os.devnull, os.O_RDWR)
+            if null == number:
+                # Processes that this one starts need it as well.
+                os.set_inheritable(number, True)
+            else:
+                os.dup2(null, number)
+                os.close(null)
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (
+        cast(Any, _Lasting(stream if stream is not None else open(os.devnull, "w")))  # noqa: SIM115
+        for stream in before
+    )
+    try:
+        yield
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        sys.stdout, sys.stderr = before
 
 
 def warn(left_out: Sequence[LeftOut]) -> None:
@@ -44,7 +152,8 @@ def warn(left_out: Sequence[LeftOut]) -> None:
 
     for item in left_out:
         if not isinstance(item, Stale):
-            click.echo(f"  left out: {item.path}: {item.why}; move it away", err=True)
+            text = printable(f"{item.path}: {item.why}")
+            click.echo(f"  left out: {text}; move it away", err=True)
     print_stale([item for item in left_out if isinstance(item, Stale)])
 
 

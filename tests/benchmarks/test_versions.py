@@ -12,6 +12,7 @@ import remember_versions as memory
 
 from benchmarks import measures, versions
 from benchmarks.cell import Cell
+from benchmarks.cli.words import filter_text
 from benchmarks.run.process import Pending, record_of
 from benchmarks.store import Foreign, Record, Stale, Store
 from benchmarks.versions import explain_difference, versions_of
@@ -216,7 +217,7 @@ def test_run_and_status_tell_what_is_stale_and_measure_it_anew(
     out, err = call("status", folder)
     assert "left      2" in out
     assert "stale     2" in out
-    assert f"{old[0]}: stale: measured by time version 1, now 2" in out
+    assert f"{filter_text(old[0])}: stale: measured by time version 1, now 2" in out
     for words in (("collect", folder), ("run", tiny, "--out", folder, "--dry-run")):
         out, err = call(*words)
         assert "stale: 2 records measured by time version 1, now 2" in err
