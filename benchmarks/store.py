@@ -36,7 +36,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from benchmarks.cell import SCHEMA, Cell
 from benchmarks.errors import StoreError
 from benchmarks.matrix import Matrix
-from benchmarks.versions import explain_difference, versions_of
+from benchmarks.versions import ORIGIN, explain_difference, versions_of
 
 __all__ = [
     "FAILED",
@@ -79,7 +79,7 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     schema_version: int = SCHEMA
-    versions: dict[str, int] = {}
+    versions: dict[str, int | str] = {}
     key: str
     cell: Cell
     flow_label: str
@@ -412,7 +412,8 @@ def _row(record: Record) -> dict[str, Any]:
         # The rate of the tested weights is a result, under ``learning_rate``.
         row["budget.learning_rate"] = None
         row["budget.learning_rates"] = _flat([f"{rate:g}" for rate in cell.learning_rates])
-    row |= {f"version.{name}": value for name, value in record.versions.items()}
+    for name, value in record.versions.items():
+        row[name if name.startswith(ORIGIN) else f"version.{name}"] = value
     row |= {f"environment.{name}": value for name, value in record.environment.items()}
     row |= {f"data_hash.{name}": value for name, value in record.data_hashes.items()}
     return row

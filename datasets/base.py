@@ -251,6 +251,8 @@ class DatasetConfig(BaseModel, abc.ABC):
         test_rows: size of the test split, where all of it is too dear to evaluate; None for all.
             It does not depend on ``rows`` either. The first of the split, or where a published
             order may be no random one, a random choice that is always the same.
+        version: of the set's defaults. Raised by hand when the default of an option changes in
+            value, since what has its default does not stand in a cell's key.
         split: which division into the three splits; 0 is the published one, or the one that has
             always been this set's. Any other number draws anew, from a seed that the set and the
             number name: other samples of the same density, or all rows of a table shuffled
@@ -262,6 +264,7 @@ class DatasetConfig(BaseModel, abc.ABC):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     kind: ClassVar[Kind]
+    version: ClassVar[int] = 1
 
     rows: PositiveInt | None = Field(None, description="size of the training split; None for all")
     test_rows: PositiveInt | None = Field(
