@@ -109,7 +109,7 @@ class Contestant(Strict):
     @cached_property
     def label(self) -> str:
         """Name with the options that differ from the catalog's, as ``ffjord[bottleneck=8]``."""
-        return _label(self.flow, self.flow_options, flows.configure(self.flow))
+        return _label(self.flow, self.flow_options, flows)
 
     def config(self) -> flows.FlowConfig:
         """The typed options."""
@@ -204,7 +204,7 @@ class Cell(Strict):
     @cached_property
     def dataset_label(self) -> str:
         """Name with the options that differ from the catalog's, as ``power[rows=20000]``."""
-        return _label(self.dataset, self.dataset_options, datasets.configure(self.dataset))
+        return _label(self.dataset, self.dataset_options, datasets)
 
     def __str__(self) -> str:
         return f"{self.flow_label} on {self.dataset_label}, seed {self.seed}"
@@ -244,8 +244,11 @@ def _contents(name: str, options: Mapping[str, Any]) -> dict[str, str]:
     return entry.config_class.file_contents(options)
 
 
-def _label(name: str, options: Mapping[str, Any], default: BaseModel) -> str:
-    usual = default.model_dump(mode="json")
+def _label(name: str, options: Mapping[str, Any], catalog: Any) -> str:
+    """Name and changed options; all options where the plugin that knows the name is not here."""
+    usual = {}
+    if (entry := catalog.ENTRIES.get(name)) is not None:
+        usual = defaults_of(entry.config_class) | to_jsonable_python(dict(entry.options))
     changed = [
         f"{option}={'-'.join(map(str, value)) if isinstance(value, list) else value}"
         # In the config's order, since a record's options come back in another.

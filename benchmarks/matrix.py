@@ -14,6 +14,10 @@ contestant's own learning rate can stand beside it::
     datasets = ["8gaussians"]
     budget = { batch_size = 128 }
 
+Flows, data sets and measures of one's own come in by files beside the matrix or by modules::
+
+    plugins = ["mine.py"]
+
 A list of learning rates is no axis of the product: it is a grid that is *tuned*. Each cell trains a
 fresh flow of the same seed at every rate of it, and the one with the best validation is tested
 (:mod:`benchmarks.tune`)::
@@ -37,16 +41,15 @@ from pydantic import (
     BaseModel,
     Field,
     NonNegativeInt,
-    PositiveInt,
     ValidationError,
     field_validator,
 )
 
 import datasets
 import flows
-from benchmarks import measures
-from benchmarks.cell import Budget, Cell, Contestant, DType, Strict
-from benchmarks.errors import MatrixError, hint
+from benchmarks import measures, plugins
+from benchmarks.cell import Budget, Cell, Contestant, DType, Strict, Threads
+from benchmarks.errors import MatrixError, PluginError, brief, hint
 
 __all__ = ["Matrix", "bundled_matrices", "load_matrix"]
 
@@ -68,8 +71,9 @@ class MatrixFile(Strict):
 
     name: str
     description: str = ""
+    plugins: list[str] = Field(default_factory=list)
     seeds: list[NonNegativeInt] = Field(default=[0], min_length=1)
-    threads: PositiveInt = 1
+    threads: Threads = 1
     dtype: DType = "float32"
     measures: list[str] = Field(default_factory=lambda: list(measures.FAMILIES), min_length=1)
     budget: dict[str, Any] = Field(default_factory=dict)
@@ -80,6 +84,8 @@ class MatrixFile(Strict):
     def _name(cls, value: str) -> str:
         if not value.replace("-", "").replace("_", "").isalnum():
             raise ValueError("a matrix's name consists of letters, digits, '-' and '_'")
+        if len(value.encode()) > MAX_NAME:
+            raise ValueError(f"a matrix's name has at most {MAX_NAME} bytes")
         return value
 
 
@@ -125,27 +131,84 @@ def load_matrix(
     Raises:
         MatrixError: if there is no such matrix, or anything in it is wrong.
     """
-    source: Traversable | Path
-    bundled = bundled_matrices()
-    if name_or_path.endswith(".toml"):
-        source = Path(name_or_path)
-        if not source.is_file():
-            raise MatrixError(f"there is no matrix file {name_or_path}")
-        shown = name_or_path
-    elif name_or_path in bundled:
-        source = bundled[name_or_path]
-        shown = f"matrix {name_or_path}"
-    else:
-        raise MatrixError(f"no matrix is called {name_or_path!r}{hint(name_or_path, bundled)}")
+    source, shown = _source(name_or_path)
     try:
         document = tomllib.loads(source.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise MatrixError(f"{shown}: cannot be read: {error.strerror}") from error
+    # Not valid TOML, no text, an integer of thousands of digits; or nested too deeply.
+    except (ValueError, RecursionError) as error:
         raise MatrixError(f"{shown}: not valid TOML: {error}") from error
+    _refuse_extremes(document, shown)
     try:
         file = MatrixFile.model_validate(document)
     except ValidationError as error:
         raise MatrixError(_explain(shown, (), error)) from error
+    for plugin in file.plugins:
+        try:
+            plugins.load(plugin, folder=Path(str(source)).parent)
+        except PluginError as error:
+            raise PluginError(f"{shown}: plugins: {error}") from error
     return _resolve(file, shown, device, seeds)
+
+
+def _source(name_or_path: str) -> tuple[Traversable | Path, str]:
+    """Where a matrix is, and how messages call it."""
+    bundled = bundled_matrices()
+    if name_or_path in bundled:
+        return bundled[name_or_path], f"matrix {name_or_path}"
+    if not name_or_path.endswith(".toml"):
+        raise MatrixError(f"no matrix is called {brief(name_or_path)}{hint(name_or_path, bundled)}")
+    path = Path(name_or_path)
+    try:
+        found = path.is_file()
+    except OSError:
+        # A name too long for the file system, for one.
+        found = False
+    if not found:
+        raise MatrixError(f"there is no matrix file {name_or_path[:200]}")
+    return path, name_or_path
+
+
+MAX_DEPTH = 20
+MAX_NAME = 100
+MAX_CHARACTERS = 4096
+MAX_INTEGER = 2**63 - 1
+MAX_CELLS = 100_000
+
+
+def _refuse_extremes(value: Any, shown: str, place: tuple[str | int, ...] = ()) -> None:
+    """Refuse values with which nothing can be meant, and which fail later where nobody expects it.
+
+    Raises:
+        MatrixError: with the place and the bound.
+    """
+    why = ""
+    if len(place) > MAX_DEPTH:
+        why = f"is nested more than {MAX_DEPTH} deep"
+    elif isinstance(value, float) and not math.isfinite(value):
+        why = "numbers must be finite"
+    elif isinstance(value, int) and abs(value) > MAX_INTEGER:
+        why = f"integers have at most 64 bits, from -{MAX_INTEGER} to {MAX_INTEGER}"
+    elif isinstance(value, str) and (len(value) > MAX_CHARACTERS or not value.isprintable()):
+        # Descriptions may have lines.
+        if len(value) > MAX_CHARACTERS:
+            why = f"a text has at most {MAX_CHARACTERS} characters, this one {len(value)}"
+        elif place[-1:] != ("description",):
+            why = "control characters are not allowed here"
+    if why:
+        raise MatrixError(f"{shown}: {_place(place)}: {why}, got {brief(value)}")
+    if isinstance(value, dict):
+        for name, part in value.items():
+            if len(name) > MAX_NAME:
+                raise MatrixError(
+                    f"{shown}: {_place((*place, brief(name)))}: a name has at most {MAX_NAME} "
+                    "characters"
+                )
+            _refuse_extremes(part, shown, (*place, name))
+    elif isinstance(value, list):
+        for number, part in enumerate(value, start=1):
+            _refuse_extremes(part, shown, (*place, number))
 
 
 def _resolve(
@@ -192,8 +255,10 @@ def _resolve(
         if name in studies:
             raise MatrixError(f"{shown}: {_place(place)}: another study is called {name!r} too")
         studies[name] = []
+        own_seeds = seeds or study.seeds or file.seeds
+        _bounded(len(cells) + len(flow_axis) * len(dataset_axis) * len(own_seeds), shown, place)
         for contestant, (dataset, dataset_options), seed in itertools.product(
-            flow_axis, dataset_axis, seeds or study.seeds or file.seeds
+            flow_axis, dataset_axis, own_seeds
         ):
             flow, flow_options, budget, rates = contestant
             cell = Cell(
@@ -218,6 +283,13 @@ def _resolve(
     )
 
 
+def _bounded(count: int, shown: str, place: tuple[str | int, ...]) -> None:
+    if count > MAX_CELLS:
+        raise MatrixError(
+            f"{shown}: {_place(place)}: makes {count:,} cells, more than {MAX_CELLS:,}: divide it"
+        )
+
+
 def _own_budget(
     item: str | dict[str, Any], shown: str, place: tuple[str | int, ...]
 ) -> tuple[str | dict[str, Any], dict[str, Any]]:
@@ -228,7 +300,7 @@ def _own_budget(
     if not isinstance(own, dict):
         raise MatrixError(
             f"{shown}: {_place((*place, 'budget'))}: expected a table such as "
-            f"{{ learning_rate = 1e-3 }}, got {own!r}"
+            f"{{ learning_rate = 1e-3 }}, got {brief(own)}"
         )
     return {name: value for name, value in item.items() if name != "budget"}, own
 
@@ -250,7 +322,7 @@ def _budget(
         if isinstance(value, list) and name in Budget.model_fields and name != "learning_rate":
             raise MatrixError(
                 f"{shown}: {_place((*place, name))}: only learning_rate may be a list in a "
-                f"budget, got {value!r}; make a study for each"
+                f"budget, got {brief(value)}; make a study for each"
             )
     rates: tuple[float, ...] = ()
     if isinstance(merged.get("learning_rate"), list):
@@ -275,14 +347,14 @@ def _grid(values: list[Any], shown: str, place: tuple[str | int, ...]) -> tuple[
         if not number or not 0 < value < math.inf:
             raise MatrixError(
                 f"{shown}: {_place((*place, index))}: a learning rate is a number above 0, "
-                f"got {value!r}"
+                f"got {brief(value)}"
             )
         if value in values[: index - 1]:
             raise MatrixError(f"{shown}: {_place((*place, index))}: {value!r} is there already")
     if len(values) < 2:
         raise MatrixError(
-            f"{shown}: {_place(place)}: a grid has two learning rates or more, got {values!r}; "
-            "write a single one without brackets"
+            f"{shown}: {_place(place)}: a grid has two learning rates or more, got "
+            f"{brief(values)}; write a single one without brackets"
         )
     return tuple(sorted(map(float, values)))
 
@@ -297,22 +369,27 @@ def _configure(
     options = {"name": item} if isinstance(item, str) else dict(item)
     names = options.pop("name", None)
     resolved = []
+    if names == []:
+        raise MatrixError(f"{shown}: {_place((*place, 'name'))}: {_EMPTY}")
     for name in names if isinstance(names, list) else [names]:
         if not isinstance(name, str):
             raise MatrixError(
-                f"{shown}: {_place(place)}: expected a table with a name, got {item!r}"
+                f"{shown}: {_place(place)}: expected a table with a name, got {brief(item)}"
             )
         try:
             entry = catalog.entry(name)
         except (flows.UnknownFlow, datasets.UnknownDataset) as error:
             raise MatrixError(f"{shown}: {_place(place)}: {error}") from error
         fields = entry.config_class.model_fields
-        axes = [
-            [(option, each) for each in value]
-            if _is_axis(value, fields.get(option))
-            else [(option, value)]
-            for option, value in options.items()
-        ]
+        axes = []
+        for option, value in options.items():
+            if not _is_axis(value, fields.get(option)):
+                axes.append([(option, value)])
+            elif value:
+                axes.append([(option, each) for each in value])
+            else:
+                raise MatrixError(f"{shown}: {_place((*place, name, option))}: {_EMPTY}")
+        _bounded(len(resolved) + math.prod(map(len, axes)), shown, (*place, name))
         for combination in itertools.product(*axes):
             try:
                 config = catalog.configure(name, dict(combination))
@@ -322,6 +399,9 @@ def _configure(
                 ) from error
             resolved.append((name, config.model_dump(mode="json")))
     return resolved
+
+
+_EMPTY = "an empty list has no values, so that nothing would run; give one, or leave it out"
 
 
 def _is_axis(value: Any, field: Any) -> bool:
@@ -365,5 +445,5 @@ def _explain(
         elif item["type"] == "missing":
             lines.append(f"{shown}: {where}: is missing")
         else:
-            lines.append(f"{shown}: {where}: {item['msg']}, got {item['input']!r}")
+            lines.append(f"{shown}: {where}: {item['msg']}, got {brief(item['input'])}")
     return "\n".join(lines)

@@ -22,7 +22,7 @@ from benchmarks.cli.data import data
 from benchmarks.cli.records import collect, report, status
 from benchmarks.cli.run import run
 from benchmarks.cli.show import describe, doctor, list_
-from benchmarks.cli.words import NearestGroup
+from benchmarks.cli.words import NearestGroup, take_plugins
 from benchmarks.errors import BenchError, Interrupted
 from benchmarks.performance import perf
 
@@ -40,6 +40,9 @@ def main() -> NoReturn:
     except click.ClickException as error:
         error.show()
         code = error.exit_code
+    except MemoryError as error:
+        click.echo(f"error: not enough memory for what was asked: {error}", err=True)
+        code = BenchError.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         code = Interrupted.exit_code
@@ -79,3 +82,4 @@ def cli() -> None:
 
 for command in (run, status, collect, report, data, list_, describe, doctor, perf):
     cli.add_command(command)
+take_plugins(cli)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,7 +13,15 @@ from benchmarks.errors import hint
 if TYPE_CHECKING:
     from benchmarks.store import LeftOut, Stale
 
-__all__ = ["NearestGroup", "count", "first_line", "print_stale", "table", "warn"]
+__all__ = [
+    "NearestGroup",
+    "count",
+    "first_line",
+    "print_stale",
+    "table",
+    "take_plugins",
+    "warn",
+]
 
 
 class NearestGroup(click.Group):
@@ -25,6 +33,45 @@ class NearestGroup(click.Group):
         if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             ctx.fail(f"no command is called {args[0]!r}{hint(args[0], self.list_commands(ctx))}")
         return super().resolve_command(ctx, args)
+
+
+def take_plugins(group: click.Group) -> None:
+    """Give a group and every command below it the option ``--plugin``.
+
+    What is named anywhere on the line is loaded, after what is installed, when the command itself
+    is reached: its ``--help`` and a mistyped option load nothing.
+    """
+    for command in _below(group):
+        command.params.append(
+            click.Option(
+                ["--plugin"],
+                multiple=True,
+                expose_value=False,
+                callback=_collect_plugins,
+                metavar="FILE.py|MODULE",
+                help="flows, data sets, measures or studies of your own; may be repeated",
+            )
+        )
+
+
+def _below(group: click.Group) -> Iterator[click.Command]:
+    yield group
+    for command in group.commands.values():
+        if isinstance(command, click.Group):
+            yield from _below(command)
+        else:
+            yield command
+
+
+def _collect_plugins(ctx: click.Context, option: click.Parameter, given: Sequence[str]) -> Any:
+    sources: list[str] = ctx.meta.setdefault("benchmarks.plugins", [])
+    sources.extend(given)
+    if not isinstance(ctx.command, click.Group) and not ctx.resilient_parsing:
+        from benchmarks import plugins
+
+        plugins.load_installed()
+        for source in sources:
+            plugins.load(source)
 
 
 def table(rows: Sequence[Sequence[str]]) -> None:

@@ -20,7 +20,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +33,7 @@ from benchmarks import measures
 from benchmarks.cell import Cell
 from benchmarks.environment import OthersWork, describe_environment
 from benchmarks.measures.subject import Subject
+from benchmarks.plugins import Plugin, loaded, restore
 from benchmarks.store import Record, Status, Store, write_atomically
 from benchmarks.train import CurveRow, Diverged
 from benchmarks.tune import NotApplicable, fresh_flow, train_cell
@@ -75,12 +76,14 @@ class Task:
         stage: which of its stages.
         directory: the store's folder.
         runner: an end of a pipe whose other end the runner alone holds open; None for no runner.
+        plugins: what the runner has loaded from outside the project.
     """
 
     cell: Cell
     stage: Stage
     directory: Path
     runner: Connection | None = None
+    plugins: tuple[Plugin, ...] = field(default_factory=loaded)
 
 
 class Pending(BaseModel):
@@ -118,7 +121,8 @@ def record_of(
         cell=cell,
         flow_label=cell.flow_label,
         dataset_label=cell.dataset_label,
-        dataset_kind=datasets.entry(cell.dataset).kind,
+        # A plugin that holds the data set may not be loaded.
+        dataset_kind=entry.kind if (entry := datasets.ENTRIES.get(cell.dataset)) else "",
         dimension=pending.dimension if pending else None,
         status=status,
         reason=reason,
@@ -173,6 +177,7 @@ def _run_logged(task: Task, store: Store) -> None:
     reason = ""
     more: dict[str, Any] = {}
     try:
+        restore(task.plugins)
         if task.stage == "quality":
             pending = _quality(cell, store)
             if "cost" in stages(cell):
