@@ -132,42 +132,48 @@ def load_matrix(
         MatrixError: if there is no such matrix, or anything in it is wrong.
     """
     source, shown = _source(name_or_path)
-    try:
-        document = tomllib.loads(source.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise MatrixError(f"{shown}: cannot be read: {error.strerror}") from error
-    # Not valid TOML, no text, an integer of thousands of digits; or nested too deeply.
-    except (ValueError, RecursionError) as error:
-        raise MatrixError(f"{shown}: not valid TOML: {error}") from error
-    _refuse_extremes(document, shown)
+    document = _read(source, shown)
     try:
         file = MatrixFile.model_validate(document)
     except ValidationError as error:
         raise MatrixError(_explain(shown, (), error)) from error
-    for plugin in file.plugins:
-        try:
-            plugins.load(plugin, folder=Path(str(source)).parent)
-        except PluginError as error:
-            raise PluginError(f"{shown}: plugins: {error}") from error
+    _load_plugins(file.plugins, Path(str(source)).parent, shown)
     return _resolve(file, shown, device, seeds)
 
 
 def _source(name_or_path: str) -> tuple[Traversable | Path, str]:
     """Where a matrix is, and how messages call it."""
     bundled = bundled_matrices()
+    if name_or_path.endswith(".toml"):
+        return Path(name_or_path), name_or_path
     if name_or_path in bundled:
         return bundled[name_or_path], f"matrix {name_or_path}"
-    if not name_or_path.endswith(".toml"):
-        raise MatrixError(f"no matrix is called {brief(name_or_path)}{hint(name_or_path, bundled)}")
-    path = Path(name_or_path)
+    raise MatrixError(f"no matrix is called {brief(name_or_path)}{hint(name_or_path, bundled)}")
+
+
+def _read(path: Traversable | Path, shown: str) -> dict[str, Any]:
     try:
-        found = path.is_file()
-    except OSError:
-        # A name too long for the file system, for one.
-        found = False
-    if not found:
-        raise MatrixError(f"there is no matrix file {name_or_path[:200]}")
-    return path, name_or_path
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise MatrixError(f"there is no matrix file {shown}") from error
+    except OSError as error:
+        raise MatrixError(f"{shown[:200]}: cannot be read: {error.strerror}") from error
+    # Not valid TOML, no text, an integer of thousands of digits; or nested too deeply.
+    except (ValueError, RecursionError) as error:
+        raise MatrixError(f"{shown[:200]}: not valid TOML: {error}") from error
+    _refuse_extremes(document, shown)
+    return document
+
+
+def _load_plugins(sources: Sequence[str], folder: Path, shown: str) -> None:
+    for source in sources:
+        try:
+            plugins.load(source, folder)
+        except PluginError as error:
+            raise PluginError(f"{shown}: plugins: {error}") from error
+
+
+# -- bounds -----------------------------------------------------------------------------------
 
 
 MAX_DEPTH = 20

@@ -19,7 +19,6 @@ file makes its records stale. The hash is of that one file.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib
 import importlib.metadata
@@ -196,13 +195,13 @@ def _module_origin(module: ModuleType) -> str:
 # -- where it goes ----------------------------------------------------------------------------
 
 
-_REGISTRIES = (
-    ("flows.registry", "Entry"),
-    ("datasets.registry", "Entry"),
-    ("benchmarks.measures", "Family"),
-    ("benchmarks.studies", "Study"),
-)
-"""What takes entries by its ``add(entries, origin)``, and the type of those entries."""
+_REGISTRIES = {
+    "flows.Entry": "flows.registry",
+    "datasets.Entry": "datasets.registry",
+    "benchmarks.measures.Family": "benchmarks.measures",
+    "benchmarks.studies.Study": "benchmarks.studies",
+}
+"""The types of entries, and where the function ``add(entries, origin)`` is that takes them."""
 
 
 def _register(entries: Any, source: str, origin: str) -> None:
@@ -212,30 +211,25 @@ def _register(entries: Any, source: str, origin: str) -> None:
             f"plugin {source}: needs a list ENTRIES with one entry or more, such as "
             "ENTRIES = [flows.Entry(...)]"
         )
-    registries = _registries()
-    by_kind: dict[type, list[Any]] = {kind: [] for kind in registries}
+    by_registry: dict[str, list[Any]] = {}
     for number, entry in enumerate(entries, start=1):
-        kind = next((kind for kind in registries if isinstance(entry, kind)), None)
+        kind = next((kind for kind in _REGISTRIES if _is_a(entry, kind)), None)
         if kind is None:
-            allowed = ", ".join(f"{kind.__module__}.{kind.__name__}" for kind in registries)
             raise PluginError(
                 f"plugin {source}: item {number} of ENTRIES is {brief(entry)}, which is none of "
-                f"{allowed}"
+                f"{', '.join(_REGISTRIES)}"
             )
-        by_kind[kind].append(entry)
-    for kind, found in by_kind.items():
-        if found:
-            try:
-                registries[kind].add(found, origin)
-            # Each registry's BadEntry; they have no other base in common.
-            except TypeError as error:
-                raise PluginError(f"plugin {source}: {error}") from error
+        by_registry.setdefault(_REGISTRIES[kind], []).append(entry)
+    for registry, found in by_registry.items():
+        try:
+            importlib.import_module(registry).add(found, origin)
+        # Each registry's BadEntry; they have no other base in common.
+        except TypeError as error:
+            raise PluginError(f"plugin {source}: {error}") from error
 
 
-def _registries() -> dict[type, ModuleType]:
-    found = {}
-    for name, kind in _REGISTRIES:
-        with contextlib.suppress(ModuleNotFoundError, AttributeError):
-            module = importlib.import_module(name)
-            found[getattr(module, kind)] = module
-    return found
+def _is_a(entry: Any, kind: str) -> bool:
+    """Whether an entry has a type; where its module is not loaded, nothing can have it."""
+    module, _, name = kind.rpartition(".")
+    found = getattr(sys.modules.get(module), name, None)
+    return found is not None and isinstance(entry, found)

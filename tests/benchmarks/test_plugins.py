@@ -188,7 +188,7 @@ def test_an_installed_distribution_is_found(
         ("import no_such_module\n", r"line 1: No module named 'no_such_module'"),
         ("x = 1\n", r"needs a list ENTRIES"),
         ("ENTRIES = []\n", r"needs a list ENTRIES"),
-        ("ENTRIES = [1]\n", r"item 1 of ENTRIES is 1, which is none of .*datasets\.base\.Entry"),
+        ("ENTRIES = [1]\n", r"item 1 of ENTRIES is 1, which is none of .*datasets\.Entry"),
         (DATA.replace('"square"', '"8gaussians"'), r"the name '8gaussians' is taken by ToyConfig"),
         (DATA.replace('"made up"', "None"), r"entry 'square', attribute source: must be a text"),
     ],
