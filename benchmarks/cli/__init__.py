@@ -18,6 +18,7 @@ from typing import NoReturn
 
 import click
 
+from benchmarks.cli.check import check
 from benchmarks.cli.data import data
 from benchmarks.cli.records import collect, report, status
 from benchmarks.cli.run import run
@@ -80,6 +81,6 @@ def cli() -> None:
     """FFJORD against discrete normalizing flows: which one, at what cost."""
 
 
-for command in (run, status, collect, report, data, list_, describe, doctor, perf):
+for command in (run, status, collect, report, data, list_, describe, check, doctor, perf):
     cli.add_command(command)
 take_plugins(cli)
