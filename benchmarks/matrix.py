@@ -374,7 +374,7 @@ def _configure(
     """One item of an axis to (name, all options); a list, of names too, is an axis."""
     options = {"name": item} if isinstance(item, str) else dict(item)
     names = options.pop("name", None)
-    resolved = []
+    resolved: list[tuple[str, dict[str, Any]]] = []
     if names == []:
         raise MatrixError(f"{shown}: {_place((*place, 'name'))}: {_EMPTY}")
     for name in names if isinstance(names, list) else [names]:

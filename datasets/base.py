@@ -237,6 +237,10 @@ class Dataset:
         return found
 
 
+MAX_ROWS = 10**8
+"""Of a training split: what fits into the memory of large machines, in two dimensions."""
+
+
 class DatasetConfig(BaseModel, abc.ABC):
     """Options of one data set. Strict: an unknown option or another type is an error.
 
@@ -275,6 +279,8 @@ class DatasetConfig(BaseModel, abc.ABC):
     @model_validator(mode="after")
     def _within_sizes(self) -> Self:
         train, _, test = self.sizes()
+        if self.rows is not None and self.rows > MAX_ROWS:
+            raise ValueError(f"rows = {self.rows} is more than {MAX_ROWS}")
         if self.rows is not None and train is not None and self.rows > train:
             raise ValueError(f"rows = {self.rows} of a training split of {train}")
         if self.test_rows is not None and test is not None and self.test_rows > test:

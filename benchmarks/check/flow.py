@@ -88,11 +88,8 @@ def stirred(
         for parameter in flow.parameters():
             # Of a matrix or kernel, by how many numbers go into one.
             inputs = parameter[0].numel() if parameter.ndim > 1 else parameter.numel()
-            parameter += (
-                scale
-                / math.sqrt(inputs)
-                * draw_normal(parameter.shape, like=parameter, generator=noise)
-            )
+            draw = draw_normal(parameter.shape, like=parameter, generator=noise)
+            parameter.add_(scale / math.sqrt(inputs) * draw)
     return flow.double()
 
 
@@ -358,7 +355,8 @@ def no_rows_give_no_rows(
                 expect(z.shape == x.shape, f"latents have shape {tuple(z.shape)}")
                 expect(log_abs_det.shape == (0,), "the log-determinant has rows")
             flow.log_prob(x, context).sum().backward()
-            zero = all((p.grad == 0).all() for p in flow.parameters())
+            gradients = [parameter.grad for parameter in flow.parameters()]
+            zero = all(g is not None and not g.any() for g in gradients)
             expect(zero, "a gradient is not zero")
         else:
             with refuses(NotInvertible, "", "log_prob"):
@@ -444,7 +442,7 @@ def functional_call(name: str, event_shape: tuple[int, ...]) -> None:
     called = torch.func.functional_call(flow, other, (x,), {"exact": True})
     with torch.no_grad():
         for parameter in flow.parameters():
-            parameter += 0.01
+            parameter.add_(0.01)
     torch.testing.assert_close(called, flow(x, exact=True), atol=1e-9, rtol=1e-9)
 
 
@@ -692,7 +690,8 @@ def learns_a_narrow_gaussian(name: str) -> None:
         z = flow.base.sample(n, generator=noise)
         x, change = flow.decode(z)
         target = torch.distributions.Normal(0.0, NARROW).log_prob(x).sum(1)
-        return (flow.base.log_prob(z) - change - target).mean()
+        reverse: Tensor = (flow.base.log_prob(z) - change - target).mean()
+        return reverse
 
     for _ in range(steps):
         optimizer.zero_grad()

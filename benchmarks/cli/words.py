@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import typing
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 import click
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NearestGroup",
+    "allowed",
     "count",
     "first_line",
     "print_stale",
@@ -72,6 +75,45 @@ def _collect_plugins(ctx: click.Context, option: click.Parameter, given: Sequenc
         plugins.load_installed()
         for source in sources:
             plugins.load(source)
+
+
+_TYPES = {int: "whole number", float: "number", str: "text", bool: "true | false"}
+_BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+
+
+def allowed(annotation: Any, metadata: Sequence[Any] = ()) -> str:
+    """What an option may be, from its type.
+
+    Args:
+        annotation: the type.
+        metadata: what stands beside it in ``Annotated``.
+
+    Example:
+        >>> from pydantic import Field
+        >>> allowed(Literal["a", "b"]), allowed(Annotated[int, Field(gt=0)] | None)
+        ('a | b', 'whole number > 0 | none')
+    """
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return allowed(parts[0], [*metadata, *parts[1:]])
+    if origin is Literal:
+        return " | ".join(map(str, parts))
+    if origin in (Union, UnionType):
+        return " | ".join(dict.fromkeys(allowed(part, metadata) for part in parts))
+    if origin in (tuple, list):
+        return f"list of {allowed(parts[0])}" if parts else "list"
+    if annotation is type(None):
+        return "none"
+    found = []
+    for item in metadata:
+        for each in getattr(item, "metadata", [item]):
+            found += [
+                f"{sign} {value:g}"
+                for name, sign in _BOUNDS.items()
+                if (value := getattr(each, name, None)) is not None
+            ]
+    name = _TYPES.get(annotation, getattr(annotation, "__name__", str(annotation)))
+    return " ".join([name, " and ".join(found)]).strip()
 
 
 def table(rows: Sequence[Sequence[str]]) -> None:
