@@ -1,6 +1,7 @@
 """What comes from outside the project: how it is found, refused, recorded, and read without it."""
 
 import importlib.metadata
+import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,37 +56,38 @@ ENTRIES = [Entry("square", SquareConfig, "a uniform square", "made up")]
 
 FLOW = '''
 """A shift of each feature."""
-
 import torch
-from torch import nn
-
 import flows
-from flows import Entry, FlowConfig, StandardNormal, Traits, VectorFlow
+from flows import Entry, FlowConfig, Traits
+
+TRAITS = Traits(density="exact", density_passes="1", sample_passes="1", jacobian="triangular")
 
 
-class Shift(VectorFlow):
-    def __init__(self, event_shape, context_features=0):
-        if context_features:
-            raise flows.InputError("shift takes no context")
-        traits = Traits(
-            density="exact", density_passes="1", sample_passes="1", jacobian="triangular",
-            trains_on_data=True,
-        )
-        super().__init__(event_shape, StandardNormal(event_shape), traits, context_features)
-        self.shift = nn.Parameter(torch.zeros(self.event_shape))
+class Shift(flows.Flow):
+    def __init__(self, event_shape):
+        super().__init__(event_shape)
+        self.traits = TRAITS
+        self.shift = torch.nn.Parameter(0.1 * torch.randn(self.event_shape))
+        self.log_scale = torch.nn.Parameter(0.1 * torch.randn(self.event_shape))
 
     def _encode(self, x, context, *, exact, generator):
-        return x - self.shift, x.new_zeros(len(x))
+        return (x - self.shift) * self.log_scale.exp(), self.log_scale.sum().expand(len(x))
 
     def _decode(self, z, context, *, exact, generator):
-        return z + self.shift, z.new_zeros(len(z))
+        return z * (-self.log_scale).exp() + self.shift, -self.log_scale.sum().expand(len(z))
 
 
 class ShiftConfig(FlowConfig):
     """A shift of each feature."""
 
+    @property
+    def traits(self):
+        return TRAITS
+
     def build(self, event_shape, context_features=0):
-        return Shift(event_shape, context_features)
+        if context_features:
+            raise flows.InputError("takes no context")
+        return Shift(event_shape)
 
 
 ENTRIES = [Entry("shift", ShiftConfig, "a shift", "made up")]
@@ -384,3 +386,26 @@ def test_a_run_with_a_plugin(matrix_file: Path, tmp_path: Path, edit: bool) -> N
 
 def test_a_cell_of_the_projects_own_has_no_origin(cell: Cell) -> None:
     assert not [name for name in versions_of(cell) if name.startswith("origin.")]
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("flows.registry") is None, reason="flows have no registry yet"
+)
+def test_a_file_may_hold_a_flow_and_a_data_set(tmp_path: Path, capsys: Any) -> None:
+    path = tmp_path / "both.py"
+    path.write_text(
+        f"{DATA}\nDATA = ENTRIES\n{FLOW}\nENTRIES = ENTRIES + DATA\n".replace(
+            "from datasets import Entry, ", "from datasets import Entry as DataEntry, "
+        ).replace('[Entry("square"', '[DataEntry("square"')
+    )
+    matrix = tmp_path / "both.toml"
+    text = MATRIX.format(plugin="both.py").replace(
+        '{ name = "realnvp", layers = 2, hidden = [8] }', '"shift"'
+    )
+    matrix.write_text(text)
+    (cell,) = load_matrix(str(matrix)).cells
+    found = versions_of(cell)
+    assert found["origin.flow"] == found["origin.dataset"] == plugins.loaded()[0].origin
+    code, out, _ = call("list", "flows", "--plugin", path, capsys=capsys)
+    assert code == 0
+    assert "a shift" in out
