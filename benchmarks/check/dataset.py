@@ -84,8 +84,8 @@ def hashes_are_those_of_the_values(name: str) -> None:
 
 
 def _global_states() -> tuple[bytes, ...]:
-    states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
-    return tuple(map(pickle.dumps, states))
+    others = np.random.get_state(), random.getstate()  # noqa: NPY002
+    return torch.get_rng_state().numpy().tobytes(), *map(pickle.dumps, others)
 
 
 @promise()

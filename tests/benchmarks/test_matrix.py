@@ -286,7 +286,7 @@ GOOD = 'flows = ["maf"]\ndatasets = ["8gaussians"]'
                 ('[{ name = "maf", layers = [] }]', '["power"]', "maf -> layers: an empty list"),
                 ('[{ name = "maf", no_option = [] }]', '["power"]', "no_option: an empty list"),
                 ('["maf"]', '[{ name = "power", rows = [] }]', "power -> rows: an empty list"),
-                ('["maf"]', f'[{{ name = "power", rows = {10**12} }}]', "of a training split of"),
+                ('["maf"]', f'[{{ name = "power", rows = {10**12} }}]', "is more than 100000000"),
             )
         ),
         (
