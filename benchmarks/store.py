@@ -46,7 +46,7 @@ from benchmarks.cell import SCHEMA, Cell
 from benchmarks.errors import StoreError
 from benchmarks.matrix import Matrix
 from benchmarks.text import bounded
-from benchmarks.versions import explain_difference, versions_of
+from benchmarks.versions import ORIGIN, explain_difference, is_known, versions_of
 from flows import FlowError
 
 __all__ = [
@@ -101,7 +101,7 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     schema_version: int = SCHEMA
-    versions: dict[str, int] = {}
+    versions: dict[str, int | str] = {}
     key: str
     cell: Cell
     flow_label: str
@@ -375,7 +375,7 @@ class Store:
             why = explain_difference(record.cell, record.versions, versions_of(record.cell))
         if why:
             return Stale(path, why, record.cell)
-        if record.cell.key != record.key:
+        if is_known(record.cell) and record.cell.key != record.key:
             return Foreign(path, f"its content is that of {record.cell.key}")
         return record
 
@@ -567,7 +567,8 @@ def _row(record: Record) -> dict[str, Any]:
         # The rate of the tested weights is a result, under ``learning_rate``.
         row["budget.learning_rate"] = None
         row["budget.learning_rates"] = _flat([f"{rate:g}" for rate in cell.learning_rates])
-    row |= {f"version.{name}": value for name, value in record.versions.items()}
+    for name, value in record.versions.items():
+        row[name if name.startswith(ORIGIN) else f"version.{name}"] = value
     row |= {f"environment.{name}": value for name, value in record.environment.items()}
     row |= {f"data_hash.{name}": value for name, value in record.data_hashes.items()}
     return row

@@ -18,11 +18,12 @@ from typing import NoReturn
 
 import click
 
+from benchmarks.cli.check import check
 from benchmarks.cli.data import data
 from benchmarks.cli.records import collect, report, status
 from benchmarks.cli.run import run
 from benchmarks.cli.show import describe, doctor, list_
-from benchmarks.cli.words import NearestGroup, lasting_streams
+from benchmarks.cli.words import NearestGroup, lasting_streams, take_plugins
 from benchmarks.errors import BenchError, Interrupted
 from benchmarks.perf.commands import perf
 from benchmarks.text import printable
@@ -47,6 +48,9 @@ def _code() -> int:
     except click.ClickException as error:
         error.show()
         code = error.exit_code
+    except MemoryError as error:
+        click.echo(f"error: not enough memory for what was asked: {error}", err=True)
+        code = BenchError.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         code = Interrupted.exit_code
@@ -81,5 +85,6 @@ def cli() -> None:
     """FFJORD against discrete normalizing flows: which one, at what cost."""
 
 
-for command in (run, status, collect, report, data, list_, describe, doctor, perf):
+for command in (run, status, collect, report, data, list_, describe, check, doctor, perf):
     cli.add_command(command)
+take_plugins(cli)

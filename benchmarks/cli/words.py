@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import typing
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, cast
 
 import click
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NearestGroup",
+    "allowed",
     "bytes_text",
     "count",
     "duration",
@@ -28,6 +31,7 @@ __all__ = [
     "lasting_streams",
     "print_stale",
     "table",
+    "take_plugins",
     "warn",
 ]
 
@@ -41,6 +45,84 @@ class NearestGroup(click.Group):
         if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             ctx.fail(f"no command is called {args[0]!r}{hint(args[0], self.list_commands(ctx))}")
         return super().resolve_command(ctx, args)
+
+
+def take_plugins(group: click.Group) -> None:
+    """Give a group and every command below it the option ``--plugin``.
+
+    What is named anywhere on the line is loaded, after what is installed, when the command itself
+    is reached: its ``--help`` and a mistyped option load nothing.
+    """
+    for command in _below(group):
+        command.params.append(
+            click.Option(
+                ["--plugin"],
+                multiple=True,
+                expose_value=False,
+                callback=_collect_plugins,
+                metavar="FILE.py|MODULE",
+                help="flows, data sets, measures or studies of your own; may be repeated",
+            )
+        )
+
+
+def _below(group: click.Group) -> Iterator[click.Command]:
+    yield group
+    for command in group.commands.values():
+        if isinstance(command, click.Group):
+            yield from _below(command)
+        else:
+            yield command
+
+
+def _collect_plugins(ctx: click.Context, option: click.Parameter, given: Sequence[str]) -> Any:
+    sources: list[str] = ctx.meta.setdefault("benchmarks.plugins", [])
+    sources.extend(given)
+    if not isinstance(ctx.command, click.Group) and not ctx.resilient_parsing:
+        from benchmarks import plugins
+
+        plugins.load_installed()
+        for source in sources:
+            plugins.load(source)
+
+
+_TYPES = {int: "whole number", float: "number", str: "text", bool: "true | false"}
+_BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+
+
+def allowed(annotation: Any, metadata: Sequence[Any] = ()) -> str:
+    """What an option may be, from its type.
+
+    Args:
+        annotation: the type.
+        metadata: what stands beside it in ``Annotated``.
+
+    Example:
+        >>> from pydantic import Field
+        >>> allowed(Literal["a", "b"]), allowed(Annotated[int, Field(gt=0)] | None)
+        ('a | b', 'whole number > 0 | none')
+    """
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return allowed(parts[0], [*metadata, *parts[1:]])
+    if origin is Literal:
+        return " | ".join(map(str, parts))
+    if origin in (Union, UnionType):
+        return " | ".join(dict.fromkeys(allowed(part, metadata) for part in parts))
+    if origin in (tuple, list):
+        return f"list of {allowed(parts[0])}" if parts else "list"
+    if annotation is type(None):
+        return "none"
+    found = []
+    for item in metadata:
+        for each in getattr(item, "metadata", [item]):
+            found += [
+                f"{sign} {value:g}"
+                for name, sign in _BOUNDS.items()
+                if (value := getattr(each, name, None)) is not None
+            ]
+    name = _TYPES.get(annotation, getattr(annotation, "__name__", str(annotation)))
+    return " ".join([name, " and ".join(found)]).strip()
 
 
 def table(rows: Sequence[Sequence[str]]) -> None:

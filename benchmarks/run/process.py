@@ -20,7 +20,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +35,7 @@ from benchmarks import measures
 from benchmarks.cell import Cell
 from benchmarks.environment import OthersWork, describe_environment
 from benchmarks.measures.subject import Subject
+from benchmarks.plugins import Plugin, loaded, restore
 from benchmarks.run.checkpoint import Keeper, Stopped
 from benchmarks.store import LARGEST, Record, Status, Store, write_atomically
 from benchmarks.text import bounded
@@ -79,6 +80,7 @@ class Task:
         runner: an end of a pipe whose other end the runner alone holds open; None for no runner.
         gpu: the only CUDA device that the process sees; None for all.
         keep_weights: whether the tested weights are kept beside the record.
+        plugins: what the runner has loaded from outside the project.
     """
 
     cell: Cell
@@ -87,6 +89,7 @@ class Task:
     runner: Connection | None = None
     gpu: str | None = None
     keep_weights: bool = False
+    plugins: tuple[Plugin, ...] = field(default_factory=loaded)
 
 
 class Pending(BaseModel):
@@ -124,7 +127,8 @@ def record_of(
         cell=cell,
         flow_label=cell.flow_label,
         dataset_label=cell.dataset_label,
-        dataset_kind=datasets.entry(cell.dataset).kind,
+        # A plugin that holds the data set may not be loaded.
+        dataset_kind=entry.kind if (entry := datasets.ENTRIES.get(cell.dataset)) else "",
         dimension=pending.dimension if pending else None,
         status=status,
         reason=bounded(reason),
@@ -200,6 +204,7 @@ def _run_logged(task: Task, store: Store, keeper: Keeper | None = None) -> None:
     more: dict[str, Any] = {}
     keeper.report()
     try:
+        restore(task.plugins)
         torch.set_num_threads(cell.threads)
         os.environ["OMP_NUM_THREADS"] = str(cell.threads)
         if task.stage == "quality":

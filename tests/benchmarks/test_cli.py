@@ -502,3 +502,43 @@ def test_a_disk_without_room_ends_a_run_in_words_and_loses_nothing(
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "2 cells: 2 ok" in done.stdout
+
+
+def test_describe_lists_what_is_allowed(capsys: Any) -> None:
+    code, out, _ = call("describe", "ffjord", capsys=capsys)
+    assert code == 0
+    rows = {line.split()[0]: line for line in out.splitlines() if line.startswith("  ")}
+    assert "hutchinson | exact" in rows["trace"]
+    assert "number > 0" in rows["atol"]
+    assert "list of whole number > 0" in rows["hidden"]
+
+
+def test_data_list_says_which_sets_share_a_download(capsys: Any) -> None:
+    code, out, _ = call("data", "list", capsys=capsys)
+    assert code == 0
+    assert "one download serves bsds300, gas and hepmass" in out
+
+
+def test_help_and_a_mistyped_command_import_no_torch() -> None:
+    code = (
+        "import sys; sys.argv[1:] = {words!r}.split(); from benchmarks.cli import main\n"
+        "try: main()\n"
+        "finally: print([m for m in ('torch', 'numpy', 'pandas') if m in sys.modules])"
+    )
+    for words in ("--help", "run --help", "list flows --help", "rum", "run quick --typo"):
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(words=words)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.stdout.endswith("[]\n"), words
+
+
+def test_more_rows_than_any_memory_holds_are_refused(tmp_path: Path, capsys: Any) -> None:
+    matrix = tmp_path / "large.toml"
+    rows = 'flows = ["maf"]\ndatasets = [{ name = "8gaussians", rows = 999999999999 }]'
+    matrix.write_text(f'name = "large"\n[[study]]\n{rows}')
+    code, _, err = call("run", matrix, "--out", tmp_path / "run", capsys=capsys)
+    assert code == 2
+    assert "rows = 999999999999 is more than 100000000" in err

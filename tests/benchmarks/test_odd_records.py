@@ -83,7 +83,7 @@ def test_a_record_of_a_flow_that_is_no_longer_there_is_shown(
     content["cell"] |= {"flow": "nobody", "dataset": "nothing"}
     gone = Cell.model_validate(content["cell"])
     content |= {"status": "error", "key": gone.key, "flow_label": "nobody[layers=2]"}
-    content["versions"].pop("flow")
+    del content["versions"]["flow"], content["versions"]["dataset"]
     path = Store(tmp_path).path(gone)
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(content))
