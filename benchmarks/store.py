@@ -333,12 +333,18 @@ class Store:
         path = self.path(cell)
         return self._read(path) if path.exists() else None
 
-    def records(self) -> tuple[list[Record], list[LeftOut]]:
-        """Every record that counts, ordered by path, and the files that do not."""
+    def records(self, *, stale: bool = False) -> tuple[list[Record], list[LeftOut]]:
+        """Every record that counts, ordered by path, and the files that do not.
+
+        Args:
+            stale: whether those of other versions of the code count too.
+        """
         records: list[Record] = []
         left_out: list[LeftOut] = []
         for path in sorted(self.directory.glob("cells/*/*/*.json")):
             found = self._read(path)
+            if stale and isinstance(found, Stale):
+                found = Record.model_validate_json(path.read_bytes())
             if isinstance(found, Record):
                 records.append(found)
             else:

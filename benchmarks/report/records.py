@@ -126,16 +126,20 @@ class Records:
         return ["|".join(map(str, row)) for row in rows]
 
 
-def gather(stores: Sequence[Store]) -> Records:
+def gather(stores: Sequence[Store], *, stale: bool = False) -> Records:
     """Take the records of several stores together.
 
     A key that lies in several stores counts once a machine, a cell that ended well before one that
     did not.
+
+    Args:
+        stores: folders of records.
+        stale: whether records of other versions of the code count too.
     """
     frames: list[pd.DataFrame] = []
     notes: list[str] = []
     for number, store in enumerate(stores):
-        records, left_out = store.records()
+        records, left_out = store.records(stale=stale)
         notes += _left_out(store, left_out)
         frame = frame_of(records)
         if frame.empty:
