@@ -39,7 +39,7 @@ import abc
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -193,12 +193,14 @@ class Flow(nn.Module, abc.ABC):
         context_features: as given.
         base: density of the latents.
         traits: what the literature's comparisons list of the system.
+        in_torch: whether torch computes it, and so can count its memory and its matrix products.
 
     Raises:
         InputError: for an event shape that is empty or not positive.
     """
 
     traits: Traits
+    in_torch: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -25,28 +25,38 @@ from flows.discrete.maf import MAF_TRAITS
 from flows.discrete.transforms import dimension_of
 from flows.meter import tick
 
-__all__ = ["IgnoreContext", "MissingLibrary", "PeerConfig", "PeerFlow", "System", "load"]
+__all__ = [
+    "TRAITS",
+    "IgnoreContext",
+    "MissingLibrary",
+    "PeerConfig",
+    "PeerFlow",
+    "System",
+    "load",
+]
 
 System = Literal["realnvp", "maf", "rqnsf-c", "rqnsf-ar"]
 """The systems that the libraries have in common with this one."""
 
-_TRAITS: dict[System, Traits] = {
+TRAITS: dict[System, Traits] = {
     "realnvp": COUPLING_TRAITS,
     "rqnsf-c": COUPLING_TRAITS,
     "maf": MAF_TRAITS,
     "rqnsf-ar": MAF_TRAITS,
 }
+"""What the literature's comparisons list of each."""
 
 
 class MissingLibrary(FlowError, ImportError):
     """A peer's library is not installed; the message says how to install it."""
 
 
-def load(module: str) -> Any:
+def load(module: str, extra: str = "peers") -> Any:
     """Import a module of a peer's library.
 
     Args:
         module: its full name.
+        extra: of this project, which brings the library.
 
     Raises:
         MissingLibrary: if the library is not installed.
@@ -63,7 +73,7 @@ def load(module: str) -> Any:
             raise
         raise MissingLibrary(
             f"this flow is one of the library {library}, which is not installed: "
-            f"pip install {library}, or install ffjord-bench[peers]"
+            f"pip install {library}, or install ffjord-bench[{extra}]"
         ) from error
 
 
@@ -115,7 +125,7 @@ class PeerFlow(VectorFlow):
         traits: Traits | None = None,
     ) -> None:
         super().__init__(event_shape)
-        self.traits = _TRAITS[system] if traits is None else traits
+        self.traits = TRAITS[system] if traits is None else traits
         self.peer = peer
         conditioners = [
             module

@@ -30,7 +30,7 @@ from flows.base import draw_normal
 from flows.continuous.errors import StepUnderflow
 from flows.continuous.trace import products, unit_vectors
 from flows.peers.base import load
-from flows.peers.continuous import ContinuousPeerConfig, ContinuousPeerFlow
+from flows.peers.continuous import BlockwisePeerFlow, ContinuousPeerConfig
 
 __all__ = ["TorchflowsFFJORDConfig"]
 
@@ -44,11 +44,11 @@ class TorchflowsFFJORDConfig(ContinuousPeerConfig):
 
     trace_gradient: bool = False
 
-    def _build(self, event_shape: Sequence[int]) -> ContinuousPeerFlow:
+    def _build(self, event_shape: Sequence[int]) -> BlockwisePeerFlow:
         return _TorchflowsFFJORD(event_shape, self)
 
 
-class _TorchflowsFFJORD(ContinuousPeerFlow):
+class _TorchflowsFFJORD(BlockwisePeerFlow):
     def __init__(self, event_shape: Sequence[int], config: TorchflowsFFJORDConfig) -> None:
         super().__init__(event_shape, config)
         library = load("torchflows.bijections.continuous.base")
