@@ -344,6 +344,7 @@ _ALL = [
             "zuko": "Rozet et al. 2022, doi:10.5281/zenodo.7625672",
             "normflows": "Stimper et al. 2023, doi:10.21105/joss.05361",
             "torchflows": "Nabergoj, github.com/davidnabergoj/torchflows",
+            "flowjax": "Ward, github.com/danielward27/flowjax; compiled by JAX",
         }.items()
         for system, summary in {
             "realnvp": "affine couplings",
@@ -355,7 +356,7 @@ _ALL = [
     *(
         Entry(
             f"{library}/ffjord",
-            f"flows.peers.{library}_ffjord:{config}",
+            f"flows.peers.{library}{'' if library == 'diffrax' else '_ffjord'}:{config}",
             f"continuous flow with the solver, trace and gradient of the library {library}, "
             f"{besides}",
             source,
@@ -373,6 +374,12 @@ _ALL = [
                 "TorchflowsFFJORDConfig",
                 "whose log-determinant has no gradient unless mended, and our network",
                 "Nabergoj, github.com/davidnabergoj/torchflows; its FFJORD",
+            ),
+            (
+                "diffrax",
+                "DiffraxFFJORDConfig",
+                "compiled by JAX, and our network",
+                "Kidger 2021, arXiv:2202.02435; github.com/patrick-kidger/diffrax",
             ),
         ]
     ),
