@@ -28,7 +28,10 @@ __all__ = [
     "process_peak_bytes",
 ]
 
-PACKAGES = ("torch", "torchdiffeq", "nflows", "numpy", "pandas", "ffjord-bench")
+PACKAGES = (
+    *("torch", "torchdiffeq", "nflows", "zuko", "normflows", "torchflows"),
+    *("jax", "diffrax", "flowjax", "numpy", "pandas", "ffjord-bench"),
+)
 
 
 @cache

@@ -43,7 +43,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -262,6 +262,7 @@ class Flow(nn.Module, abc.ABC):
         base: density of the latents.
         traits: what the literature's comparisons list of the system.
         recipe: what :func:`flows.build` made the flow from; None for one that was made otherwise.
+        in_torch: whether torch computes it, and so can count its memory and its matrix products.
 
     Raises:
         InputError: for an event shape that is empty or not positive.
@@ -269,6 +270,7 @@ class Flow(nn.Module, abc.ABC):
 
     traits: Traits
     recipe: Recipe | None = None
+    in_torch: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -56,7 +56,8 @@ class Records:
             was trained, ``time`` and ``ratio`` where others used the device), and ``setting`` (the
             whole of it),
             ``setting_label`` (what of it differs among the cells of one data set; empty where
-            nothing does), ``rule`` (the setting without the learning rate), ``trained``, ``tuned``
+            nothing does), ``rule`` (the setting without the learning rate), ``trained``, ``form``
+            (what computes a training step: ``eager``, ``compiled``, ``JAX``), ``tuned``
             (whether its learning rate was chosen from a grid), ``split`` (of the data set) and
             ``machine`` (the processor).
         setting_columns: the columns that make the setting.
@@ -143,8 +144,8 @@ def gather(stores: Sequence[Store]) -> Records:
             continue
         frames.append(frame.assign(_store=number))
     if not frames:
-        names = ("seed", "setting", "setting_label", "rule", "trained", "tuned", "split", "machine")
-        empty = pd.DataFrame(columns=[*_TEXT, *names, *_numbers(), *_flags()])
+        names = ("seed", "setting", "setting_label", "rule", "trained", "form", "tuned", "split")
+        empty = pd.DataFrame(columns=[*_TEXT, *names, "machine", *_numbers(), *_flags()])
         return Records(empty, (), (), {}, {}, empty, notes)
     cells = pd.concat(frames, ignore_index=True)
     whole = len(cells)

@@ -187,14 +187,18 @@ def _quality(cell: Cell, store: Store) -> Pending:
         OthersWork(device, cell.threads) as others,
     ):
         trained = train_cell(cell, dataset, on_row)
-    found: dict[str, Any] = {**trained.columns, "parameters": trained.flow.parameter_count}
+    subject = Subject(cell.at_rate(trained.learning_rate), trained.flow, dataset)
+    found: dict[str, Any] = {
+        **trained.columns,
+        "parameters": trained.flow.parameter_count,
+        "form": subject.form,
+    }
     if found["steps"] > 0:
         found["training_shared"] = others.shared
     if dataset.remarks:
         found["data_remarks"] = "; ".join(dataset.remarks)
     always = {column.name for column in measures.ALWAYS}
     assert found.keys() <= always, "an undeclared column was filled"
-    subject = Subject(cell.at_rate(trained.learning_rate), trained.flow, dataset)
     found |= _measure(subject, "quality")
     nll = found.get("nll_nats")
     if nll is not None and not math.isfinite(nll):

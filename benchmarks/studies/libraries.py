@@ -25,7 +25,7 @@ batch_size = 1000
 [[study]]
 name = "realnvp-100"
 flows = [
-    { name = ["realnvp", "nflows/realnvp", "zuko/realnvp", "normflows/realnvp", "torchflows/realnvp"], layers = 10, hidden = [100, 100] },
+    { name = ["realnvp", "nflows/realnvp", "zuko/realnvp", "normflows/realnvp", "torchflows/realnvp", "flowjax/realnvp"], layers = 10, hidden = [100, 100] },
 ]
 datasets = [{ name = "gaussian", dimension = [6, 43, 63], rows = 5000 }]
 reference = { name = "realnvp", layers = 10, hidden = [100, 100] }
@@ -33,7 +33,7 @@ reference = { name = "realnvp", layers = 10, hidden = [100, 100] }
 [[study]]
 name = "maf-100"
 flows = [
-    { name = ["maf", "nflows/maf", "zuko/maf", "normflows/maf", "torchflows/maf"], layers = 5, hidden = [100, 100] },
+    { name = ["maf", "nflows/maf", "zuko/maf", "normflows/maf", "torchflows/maf", "flowjax/maf"], layers = 5, hidden = [100, 100] },
 ]
 datasets = [{ name = "gaussian", dimension = [6, 43, 63], rows = 5000 }]
 reference = { name = "maf", layers = 5, hidden = [100, 100] }
@@ -42,7 +42,7 @@ reference = { name = "maf", layers = 5, hidden = [100, 100] }
 [[study]]
 name = "maf-512"
 flows = [
-    { name = ["maf", "nflows/maf", "zuko/maf"], layers = 5, hidden = [512, 512] },
+    { name = ["maf", "nflows/maf", "zuko/maf", "flowjax/maf"], layers = 5, hidden = [512, 512] },
 ]
 datasets = [{ name = "gaussian", dimension = [43, 63], rows = 5000 }]
 reference = { name = "maf", layers = 5, hidden = [512, 512] }
@@ -52,16 +52,117 @@ reference = { name = "maf", layers = 5, hidden = [512, 512] }
 name = "rqnsf-c-100"
 flows = [
     { name = "rqnsf-c", layers = 5, hidden = [100, 100], tail_bound = 3.0 },
-    { name = ["nflows/rqnsf-c", "zuko/rqnsf-c", "normflows/rqnsf-c", "torchflows/rqnsf-c"], layers = 5, hidden = [100, 100] },
+    { name = ["nflows/rqnsf-c", "zuko/rqnsf-c", "normflows/rqnsf-c", "torchflows/rqnsf-c", "flowjax/rqnsf-c"], layers = 5, hidden = [100, 100] },
 ]
-datasets = [{ name = "gaussian", dimension = [43, 63], rows = 5000 }]
+datasets = [{ name = "gaussian", dimension = [6, 43, 63], rows = 5000 }]
 reference = { name = "rqnsf-c", layers = 5, hidden = [100, 100], tail_bound = 3.0 }
+"""
+
+_MORE = """
+# What training changes, if anything: which branch a spline takes.
+[[study]]
+name = "realnvp-100-trained"
+flows = [{ name = ["realnvp", "flowjax/realnvp"], layers = 10, hidden = [100, 100] }]
+datasets = [{ name = "gaussian", dimension = [6, 43, 63], rows = 5000 }]
+reference = { name = "realnvp", layers = 10, hidden = [100, 100] }
+budget = { steps = 200 }
+
+[[study]]
+name = "maf-100-trained"
+flows = [{ name = ["maf", "flowjax/maf"], layers = 5, hidden = [100, 100] }]
+datasets = [{ name = "gaussian", dimension = [6, 43, 63], rows = 5000 }]
+reference = { name = "maf", layers = 5, hidden = [100, 100] }
+budget = { steps = 200 }
+
+[[study]]
+name = "rqnsf-c-100-trained"
+flows = [{ name = ["rqnsf-c", "flowjax/rqnsf-c"], layers = 5, hidden = [100, 100], tail_bound = 3.0 }]
+datasets = [{ name = "gaussian", dimension = [6, 43, 63], rows = 5000 }]
+reference = { name = "rqnsf-c", layers = 5, hidden = [100, 100], tail_bound = 3.0 }
+budget = { steps = 200 }
+
+# Sizes of a batch, against FlowJAX: small ones show what a call costs beside its arithmetic.
+[[study]]
+name = "realnvp-100-64"
+flows = [{ name = "flowjax/realnvp", layers = 10, hidden = [100, 100] }]
+datasets = [{ name = "gaussian", dimension = [6, 43, 63], rows = 5000 }]
+reference = { name = "realnvp", layers = 10, hidden = [100, 100] }
+measures = ["time", "ratio"]
+budget = { batch_size = 64 }
+
+[[study]]
+name = "maf-100-64"
+flows = [{ name = "flowjax/maf", layers = 5, hidden = [100, 100] }]
+datasets = [{ name = "gaussian", dimension = [6, 43, 63], rows = 5000 }]
+reference = { name = "maf", layers = 5, hidden = [100, 100] }
+measures = ["time", "ratio"]
+budget = { batch_size = 64 }
+
+[[study]]
+name = "rqnsf-c-100-64"
+flows = [{ name = "flowjax/rqnsf-c", layers = 5, hidden = [100, 100], tail_bound = 3.0 }]
+datasets = [{ name = "gaussian", dimension = [6, 43, 63], rows = 5000 }]
+reference = { name = "rqnsf-c", layers = 5, hidden = [100, 100], tail_bound = 3.0 }
+measures = ["time", "ratio"]
+budget = { batch_size = 64 }
+
+[[study]]
+name = "realnvp-100-4096"
+flows = [{ name = "flowjax/realnvp", layers = 10, hidden = [100, 100] }]
+datasets = [{ name = "gaussian", dimension = [6, 43, 63], rows = 5000 }]
+reference = { name = "realnvp", layers = 10, hidden = [100, 100] }
+measures = ["time", "ratio"]
+budget = { batch_size = 4096 }
+
+[[study]]
+name = "maf-100-4096"
+flows = [{ name = "flowjax/maf", layers = 5, hidden = [100, 100] }]
+datasets = [{ name = "gaussian", dimension = [6, 43, 63], rows = 5000 }]
+reference = { name = "maf", layers = 5, hidden = [100, 100] }
+measures = ["time", "ratio"]
+budget = { batch_size = 4096 }
+
+[[study]]
+name = "rqnsf-c-100-4096"
+flows = [{ name = "flowjax/rqnsf-c", layers = 5, hidden = [100, 100], tail_bound = 3.0 }]
+datasets = [{ name = "gaussian", dimension = [6, 43, 63], rows = 5000 }]
+reference = { name = "rqnsf-c", layers = 5, hidden = [100, 100], tail_bound = 3.0 }
+measures = ["time", "ratio"]
+budget = { batch_size = 4096 }
+
+# The training step of both under torch.compile, which takes minutes (compile_seconds); densities and
+# samples stay as they are. FlowJAX is compiled as ever.
+[[study]]
+name = "realnvp-100-compiled"
+flows = [{ name = ["realnvp", "zuko/realnvp", "flowjax/realnvp"], layers = 10, hidden = [100, 100] }]
+datasets = [{ name = "gaussian", dimension = 6, rows = 5000 }]
+reference = { name = "realnvp", layers = 10, hidden = [100, 100] }
+measures = ["time", "ratio"]
+budget = { compile = true }
+
+[[study]]
+name = "maf-100-compiled"
+flows = [{ name = ["maf", "zuko/maf", "flowjax/maf"], layers = 5, hidden = [100, 100] }]
+datasets = [{ name = "gaussian", dimension = 6, rows = 5000 }]
+reference = { name = "maf", layers = 5, hidden = [100, 100] }
+measures = ["time", "ratio"]
+budget = { compile = true }
+
+[[study]]
+name = "rqnsf-c-100-compiled"
+flows = [{ name = ["rqnsf-c", "zuko/rqnsf-c", "flowjax/rqnsf-c"], layers = 5, hidden = [100, 100], tail_bound = 3.0 }]
+datasets = [{ name = "gaussian", dimension = 6, rows = 5000 }]
+reference = { name = "rqnsf-c", layers = 5, hidden = [100, 100], tail_bound = 3.0 }
+measures = ["time", "ratio"]
+budget = { compile = true }
 """
 
 
 def _library(cell: pd.Series[Any]) -> str:
     library, slash, _ = str(cell["flow_name"]).partition("/")
-    return library if slash else "ours against itself"
+    library = library if slash else "ours against itself"
+    # Where both are compiled is a comparison of its own.
+    return f"{library}, both compiled" if cell.get("budget.compile") else library
 
 
 def finding(records: Records) -> str | None:
@@ -72,9 +173,10 @@ def finding(records: Records) -> str | None:
 ENTRIES = [
     Study(
         name="libraries",
-        title="our discrete flows against nflows, zuko, normflows and torchflows at equal architecture: speed and memory, untrained",
+        title="our discrete flows against nflows, zuko, normflows, torchflows and FlowJAX at equal architecture: speed and memory",
         answers="whether our discrete flows cost what their systems cost, or what an implementation adds",
         small=_SMALL,
+        full=_SMALL + _MORE,
         tables=(tables.cost, tables.ratios, tables.dimension),
         figures=(figures.dimension,),
         finding=finding,

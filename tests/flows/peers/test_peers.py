@@ -24,7 +24,14 @@ PEERS = [
 ]
 # What torchflows does, and torch will stop supporting.
 pytestmark = pytest.mark.filterwarnings("ignore:Using a non-tuple sequence:UserWarning")
-every = pytest.mark.parametrize("name", PEERS)
+# What JAX compiles takes seconds each time.
+every = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name.startswith("flowjax/") else [])
+        for name in PEERS
+    ],
+)
 
 
 def peer(name: str, event_shape: tuple[int, ...], **options: object) -> Flow:
@@ -35,12 +42,13 @@ def peer(name: str, event_shape: tuple[int, ...], **options: object) -> Flow:
     return flows.build(name, event_shape, **{"layers": 3, "hidden": (16, 16), **options}).eval()
 
 
-def test_there_are_peers_of_four_libraries() -> None:
+def test_there_are_peers_of_five_libraries() -> None:
     assert {name.partition("/")[0] for name in PEERS} == {
         "nflows",
         "zuko",
         "normflows",
         "torchflows",
+        "flowjax",
     }
 
 
@@ -91,7 +99,7 @@ def test_trains_and_pickles(name: str) -> None:
     torch.testing.assert_close(copied.log_prob(x), flow.log_prob(x), atol=0, rtol=0)
 
 
-@every
+@pytest.mark.parametrize("name", [name for name in PEERS if not name.startswith("flowjax/")])
 def test_passes_that_run_are_counted(name: str) -> None:
     """Against a counter of the matrix products below: each conditioner has three layers."""
     flow = peer(name, (4,))
