@@ -208,7 +208,7 @@ def _counts(solution: Any) -> dict[str, Any]:
 
 
 def _velocity(config: ContinuousPeerConfig, parameters: Any, t: Any, z: Any) -> Any:
-    """:class:`flows.continuous.ode.dynamics.DenseDynamics`: ``(n, D)`` to ``(n, D)`` at time ``t``."""
+    """As :class:`flows.continuous.ode.dynamics.DenseDynamics`: ``(n, D)`` at time ``t``."""
     jax = load_jax()
     activate = {
         "tanh": jax.numpy.tanh,

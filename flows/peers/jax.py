@@ -21,14 +21,14 @@ import abc
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from flows.base import Loss, VectorFlow
+from flows.base import InputError, Loss, VectorFlow
 from flows.peers.base import load
 
 __all__ = ["InJax", "Operation", "Work", "load_jax"]
@@ -52,6 +52,8 @@ def load_jax() -> Any:
     if "jax" in sys.modules:
         return sys.modules["jax"]
     jax = load("jax", extra="jax")
+    # Nothing here runs on a GPU, and JAX would take most of the memory of one.
+    jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     # XLA takes the size of its pool from there, once, when it is first used.
     before = os.environ.get("NPROC")
@@ -257,9 +259,21 @@ def _shared(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 class InJax(VectorFlow):
-    """A flow whose directions are operations of JAX."""
+    """A flow whose directions are operations of JAX, on the CPU.
+
+    Raises:
+        InputError: where it is moved to another device. There JAX would read parameters in memory
+            that torch's stream may still be writing.
+    """
 
     in_torch = False
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # All of a module's moves come through here.
+        super()._apply(fn, recurse)
+        if self.device.type != "cpu":
+            raise InputError(f"flows of JAX run on the CPU only, not on {self.device.type}")
+        return self
 
     @abc.abstractmethod
     def _loss_in_one(self, x: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import flows
-from flows import Flow, Meter
+from flows import Flow, InputError, Meter
 from flows.peers.base import MissingLibrary
 
 for library in ("jax", "diffrax", "flowjax"):
@@ -191,6 +191,12 @@ def test_float64_is_off_in_jax_again() -> None:
     assert flow.log_prob(points(4, 3)).dtype == torch.float64
     assert not jax.config.jax_enable_x64
     assert flow.float().log_prob(points(4, 3).float()).dtype == torch.float32
+
+
+def test_another_device_is_refused() -> None:
+    flow = flows.build("flowjax/maf", (3,), hidden=(8,), layers=2)
+    with pytest.raises(InputError, match="run on the CPU only, not on meta"):
+        flow.to("meta")
 
 
 # -- FlowJAX ------------------------------------------------------------------------------------
