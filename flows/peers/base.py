@@ -104,6 +104,8 @@ class PeerFlow(VectorFlow):
     """
 
     conditioner_names: Collection[str]
+    # What libraries do in Python besides may break a graph.
+    one_graph = False
 
     def __init__(
         self,

@@ -54,7 +54,8 @@ def ratios(records: Records) -> list[Table]:
     notes = [
         f"Time and peak memory {training_words(cells)} over those of the reference: above 1, the "
         "reference is faster or smaller. The two ran in turn in one process, from the same weights "
-        "where they have the same parameters; median of the pairs' ratios"
+        "where they have the same parameters, the reference untrained where not; median of the "
+        "pairs' ratios"
         + (", their quartiles in brackets." if data["seeds"].max() == 1 else ", mean over seeds."),
         "Over matmul: the contestant's own time over that of its matrix products at the rate of "
         "one large product in the same process. Steps that a solver rejected count as time and "

@@ -238,3 +238,12 @@ def test_missing_library_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "meta_path", [Absent, *sys.meta_path])
     with pytest.raises(MissingLibrary, match=r"pip install zuko"):
         flows.build("zuko/realnvp", (2,))
+
+
+@pytest.mark.slow
+def test_a_library_that_breaks_graphs_is_compiled_in_parts() -> None:
+    """Zuko makes its transforms anew at each call, which is Python beside the graph."""
+    flow = peer("zuko/maf", (3,), layers=2)
+    x = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(flow.compiled_loss()(x), flow.loss(x))
