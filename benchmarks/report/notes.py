@@ -145,10 +145,7 @@ def form_notes(cells: pd.DataFrame) -> list[str]:
         "compiled": "Compiled: the training step by torch.compile; density and sample are eager.",
         "JAX": "JAX: all three by jax.jit; torch sees neither its memory nor its matrix products.",
     }
-    return [
-        *(text for form, text in words.items() if form in found),
-        "Compilation: what the first calls took longer than the later ones, together.",
-    ]
+    return [text for form, text in words.items() if form in found]
 
 
 def machine_notes(cells: pd.DataFrame) -> list[str]:

@@ -41,7 +41,7 @@ _MACHINE = ("device", "threads", "dtype", "environment.torch", "machine", "envir
 # A contestant's learning rate, where it ran at several.
 _RATE = "contestant.learning_rate"
 # What a column says where it says nothing that a label should repeat.
-_SILENT = {("environment.gpu", "none"), (_RATE, "none")}
+_SILENT = {("environment.gpu", "none"), (_RATE, "none"), ("budget.compile", "False")}
 # Part of the setting too: results on data that have drifted are not compared.
 _DATA = "data"
 

@@ -190,6 +190,8 @@ def how_measured(cells: pd.DataFrame, columns: Sequence[Column]) -> list[str]:
             f"seeds; {_batches(ok)}; {training_words(ok)}."
         )
         notes += form_notes(ok)
+    if "compile_seconds" in shown:
+        notes.append("Compilation: what first calls took longer than later ones, together.")
     notes.append(INTERVAL)
     if any(name.startswith("nfe_") for name in shown):
         notes.append(

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks import measures
-from benchmarks.report.groups import grouped
+from benchmarks.report.groups import grouped, plain
 from benchmarks.report.notes import (
     Remarks,
     form_notes,
@@ -61,6 +61,7 @@ def ratios(records: Records) -> list[Table]:
         "one large product in the same process. Steps that a solver rejected count as time and "
         "not as work, where it reports its steps.",
         *form_notes(cells),
+        *_compiled_too(cells),
         *machine_notes(cells),
         *shared_notes(cells),
         *option_notes(records, cells),
@@ -86,3 +87,11 @@ def _paired(row: pd.Series[float], name: str) -> Entry:
     if entry.plus_minus or not np.isfinite([low, high]).all():
         return entry
     return Entry(entry.text, remark=f"{low:.2f} to {high:.2f}", numeric=True)
+
+
+def _compiled_too(cells: pd.DataFrame) -> list[str]:
+    """What the reference of a row whose cell asks for compilation is."""
+    asked = cells["budget.compile"].map(plain) if "budget.compile" in cells else pd.Series()
+    if not asked.eq("True").any():
+        return []
+    return ["Compile True: the reference's training step is by torch.compile too."]

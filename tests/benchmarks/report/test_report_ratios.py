@@ -101,4 +101,4 @@ def test_each_row_says_its_form_and_whether_it_was_trained(tmp_path: Path) -> No
 def test_where_all_is_eager_and_trained_nobody_says_so(tmp_path: Path) -> None:
     (table,) = tables.ratios(gather([store_of(tmp_path, {("maf", 0): 2.5, ("glow", 0): 1.25})]))
     assert {row[0].remark for row in table.sections[0].rows} == {""}
-    assert not any(note.startswith(("Eager:", "Compilation:")) for note in table.notes)
+    assert not any(note.startswith(("Eager:", "JAX:")) for note in table.notes)
