@@ -84,11 +84,11 @@ def fresh_flow(cell: Cell, dataset: Dataset) -> flows.Flow:
     torch.manual_seed(named_seed("weights", cell.seed))
     try:
         flow = flows.build(cell.flow, dataset.event_shape, **cell.flow_options)
+        flow = flow.to(cell.device, torch.float64 if cell.dtype == "float64" else torch.float32)
     except flows.FlowError as error:
         raise NotApplicable(str(error)) from error
     if not flow.traits.trains_on_data:
         raise NotApplicable(f"{cell.flow} cannot be trained on data: it has no density of data")
-    flow = flow.to(cell.device, torch.float64 if cell.dtype == "float64" else torch.float32)
     flow.initialize(initialisation_rows(flow, dataset, cell.budget.batch_size, cell.seed))
     return flow
 

@@ -46,7 +46,7 @@ _RATE = "contestant.learning_rate"
 _SILENT = {
     (name, "none")
     for name in ("environment.gpu", _RATE, *(f"environment.{library}" for library in LIBRARIES))
-}
+} | {("budget.compile", "False")}
 # Part of the setting too: results on data that have drifted are not compared.
 _DATA = "data"
 
@@ -61,7 +61,8 @@ class Records:
             was trained, ``time`` and ``ratio`` where others used the device), and ``setting`` (the
             whole of it),
             ``setting_label`` (what of it differs among the cells of one data set; empty where
-            nothing does), ``rule`` (the setting without the learning rate), ``trained``, ``tuned``
+            nothing does), ``rule`` (the setting without the learning rate), ``trained``, ``form``
+            (what computes a training step: ``eager``, ``compiled``, ``JAX``), ``tuned``
             (whether its learning rate was chosen from a grid), ``split`` (of the data set) and
             ``machine`` (the processor).
         setting_columns: the columns that make the setting.
@@ -152,8 +153,8 @@ def gather(stores: Sequence[Store], *, stale: bool = False) -> Records:
             continue
         frames.append(frame.assign(_store=number))
     if not frames:
-        names = ("seed", "setting", "setting_label", "rule", "trained", "tuned", "split", "machine")
-        empty = pd.DataFrame(columns=[*_TEXT, *names, *_numbers(), *_flags()])
+        names = ("seed", "setting", "setting_label", "rule", "trained", "form", "tuned", "split")
+        empty = pd.DataFrame(columns=[*_TEXT, *names, "machine", *_numbers(), *_flags()])
         return Records(empty, (), (), {}, {}, empty, notes)
     cells = pd.concat(frames, ignore_index=True)
     whole = len(cells)

@@ -249,14 +249,18 @@ def _quality(cell: Cell, store: Store, keeper: Keeper, keep_weights: bool) -> Pe
     keeper.report()
     if keep_weights:
         write_atomically(store.path(cell, ".pt"), _weights(trained.flow))
-    found: dict[str, Any] = {**trained.columns, "parameters": trained.flow.parameter_count}
+    subject = Subject(cell.at_rate(trained.learning_rate), trained.flow, dataset)
+    found: dict[str, Any] = {
+        **trained.columns,
+        "parameters": trained.flow.parameter_count,
+        "form": subject.form,
+    }
     if found["steps"] > 0:
         found["training_shared"] = keeper.shared
     if dataset.remarks:
         found["data_remarks"] = "; ".join(dataset.remarks)
     always = {column.name for column in measures.ALWAYS}
     assert found.keys() <= always, "an undeclared column was filled"
-    subject = Subject(cell.at_rate(trained.learning_rate), trained.flow, dataset)
     found |= _measure(subject, "quality")
     nll = found.get("nll_nats")
     if nll is not None and not abs(nll) < LARGEST:
