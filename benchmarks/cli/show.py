@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from benchmarks.cli.words import NearestGroup, table
+from benchmarks.cli.words import NearestGroup, allowed, table
 from benchmarks.errors import MatrixError, hint
 
 if TYPE_CHECKING:
+    import datasets
+    import flows
     from benchmarks.cell import Cell
     from benchmarks.matrix import Matrix
 
@@ -19,7 +22,7 @@ __all__ = ["describe", "doctor", "list_"]
 
 @click.group("list", cls=NearestGroup)
 def list_() -> None:
-    """List flows, datasets, matrices or measures."""
+    """List flows, datasets, studies or measures."""
 
 
 @list_.command("flows")
@@ -54,13 +57,17 @@ def list_datasets() -> int:
     return 0
 
 
-@list_.command("matrices")
-def list_matrices() -> int:
-    """List the matrices that ship with the project."""
-    from benchmarks.matrix import bundled_matrices, load_matrix
+@list_.command("studies")
+def list_studies() -> int:
+    """List studies, with how many cells each has at the profiles small and full."""
+    from benchmarks.matrix import load_matrix
+    from benchmarks.studies import PROFILES, STUDIES
 
-    rows = [(name, load_matrix(name)) for name in bundled_matrices()]
-    table([(name, f"{len(m.cells)} cells", m.description) for name, m in rows])
+    rows = [("name", *PROFILES, "")]
+    for name, study in STUDIES.items():
+        cells = [f"{len(load_matrix(name, profile=profile).cells)} cells" for profile in PROFILES]
+        rows.append((name, *cells, study.title))
+    table(rows)
     return 0
 
 
@@ -68,51 +75,68 @@ def list_matrices() -> int:
 def list_measures() -> int:
     """List measures and the columns that they fill, and those that are always filled."""
     from benchmarks import measures
-    from benchmarks.run.process import COLUMNS
 
-    for name, summary in measures.FAMILIES.items():
-        click.echo(f"{name}: {summary}")
-        for column, meaning in measures.family(name).COLUMNS.items():
-            click.echo(f"  {column}: {meaning}")
+    for family in measures.FAMILIES.values():
+        click.echo(f"{family.name}: {family.summary}")
+        for column in family.columns:
+            click.echo(f"  {column.name}: {column.meaning}")
     click.echo("always: of the training, and of the machine meanwhile")
-    for column, meaning in COLUMNS.items():
-        click.echo(f"  {column}: {meaning}")
+    for column in measures.ALWAYS:
+        click.echo(f"  {column.name}: {column.meaning}")
     return 0
 
 
 @click.command()
 @click.argument("name")
 def describe(name: str) -> int:
-    """Describe the flow, data set, matrix or measure called NAME."""
+    """Describe the flow, data set, study, measure or matrix file called NAME."""
     import datasets
     import flows
     from benchmarks import measures
-    from benchmarks.matrix import bundled_matrices, load_matrix
+    from benchmarks.matrix import load_matrix
+    from benchmarks.studies import PROFILES, STUDIES
 
     if name in flows.ENTRIES or name in datasets.ENTRIES:
         entry = flows.ENTRIES.get(name) or datasets.ENTRIES[name]
         click.echo(f"{entry.name}: {entry.summary}\nsource: {entry.source}")
         if remark := getattr(entry, "remark", ""):
             click.echo(f"remark: {remark}")
-        config: Any = entry.config_class.model_validate(dict(entry.options))
-        click.echo((entry.config_class.__doc__ or "").strip())
+        click.echo(inspect.cleandoc(entry.config_class.__doc__ or ""))
         click.echo("options:")
-        table(
-            [
-                ("  " + option, str(getattr(config, option)), field.description or "")
-                for option, field in entry.config_class.model_fields.items()
-            ]
-            or [("  none", "", "")]
-        )
+        table(_options(entry) or [("  none",)])
     elif name in measures.FAMILIES:
-        click.echo(f"{name}: {measures.FAMILIES[name]}")
-        table([(f"  {k}", v) for k, v in measures.family(name).COLUMNS.items()])
-    elif name in bundled_matrices() or name.endswith(".toml"):
+        family = measures.family(name)
+        click.echo(f"{name}: {family.summary}")
+        table([(f"  {column.name}", column.meaning) for column in family.columns])
+    elif name in STUDIES:
+        click.echo(f"answers: {STUDIES[name].answers}")
+        if STUDIES[name].includes:
+            click.echo(f"includes: {', '.join(STUDIES[name].includes)}")
+        for profile in PROFILES:
+            if profile == "small" or STUDIES[name].full or STUDIES[name].includes:
+                click.echo(f"profile {profile}:")
+                _describe_matrix(load_matrix(name, profile=profile))
+    elif name.endswith(".toml"):
         _describe_matrix(load_matrix(name))
     else:
-        known = [*flows.ENTRIES, *datasets.ENTRIES, *measures.FAMILIES, *bundled_matrices()]
+        known = [*flows.ENTRIES, *datasets.ENTRIES, *measures.FAMILIES, *STUDIES]
         raise MatrixError(f"nothing is called {name!r}{hint(name, known)}")
     return 0
+
+
+def _options(entry: flows.Entry | datasets.Entry) -> list[tuple[str, ...]]:
+    """A row an option: its name, its value as the entry comes, what is allowed, what it is."""
+    rows: list[tuple[str, ...]] = [("  option", "value", "allowed", "")]
+    for option, field in entry.config_class.model_fields.items():
+        if option in entry.options:
+            value = str(entry.options[option])
+        elif field.is_required():
+            value = "(to be given)"
+        else:
+            value = str(field.get_default(call_default_factory=True))
+        words = allowed(field.annotation, field.metadata)
+        rows.append((f"  {option}", value, words, " ".join((field.description or "").split())))
+    return rows if len(rows) > 1 else []
 
 
 def _describe_matrix(matrix: Matrix) -> None:
@@ -147,7 +171,7 @@ def doctor() -> int:
     import torch
 
     import datasets
-    from benchmarks.environment import describe_environment
+    from benchmarks.environment import LIBRARIES, describe_environment, version_of
 
     problems = []
     project = Path(__file__).resolve().parents[2]
@@ -162,6 +186,8 @@ def doctor() -> int:
     cuda = torch.cuda.is_available()
     environment = describe_environment(torch.device("cuda" if cuda else "cpu"))
     table([(name, str(value)) for name, value in environment.items()])
+    for library in (*LIBRARIES, "asv"):
+        click.echo(f"library {library}: {version_of(library) or 'not installed'}")
     if not cuda:
         click.echo("no CUDA device: cells run on the CPU")
     if not problems:

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import torch
 
+from benchmarks.measures.base import Column, Family
 from benchmarks.measures.subject import Subject
 from benchmarks.train import evaluation_mode
 from flows import NotInvertible
 
-STAGE = "quality"
-VERSION = 1
-COLUMNS = {
-    "round_trip_error": "largest |x - decode(encode(x))| over fixed test points, in model units",
-    "log_det_error_nats": "largest |log-determinant of encode + that of decode| over them, exact "
-    "traces, nats",
-}
+COLUMNS = (
+    Column(
+        "round_trip_error",
+        "largest |x - decode(encode(x))| over fixed test points, in model units",
+        heading="round trip error",
+    ),
+    Column(
+        "log_det_error_nats",
+        "largest |log-determinant of encode + that of decode| over them, exact traces, nats",
+        unit="nats",
+        heading="log-determinant error",
+    ),
+)
 
 POINTS = 256
 
@@ -35,3 +42,17 @@ def measure(subject: Subject) -> dict[str, float]:
     if exact or flow.traits.density == "exact":
         found["log_det_error_nats"] = float((forward + backward).abs().max())
     return found
+
+
+ENTRIES = [
+    Family(
+        "faithfulness",
+        "how exactly the flow is inverted, how its density integrates",
+        stage="quality",
+        version=1,
+        columns=COLUMNS,
+        measure=measure,
+        place=40,
+        by_default=True,
+    )
+]

@@ -6,17 +6,24 @@ import statistics
 
 import torch
 
+from benchmarks.measures.base import Column, Family
 from benchmarks.measures.subject import Subject
 from benchmarks.measures.time import clock
 from flows.products import by_onednn, onednn_is_there
 
-STAGE = "cost"
-VERSION = 1
-COLUMNS = {
-    "matmul_flops_per_second": "what a large dense matrix product reaches here in the cell's dtype "
-    "and threads, floating-point operations a second, by the faster of torch's libraries, median "
-    "of repeats; in every cell whose cost is measured",
-}
+COLUMNS = (
+    # No seconds, but as little worth as they where others used the device.
+    Column(
+        "matmul_flops_per_second",
+        "what a large dense matrix product reaches here in the cell's dtype and threads, "
+        "floating-point operations a second, by the faster of torch's libraries, median of "
+        "repeats; in every cell whose cost is measured",
+        sort="time",
+        unit="GFLOP/s",
+        heading="matrix product",
+        factor=1e-9,
+    ),
+)
 
 REPEATS = 5
 SIZE = {"cpu": 1024, "cuda": 8192}
@@ -48,3 +55,18 @@ def matmul_flops_per_second(subject: Subject) -> float:
     repeats = [[clock(action, device) for action in actions] for _ in range(REPEATS)]
     medians = [statistics.median(seconds) for seconds in zip(*repeats, strict=True)]
     return 2.0 * size**3 / float(min(medians))
+
+
+ENTRIES = [
+    Family(
+        "machine",
+        "what a large matrix product reaches here; in every cell whose cost is measured",
+        stage="cost",
+        version=1,
+        columns=COLUMNS,
+        measure=measure,
+        # Last: the first training step of a process and its peak memory are not to see it.
+        place=100,
+        by_default=True,
+    )
+]

@@ -14,24 +14,49 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.environment import process_peak_bytes
+from benchmarks.measures.base import Column, Family
 from benchmarks.measures.subject import Subject
 from benchmarks.train import Trainer
 
-STAGE = "cost"
-VERSION = 1
-COLUMNS = {
-    "peak_memory_bytes": "peak of the tensors alive in a training step: weights, gradients, "
-    "optimiser, batch and all intermediate values; the data set apart; bytes",
-    "peak_memory_reserved_bytes": "peak that the CUDA allocator reserved for it, bytes",
-    "process_peak_bytes": "peak resident memory of the process that measured cost, which holds "
-    "Python, torch and the data set too, bytes",
-}
+COLUMNS = (
+    Column(
+        "peak_memory_bytes",
+        "peak of the tensors alive in a training step: weights, gradients, optimiser, batch and "
+        "all intermediate values; the data set apart; bytes",
+        unit="MiB",
+        heading="peak memory",
+        axis="peak tensor memory",
+        factor=2.0**-20,
+        interval=False,
+        table="cost",
+    ),
+    Column(
+        "peak_memory_reserved_bytes",
+        "peak that the CUDA allocator reserved for it, bytes",
+        unit="MiB",
+        heading="reserved memory",
+        factor=2.0**-20,
+        interval=False,
+    ),
+    Column(
+        "process_peak_bytes",
+        "peak resident memory of the process that measured cost, which holds Python, torch and the "
+        "data set too, bytes",
+        unit="MiB",
+        heading="memory of the process",
+        factor=2.0**-20,
+        interval=False,
+    ),
+)
 
 
 def measure(subject: Subject) -> dict[str, float]:
     """Peak memory of a training step of the trained flow."""
-    found: dict[str, float] = {"peak_memory_bytes": training_step_peak(subject)}
-    if subject.device.type == "cuda":
+    found: dict[str, float] = {}
+    # Other libraries' memory is seen by the process alone.
+    if subject.flow.in_torch:
+        found["peak_memory_bytes"] = training_step_peak(subject)
+    if subject.flow.in_torch and subject.device.type == "cuda":
         found["peak_memory_reserved_bytes"] = torch.cuda.max_memory_reserved(subject.device)
     peak = process_peak_bytes()
     if peak is not None:
@@ -103,3 +128,17 @@ def peak_above_start(action: Callable[[], object], device: torch.device = _CPU) 
             held += event.nbytes()
             peak = max(peak, held)
     return peak
+
+
+ENTRIES = [
+    Family(
+        "memory",
+        "peak memory of a training step",
+        stage="cost",
+        version=1,
+        columns=COLUMNS,
+        measure=measure,
+        place=20,
+        by_default=True,
+    )
+]

@@ -5,15 +5,18 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from benchmarks.measures.base import Column, Family
 from benchmarks.measures.subject import Subject
 from benchmarks.train import evaluation_mode
 
-STAGE = "quality"
-VERSION = 1
-COLUMNS = {
-    "density_integral": "integral of the model's density over the picture's square, which holds "
-    "all training data with a margin of a quarter; 1 unless mass lies outside",
-}
+COLUMNS = (
+    Column(
+        "density_integral",
+        "integral of the model's density over the picture's square, which holds all training data "
+        "with a margin of a quarter; 1 unless mass lies outside",
+        heading="integral of the density",
+    ),
+)
 
 GRID = 120
 SAMPLES = 4000
@@ -47,3 +50,17 @@ def measure(subject: Subject) -> dict[str, float]:
         subject.arrays["truth_log_density"] = truth.numpy().astype(np.float32)
     area = (2 * half / (GRID - 1)) ** 2
     return {"density_integral": float(log_density.exp().sum()) * area}
+
+
+ENTRIES = [
+    Family(
+        "pictures",
+        "densities and samples of 2-D sets, for the report's panels",
+        stage="quality",
+        version=1,
+        columns=COLUMNS,
+        measure=measure,
+        place=45,
+        by_default=True,
+    )
+]

@@ -20,6 +20,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from benchmarks.measures.base import Column, Family, with_quartile_columns
 from benchmarks.measures.machine import matmul_flops_per_second
 from benchmarks.measures.memory import training_step_peak
 from benchmarks.measures.subject import Subject
@@ -27,33 +28,59 @@ from benchmarks.measures.time import actions, clock, with_quartiles
 from datasets.base import named_seed
 from flows import Meter
 
-STAGE = "cost"
-VERSION = 1
-COLUMNS = {
-    **{
-        f"{name}_ratio{suffix}": text
-        for name, words in {
-            "train_step": "seconds of a training step over the reference's",
-            "log_prob": "seconds of a log-density over the reference's",
-            "sample": "seconds of sampling over the reference's",
-        }.items()
-        for suffix, text in {
-            "": f"{words}, median of interleaved pairs; above 1: the reference is faster",
-            "_q25": f"{words}, lower quartile of the pairs",
-            "_q75": f"{words}, upper quartile of the pairs",
-        }.items()
-    },
-    "peak_memory_ratio": "peak memory of a training step over the reference's",
-    "reference": "label of the reference",
-    "train_step_flops": "floating-point operations of the matrix products of a training step",
-    "log_prob_flops": "the same of a log-density",
-    "train_step_rejected_flops": "those of them that went into steps which the solver rejected, as "
-    "far as it reports its steps",
-    "log_prob_rejected_flops": "the same of a log-density",
-    "train_step_over_matmul": "seconds of a training step, median, over those that its matrix "
-    "products, rejected steps apart, need at the rate of a large one, measured between the pairs",
-    "log_prob_over_matmul": "the same of a log-density",
-}
+
+def _ratio(name: str, heading: str, words: str) -> tuple[Column, ...]:
+    return with_quartile_columns(
+        Column(
+            f"{name}_ratio",
+            f"{words}, median of interleaved pairs; above 1: the reference is faster",
+            sort="ratio",
+            heading=heading,
+            digits=2,
+        ),
+        f"{words}, lower quartile of the pairs",
+        f"{words}, upper quartile of the pairs",
+    )
+
+
+COLUMNS = (
+    *_ratio("train_step", "train step", "seconds of a training step over the reference's"),
+    *_ratio("log_prob", "log_prob", "seconds of a log-density over the reference's"),
+    *_ratio("sample", "sample", "seconds of sampling over the reference's"),
+    Column(
+        "peak_memory_ratio",
+        "peak memory of a training step over the reference's",
+        heading="peak memory",
+        digits=2,
+    ),
+    Column("reference", "label of the reference", sort="text"),
+    Column(
+        "train_step_flops",
+        "floating-point operations of the matrix products of a training step",
+    ),
+    Column("log_prob_flops", "the same of a log-density"),
+    Column(
+        "train_step_rejected_flops",
+        "those of them that went into steps which the solver rejected, as far as it reports its "
+        "steps",
+    ),
+    Column("log_prob_rejected_flops", "the same of a log-density"),
+    Column(
+        "train_step_over_matmul",
+        "seconds of a training step, median, over those that its matrix products, rejected steps "
+        "apart, need at the rate of a large one, measured between the pairs",
+        sort="ratio",
+        heading="train step over matmul",
+        digits=2,
+    ),
+    Column(
+        "log_prob_over_matmul",
+        "the same of a log-density",
+        sort="ratio",
+        heading="log_prob over matmul",
+        digits=2,
+    ),
+)
 
 # Pairs until both are reached, and no more than MOST_PAIRS. Slow pairs vary less, relatively:
 # past SLOW_SECONDS altogether FEWEST_PAIRS do, whose quartiles still mean something.
@@ -81,6 +108,8 @@ def measure(subject: Subject) -> dict[str, float | str]:
         found |= with_quartiles(f"{name}_ratio", [a / b for a, b in pairs])
         seconds[name] = statistics.median(a for a, _ in pairs)
     rate = statistics.median(rates)
+    if not subject.flow.in_torch:
+        return found
     for name in ("train_step", "log_prob"):
         with MatmulFlops() as counter:
             ours[name]()
@@ -89,7 +118,8 @@ def measure(subject: Subject) -> dict[str, float | str]:
         useful = counter.total - counter.rejected
         if useful:
             found[f"{name}_over_matmul"] = seconds[name] * rate / useful
-    found["peak_memory_ratio"] = training_step_peak(subject) / training_step_peak(other)
+    if other.flow.in_torch:
+        found["peak_memory_ratio"] = training_step_peak(subject) / training_step_peak(other)
     return found
 
 
@@ -176,3 +206,18 @@ def _pairs(
             spent >= LEAST_SECONDS or len(pairs) >= MOST_PAIRS
         ):
             return pairs
+
+
+ENTRIES = [
+    Family(
+        "ratio",
+        "times over those of a reference, in interleaved pairs, and over those of the "
+        "matrix products alone",
+        stage="cost",
+        version=1,
+        columns=COLUMNS,
+        measure=measure,
+        place=30,
+        by_default=True,
+    )
+]

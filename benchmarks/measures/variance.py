@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import torch
 
+from benchmarks.measures.base import Column, Family
 from benchmarks.measures.subject import Subject
 from benchmarks.train import evaluation_mode
 
-STAGE = "quality"
-VERSION = 1
-COLUMNS = {
-    "trace_std": "standard deviation of the trace estimate over noise draws, at fixed test points "
-    "and the start of the flow; root of the mean variance; nats per unit of time",
-    "log_prob_std": "standard deviation of log p(x) over noise draws, at fixed test points; root "
-    "of the mean variance; nats",
-}
+COLUMNS = (
+    Column(
+        "trace_std",
+        "standard deviation of the trace estimate over noise draws, at fixed test points and the "
+        "start of the flow; root of the mean variance; nats per unit of time",
+        unit="nats/time",
+        heading="trace std",
+        axis="std of the trace estimate",
+    ),
+    Column(
+        "log_prob_std",
+        "standard deviation of log p(x) over noise draws, at fixed test points; root of the mean "
+        "variance; nats",
+        unit="nats",
+        heading="log p std",
+        axis="std of log p",
+    ),
+)
 
 POINTS = 128
 TRACE_DRAWS = 64
@@ -38,3 +49,17 @@ def measure(subject: Subject) -> dict[str, float]:
         "trace_std": float(traces.double().var(0).mean().sqrt()),
         "log_prob_std": float(log_prob.double().var(0).mean().sqrt()),
     }
+
+
+ENTRIES = [
+    Family(
+        "variance",
+        "spread of the estimators of the trace and of the log-density",
+        stage="quality",
+        version=1,
+        columns=COLUMNS,
+        measure=measure,
+        place=30,
+        by_default=True,
+    )
+]

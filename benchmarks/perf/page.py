@@ -63,7 +63,7 @@ def write(
     frame = pd.DataFrame(map(dataclasses.asdict, values))
     frame.to_csv(out / "summary.csv", index=False, lineterminator="\n")
     with mpl.rc_context(rc()):
-        _, svg = save(draw(frame, list(subjects)), out, "summary")
+        svg = save(draw(frame, list(subjects)), out, "summary")
     machines = []
     for (machine, facts), group in itertools.groupby(values, lambda v: (v.machine, v.facts)):
         own = list(group)

@@ -3,26 +3,33 @@
 ``tables/``
     each table as Markdown, CSV and LaTeX.
 ``figures/``
-    each figure as PNG and SVG.
+    each figure as SVG.
 ``index.html``
     all of it on one page that needs nothing else, neither the network nor the folders beside it.
 
-Nothing here reads data, builds a flow or knows the clock: the same records give the same bytes.
+A report has a section for each study that the folders' plans name, and one for cells of no study
+(:mod:`benchmarks.report.sections`). Nothing here reads data, builds a flow or knows the clock: the
+same records give the same bytes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import matplotlib as mpl
+
 from benchmarks.errors import StoreError
-from benchmarks.report.figures import draw_all
-from benchmarks.report.page import write_page
-from benchmarks.report.records import gather
+from benchmarks.report.figures import Scene
+from benchmarks.report.page import Part, write_page
+from benchmarks.report.records import Records, gather
+from benchmarks.report.sections import sections_of
+from benchmarks.report.style import rc, save
 from benchmarks.report.table import write
-from benchmarks.report.tables import every_table
+from benchmarks.report.tables import failures
 from benchmarks.store import Store
+from benchmarks.studies.base import Study
 
 __all__ = ["ReportSummary", "write_report"]
 
@@ -61,15 +68,25 @@ def write_report(stores: Sequence[Store], out: Path) -> ReportSummary:
     if records.cells.empty:
         folders = ", ".join(str(store.directory) for store in stores) or "no folder given"
         why = f" ({'; '.join(records.notes)})" if records.notes else ""
-        raise StoreError(f"no records to report on in {folders}{why}: run a matrix into it first")
+        raise StoreError(f"no records to report on in {folders}{why}: run a study into it first")
+    sections = sections_of(records)
+    notes = list(records.notes)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        tables = every_table(records)
-        paths = [path for table in tables for path in write(table, out / "tables")]
-        pictures, undrawn = draw_all(records, out / "figures")
-        paths += [path for picture in pictures for path in picture.paths]
-        notes = [*records.notes, *undrawn]
-        page = write_page(records, tables, pictures, notes, out)
+        parts = []
+        for study, mine in sections:
+            # Names are one study's own: where there are several, files say whose they are.
+            part, undrawn = _part(study, mine, f"{study.name}-" if len(sections) > 1 else "")
+            parts.append(part)
+            notes += undrawn
+        (missing,) = failures(records)
+        tables = [table for part in parts for table in part.tables]
+        paths = [path for table in (*tables, missing) for path in write(table, out / "tables")]
+        with mpl.rc_context(rc()):
+            for part in parts:
+                for drawn in part.figures:
+                    paths.append(save(drawn.figure, out / "figures", drawn.name))
+        page = write_page(records, parts, missing, notes, out)
     except OSError as error:
         raise StoreError(f"cannot write the report into {out}: {error}") from error
     return ReportSummary(
@@ -77,4 +94,27 @@ def write_report(stores: Sequence[Store], out: Path) -> ReportSummary:
         notes=tuple(notes),
         cells=len(records.cells),
         without_result=len(records.cells) - len(records.ok),
+    )
+
+
+def _part(study: Study, records: Records, prefix: str) -> tuple[Part, list[str]]:
+    """A study's tables and figures, and a note for each figure that could not be drawn."""
+    scene = Scene.of(records)
+    tables = [table for make in study.tables for table in make(records)]
+    figures, undrawn = [], []
+    with mpl.rc_context(rc()):
+        for draw in study.figures:
+            drawn = list(draw(scene))
+            figures += drawn
+            if not drawn:
+                what = (draw.__doc__ or draw.__name__).partition("\n")[0].rstrip(".")
+                undrawn.append(f"{study.name}: no record has what this figure takes: {what}")
+    return (
+        Part(
+            study=study,
+            finding=(study.finding and study.finding(records)) or "",
+            tables=[replace(table, name=prefix + table.name) for table in tables],
+            figures=[replace(drawn, name=prefix + drawn.name) for drawn in figures],
+        ),
+        undrawn,
     )

@@ -5,16 +5,18 @@ from __future__ import annotations
 import pandas as pd
 
 import flows
-from benchmarks.report.records import Records, grouped, plain
+from benchmarks.report.groups import contestant, describe_setting, grouped, plain
+from benchmarks.report.records import Records
 from benchmarks.report.table import Entry
 
 __all__ = [
     "ESTIMATED",
     "INTERVAL",
     "Remarks",
-    "contestant",
+    "conditions",
+    "form_notes",
     "machine_notes",
-    "names_note",
+    "option_notes",
     "replication_notes",
     "shared_notes",
     "training_words",
@@ -24,11 +26,6 @@ ESTIMATED = "†"
 """Marks a density that is estimated, not exact; a note says of which it stands."""
 
 INTERVAL = "± is the half-width of a 95 % Student t interval over seeds."
-
-
-def contestant(flow: str, setting_label: str) -> str:
-    """How a row is named: the flow, and what of its setting differs from other rows."""
-    return f"{flow} · {setting_label}" if setting_label else flow
 
 
 class Remarks:
@@ -67,16 +64,49 @@ def _letter(position: int) -> str:
     return "abcdefghijklmnopqrstuvwxyz"[position % 26] * (1 + position // 26)
 
 
-def names_note(records: Records, cells: pd.DataFrame) -> list[str]:
-    """Which options the names leave out, where all cells of a system share them."""
-    left_out = {}
+def option_notes(records: Records, cells: pd.DataFrame, *, rates_shown: bool = False) -> list[str]:
+    """What differs between the rows and sections of a table and stands in none of their names.
+
+    Args:
+        records: name the contestants.
+        cells: those of the table.
+        rates_shown: whether the table says the learning rates itself.
+    """
+    shared: dict[str, dict[str, None]] = {}
     for name, flow in zip(cells["flow_name"], cells["flow"], strict=True):
         shown = records.short[flow].removeprefix(name).strip("[]").split(",")
         whole = flow.removeprefix(name).strip("[]").split(",")
         hidden = [option for option in whole if option not in shown]
         if hidden:
-            left_out[name] = ", ".join(hidden)
-    return [f"Every {name} here has {options}." for name, options in left_out.items()]
+            shared.setdefault(", ".join(hidden), {})[name] = None
+    notes = [f"Every {', '.join(names)} here has {options}." for options, names in shared.items()]
+    settings = []
+    for column in records.setting_columns:
+        words = cells[column].map(plain)
+        # What differs within a data set stands in the names; what the data are is another matter.
+        if words.nunique() > 1 and column not in records.differing and column != "data":
+            where = [
+                f"{describe_setting(column, str(value))} on {', '.join(dict.fromkeys(of))}"
+                for value, of in cells["dataset"].groupby(words, sort=False)
+            ]
+            settings.append("; ".join(where))
+    notes += [f"Settings that differ: {text}." for text in settings]
+    if not rates_shown:
+        notes += _rates(records, cells)
+    return notes
+
+
+def _rates(records: Records, cells: pd.DataFrame) -> list[str]:
+    """The contestants' learning rates, where they differ."""
+    trained = cells[cells["learning_rate"].notna()]
+    of: dict[str, list[str]] = {}
+    for name, group in trained.groupby(records.names(trained), sort=False):
+        rates = " or ".join(f"{rate:g}" for rate in sorted(set(group["learning_rate"])))
+        of.setdefault(rates, []).append(str(name))
+    if len(of) < 2:
+        return []
+    words = [f"{rates} of {', '.join(names)}" for rates, names in of.items()]
+    return [f"Learning rates: {'; '.join(words)}."]
 
 
 def training_words(cells: pd.DataFrame) -> str:
@@ -87,6 +117,35 @@ def training_words(cells: pd.DataFrame) -> str:
     if not trained.any():
         return "of the untrained flow (steps = 0)"
     return "of the trained flow, or of the untrained one (steps = 0) where the row says so"
+
+
+def conditions(rows: pd.DataFrame) -> list[str]:
+    """What each row says of its flow beside the name: the form, and whether it was trained.
+
+    Nothing where all rows are eager, and nothing of training where all were trained.
+
+    Args:
+        rows: of a table, with ``form`` and ``trained``.
+    """
+    forms = bool(rows["form"].isin(["compiled", "JAX"]).any())
+    training = not rows["trained"].all()
+    return [
+        ", ".join([form] * forms + ["trained" if trained else "untrained"] * training)
+        for form, trained in zip(rows["form"], rows["trained"], strict=True)
+    ]
+
+
+def form_notes(cells: pd.DataFrame) -> list[str]:
+    """What the forms are, where some cell is not eager."""
+    found = {*cells.loc[cells["status"] == "ok", "form"]}
+    if found <= {"eager"}:
+        return []
+    words = {
+        "eager": "Eager: by PyTorch, call by call.",
+        "compiled": "Compiled: the training step by torch.compile; density and sample are eager.",
+        "JAX": "JAX: all three by jax.jit; torch sees neither its memory nor its matrix products.",
+    }
+    return [text for form, text in words.items() if form in found]
 
 
 def machine_notes(cells: pd.DataFrame) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import base64
+import html
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,65 +13,31 @@ import jinja2
 from markupsafe import Markup
 
 from benchmarks import measures
-from benchmarks.errors import StoreError
-from benchmarks.report.figures import Picture
-from benchmarks.report.records import Records, plain
-from benchmarks.report.style import DPI
+from benchmarks.report.figures import Drawn
+from benchmarks.report.groups import plain
+from benchmarks.report.records import Records
 from benchmarks.report.table import Table, as_html
+from benchmarks.studies.base import Study
 
-__all__ = ["write_page"]
-
-
-# On the page, where an image of 96 would have its text smaller than the page's own.
-_PIXELS_AN_INCH = 124
+__all__ = ["Part", "write_page"]
 
 
 @dataclass(frozen=True)
-class _Part:
-    """A section of the page: what belongs to one question."""
+class Part:
+    """A section of the page.
 
-    name: str
-    title: str
-    lead: str
-    tables: tuple[str, ...] = ()
-    figures: tuple[str, ...] = ()
+    Attributes:
+        study: whose it is.
+        finding: one sentence that its records say; empty where they do not suffice.
+        tables: written beside the page, in ``tables/``.
+        figures: written beside it, in ``figures/``.
+    """
 
+    study: Study
+    finding: str
+    tables: Sequence[Table]
+    figures: Sequence[Drawn]
 
-# Tables and figures by the beginning of their names; each appears in the first part that names it.
-_PARTS = (
-    _Part("quality", "Quality", "Which flow models the data best?", ("comparison", "kl", "images")),
-    _Part("densities", "Densities", "What the flows have learned, to look at.", (), ("density",)),
-    _Part(
-        "learning",
-        "Learning",
-        "How fast does each flow get there?",
-        (),
-        ("nll-against-time", "nfe-over"),
-    ),
-    _Part("cost", "Cost", "At what cost?", ("cost", "ratios"), ("quality-against",)),
-    _Part(
-        "dimension",
-        "Dimension",
-        "How do quality and cost grow with dimension?",
-        ("gaussian", "dimension"),
-        ("dimension", "deviation-against-dimension"),
-    ),
-    _Part(
-        "bottleneck",
-        "Bottleneck",
-        "What does a bottleneck do to the estimator?",
-        ("bottleneck",),
-        ("deviation-against-bottleneck",),
-    ),
-    _Part(
-        "regularizers",
-        "Regularisers",
-        "What do regularisers of FFJORD save, and at what price?",
-        ("regularizers",),
-    ),
-    _Part("published", "Published numbers", "What the literature reports.", ("published",)),
-    _Part("failures", "Failures", "What is missing from the tables above.", ("failures",)),
-)
 
 _RULES = (
     "Every contestant is trained by one loop under the budget of its cell; the checkpoint with "
@@ -90,22 +57,30 @@ _RULES = (
 )
 
 
-def _figure(picture: Picture) -> dict[str, Any]:
-    png, svg = picture.paths
-    # Inside the page, so that the page can be sent alone.
-    image = png.read_bytes()
-    # A PNG's width in pixels stands in its header. A fixed ratio keeps the text of all figures
-    # at one size.
-    width = int.from_bytes(image[16:20], "big") * _PIXELS_AN_INCH // DPI
-    data = base64.b64encode(image).decode("ascii")
+def _figure(drawn: Drawn, folder: Path) -> dict[str, Any]:
     return {
-        "width": width,
-        "title": picture.title,
-        "caption": picture.caption,
-        "name": picture.name,
-        "data": f"data:image/png;base64,{data}",
-        "links": {"PNG": f"figures/{png.name}", "SVG": f"figures/{svg.name}"},
+        "title": drawn.title,
+        "caption": drawn.caption,
+        "name": drawn.name,
+        "svg": Markup(_inline(folder / f"{drawn.name}.svg", drawn)),
+        "links": {"SVG": f"figures/{drawn.name}.svg"},
     }
+
+
+# On the page, where a figure of 96 would have its text smaller than the page's own.
+_PIXELS_AN_INCH = 124
+
+
+def _inline(path: Path, drawn: Drawn) -> str:
+    """A figure's SVG as part of the page, its names its own."""
+    svg = path.read_text(encoding="utf-8")
+    # What stands before the element is for a file alone.
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{drawn.name}-", svg)
+    width = float(drawn.figure.get_figwidth()) * _PIXELS_AN_INCH
+    svg = re.sub(r' width="[^"]*" height="[^"]*"', f' width="{width:.0f}"', svg, count=1)
+    label = html.escape(drawn.title, quote=True)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
 
 
 def _table(table: Table) -> dict[str, Any]:
@@ -158,33 +133,20 @@ def _listing(records: Records, columns: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _matrices(records: Records) -> list[dict[str, Any]]:
-    """Name and description of each store's last matrix, where it was kept."""
-    found: dict[str, str] = {}
-    for store in dict.fromkeys(records.store_of.values()):
-        try:
-            plan = store.plan()
-        except StoreError:
-            continue
-        if plan is not None:
-            found[plan.name] = plan.description
-    return [{"name": name, "description": text} for name, text in sorted(found.items())]
-
-
 def _meanings(records: Records) -> list[tuple[str, str]]:
     """What each measured column means, in the words of the family that measures it."""
-    found = []
-    for name in measures.FAMILIES:
-        for column, meaning in measures.family(name).COLUMNS.items():
-            if column in records.cells and records.cells[column].notna().any():
-                found.append((column, meaning))
-    return found
+    return [
+        (column.name, column.meaning)
+        for family in measures.FAMILIES.values()
+        for column in family.columns
+        if column.name in records.raw and records.raw[column.name].notna().any()
+    ]
 
 
 def write_page(
     records: Records,
-    tables: Sequence[Table],
-    pictures: Sequence[Picture],
+    parts: Sequence[Part],
+    failures: Table,
     notes: Sequence[str],
     out: Path,
 ) -> Path:
@@ -192,8 +154,8 @@ def write_page(
 
     Args:
         records: what was measured.
-        tables: written beside the page, in ``tables/``.
-        pictures: written beside it, in ``figures/``.
+        parts: the sections, their tables and figures written already.
+        failures: what is missing from all of them.
         notes: what the reader should know of the records.
         out: folder of the page.
 
@@ -208,24 +170,6 @@ def write_page(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    left_tables, left_pictures = list(tables), list(pictures)
-    parts = []
-    for part in _PARTS:
-        mine = [t for t in left_tables if t.name.startswith(part.tables or ("\0",))]
-        drawn = [p for p in left_pictures if p.name.startswith(part.figures or ("\0",))]
-        left_tables = [t for t in left_tables if t not in mine]
-        left_pictures = [p for p in left_pictures if p not in drawn]
-        if mine or drawn:
-            parts.append(
-                {
-                    "part": part,
-                    "tables": [_table(table) for table in mine],
-                    "figures": [_figure(picture) for picture in drawn],
-                }
-            )
-    assert not left_tables, f"tables that no part of the page names: {left_tables}"
-    assert not left_pictures, f"figures that no part of the page names: {left_pictures}"
-
     cells = records.cells
     environment_columns = sorted(
         name
@@ -240,8 +184,16 @@ def write_page(
         flows=list(dict.fromkeys(cells["flow"])),
         datasets=list(dict.fromkeys(cells["dataset"])),
         seeds=sorted(int(seed) for seed in set(cells["seed"].dropna())),
-        matrices=_matrices(records),
-        parts=parts,
+        parts=[
+            {
+                "study": part.study,
+                "finding": part.finding,
+                "tables": [_table(table) for table in part.tables],
+                "figures": [_figure(drawn, out / "figures") for drawn in part.figures],
+            }
+            for part in parts
+        ],
+        failures=_table(failures),
         settings=_listing(records, records.setting_columns),
         differing=[_label(column) for column in records.differing],
         environment=_listing(records, environment_columns),

@@ -1,138 +1,52 @@
-"""From stores to what the tables and figures are made of: cells, settings, means over seeds.
+"""From stores to what the tables and figures are made of: cells and their settings.
 
 A *setting* is everything about a cell but its flow, its data set, its split and its seed: the
 budget, the device, the threads, the number type, the machine and torch's version. Cells of
 different settings are never averaged together; where the settings of one data set differ, its rows
 say in what. The learning rate is the contestant's own affair, and part of the setting only where
-one contestant ran at several; contestants are compared where the rest of the setting, the *rule*,
+one contestant ran at several, and so is the version of a library that takes part in some
+contestants alone; contestants are compared where the rest of the setting, the *rule*,
 agrees.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from benchmarks.report.statistics import t_interval
+from benchmarks import measures
+from benchmarks.environment import LIBRARIES
+from benchmarks.measures.base import Sort
+from benchmarks.report.groups import (
+    contestant,
+    describe_setting,
+    label_order,
+    plain,
+    without_options,
+)
 from benchmarks.report.style import flow_order
 from benchmarks.store import LeftOut, Store, frame_of
 
-__all__ = [
-    "FLAGS",
-    "MEASURES",
-    "PAIRED_RATIOS",
-    "QUALITY",
-    "RATIOS",
-    "TIMES",
-    "Records",
-    "describe_setting",
-    "gather",
-    "grouped",
-    "label_order",
-    "plain",
-    "runs",
-    "series_of",
-    "summarise",
-    "values_by_seed",
-]
-
-_EXACT_TIME = tuple(f"log_prob_exact_seconds{quartile}" for quartile in ("", "_q25", "_q75"))
-
-TIMES = (
-    "train_step_seconds",
-    "train_step_seconds_q25",
-    "train_step_seconds_q75",
-    "log_prob_seconds",
-    "log_prob_seconds_q25",
-    "log_prob_seconds_q75",
-    "sample_seconds",
-    "sample_seconds_q25",
-    "sample_seconds_q75",
-    "first_step_seconds",
-    *_EXACT_TIME,
-    "matmul_flops_per_second",
-)
-"""Measures that mean nothing when another process used the device at the same time."""
-
-PAIRED_RATIOS = ("train_step_ratio", "log_prob_ratio", "sample_ratio")
-"""Ratios of times to a reference, each with quartiles over the pairs."""
-
-RATIOS = (
-    *(f"{name}{quartile}" for name in PAIRED_RATIOS for quartile in ("", "_q25", "_q75")),
-    "train_step_over_matmul",
-    "log_prob_over_matmul",
-)
-"""Ratios of times, which mean as little as the times where others used the device."""
-
-QUALITY = (
-    "nll_nats",
-    "nll_nats_stderr",
-    "nll_median_nats",
-    "nll_largest_share",
-    "validation_nll_nats",
-    "bits_per_dim",
-    "bits_per_dim_stderr",
-    "kl_to_truth_nats",
-    "kl_to_truth_nats_stderr",
-    "kl_to_truth_test_nats",
-    "kl_to_truth_test_nats_stderr",
-    "outside_fraction",
-)
-"""What training is for: of a flow that was not trained they say nothing."""
-
-MEASURES = (
-    *QUALITY,
-    "truth_entropy_nats",
-    "gaussian_nll_nats",
-    "parameters",
-    "steps",
-    "best_step",
-    "skipped_steps",
-    "train_seconds",
-    "learning_rate",
-    "tuning_seconds",
-    "tuning_steps",
-    "tuning_nfe",
-    "nfe_train_forward",
-    "nfe_train_backward",
-    "nfe_log_prob",
-    "nfe_log_prob_exact",
-    "nfe_sample",
-    "trace_std",
-    "log_prob_std",
-    *TIMES,
-    *RATIOS,
-    "peak_memory_ratio",
-    "peak_memory_bytes",
-    "process_peak_bytes",
-    "peak_memory_reserved_bytes",
-    "round_trip_error",
-)
-"""Every measure that the report reads; one that no record has counts as missing everywhere."""
-
-FLAGS = (
-    "cost_shared",
-    "training_shared",
-    "density_estimated",
-    "kl_by_quadrature",
-    "learning_rate_at_edge",
-)
-"""What is so or not; where no record says it, it is not."""
+__all__ = ["Records", "gather"]
 
 _TEXT = ("key", "status", "reason", "flow", "flow_name", "dataset", "dataset_name", "dataset_kind")
-_KINDS = ("toy", "tabular", "image", "gaussian")
+_KINDS = ("toy", "tabular", "image", "family")
+# As records of before the families had a name of their own call them.
+_FORMER_KINDS = {"gaussian": "family"}
 _MACHINE = ("device", "threads", "dtype", "environment.torch", "machine", "environment.gpu")
 # A contestant's learning rate, where it ran at several.
 _RATE = "contestant.learning_rate"
 # What a column says where it says nothing that a label should repeat.
-_SILENT = {("environment.gpu", "none"), (_RATE, "none")}
+_SILENT = {
+    (name, "none")
+    for name in ("environment.gpu", _RATE, *(f"environment.{library}" for library in LIBRARIES))
+} | {("budget.compile", "False")}
 # Part of the setting too: results on data that have drifted are not compared.
 _DATA = "data"
 
@@ -143,16 +57,19 @@ class Records:
 
     Attributes:
         cells: a row a cell, ordered by kind, data set, flow and seed, with every column of
-            :data:`MEASURES` (those of :data:`QUALITY` empty where nothing was trained, times empty
-            where others used the device) and :data:`FLAGS`, and ``setting`` (the whole of it),
+            :func:`benchmarks.measures.columns` that is no text (``quality`` is empty where nothing
+            was trained, ``time`` and ``ratio`` where others used the device), and ``setting`` (the
+            whole of it),
             ``setting_label`` (what of it differs among the cells of one data set; empty where
-            nothing does), ``rule`` (the setting without the learning rate), ``trained``, ``tuned``
+            nothing does), ``rule`` (the setting without the learning rate), ``trained``, ``form``
+            (what computes a training step: ``eager``, ``compiled``, ``JAX``), ``tuned``
             (whether its learning rate was chosen from a grid), ``split`` (of the data set) and
             ``machine`` (the processor).
         setting_columns: the columns that make the setting.
         differing: those of them that differ within some data set.
         short: each flow's label without the options that all cells of that system share.
         store_of: the store of each key.
+        raw: the cells as they were read.
         notes: what a reader must know of how the records were taken in.
     """
 
@@ -161,6 +78,7 @@ class Records:
     differing: tuple[str, ...]
     short: dict[str, str]
     store_of: dict[str, Store]
+    raw: pd.DataFrame = field(repr=False)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -173,39 +91,61 @@ class Records:
         """The cells that ended well."""
         return self.cells[self.cells["status"] == "ok"]
 
+    def only(self, keys: Collection[str]) -> Records:
+        """Some of the cells by themselves: what differs among others is in no label."""
+        mine = self.raw["key"].map(lambda key: str(key).partition("@")[0]).isin(list(keys))
+        return self if mine.all() else _prepare(self.raw[mine], self.store_of, [])
 
-def label_order(label: str) -> tuple[tuple[int, float, str], ...]:
-    """Sorts labels by their words, and the numbers in them by value.
+    def settings(self, cells: pd.DataFrame, apart: Collection[str] = ()) -> pd.Series[str]:
+        """The setting of each of some cells, without the columns ``apart``."""
+        columns = [name for name in self.setting_columns if name not in apart]
+        return _join(cells[columns].map(plain), columns)
 
-    Example:
-        >>> sorted(["f[width=32]", "f[width=8]", "f"], key=label_order)
-        ['f', 'f[width=8]', 'f[width=32]']
-    """
-    parts = re.findall(r"\d+(?:\.\d+)?|[^\d]+", label)
-    return tuple(
-        (0, float(part), "") if part[0].isdigit() else (1, 0.0, part.strip("[],")) for part in parts
-    )
+    def names(self, cells: pd.DataFrame, apart: Collection[str] = ()) -> pd.Series[str]:
+        """What tables and figures call the contestant of each of some cells.
+
+        Args:
+            cells: some of :attr:`cells`.
+            apart: columns that shall tell no contestants apart, since they are the axis of a sweep:
+                ``flow.*`` or ``budget.*``.
+        """
+        options = [name.removeprefix("flow.") for name in apart if name.startswith("flow.")]
+        columns = [name for name in self.differing if name not in apart]
+        labels = _join(cells[columns].map(plain), columns)
+        found = [
+            contestant(without_options(flow, options), label)
+            for flow, label in zip(cells["flow"].map(self.short), labels, strict=True)
+        ]
+        return pd.Series(found, index=cells.index, dtype=object)
+
+    def series(self, cells: pd.DataFrame, apart: Collection[str] = ()) -> list[str]:
+        """A text for each cell that cells share which differ in the seed and ``apart`` alone.
+
+        Args:
+            cells: some of :attr:`cells`.
+            apart: columns that may differ: ``flow.*`` or ``budget.*``.
+        """
+        options = [n for n in cells.columns if n.startswith("flow.") and n not in apart]
+        names = ["flow_name", "dataset", "setting", *options]
+        cells = cells.assign(setting=self.settings(cells, apart))
+        rows = cells[names].astype(object).itertuples(index=False)
+        return ["|".join(map(str, row)) for row in rows]
 
 
-def plain(value: Any) -> str:
-    """A setting's value as text: ``400`` whether pandas keeps it as an integer or a float."""
-    if value is None or (isinstance(value, float) and np.isnan(value)) or value is pd.NA:
-        return "none"
-    if isinstance(value, float | np.floating) and float(value).is_integer():
-        return str(int(value))
-    return str(value)
-
-
-def gather(stores: Sequence[Store]) -> Records:
+def gather(stores: Sequence[Store], *, stale: bool = False) -> Records:
     """Take the records of several stores together.
 
     A key that lies in several stores counts once a machine, a cell that ended well before one that
     did not.
+
+    Args:
+        stores: folders of records.
+        stale: whether records of other versions of the code count too.
     """
     frames: list[pd.DataFrame] = []
     notes: list[str] = []
     for number, store in enumerate(stores):
-        records, left_out = store.records()
+        records, left_out = store.records(stale=stale)
         notes += _left_out(store, left_out)
         frame = frame_of(records)
         if frame.empty:
@@ -213,9 +153,9 @@ def gather(stores: Sequence[Store]) -> Records:
             continue
         frames.append(frame.assign(_store=number))
     if not frames:
-        names = ("seed", "setting", "setting_label", "rule", "trained", "tuned", "split", "machine")
-        empty = pd.DataFrame(columns=[*_TEXT, *names, *MEASURES, *FLAGS])
-        return Records(empty, (), (), {}, {}, notes)
+        names = ("seed", "setting", "setting_label", "rule", "trained", "form", "tuned", "split")
+        empty = pd.DataFrame(columns=[*_TEXT, *names, "machine", *_numbers(), *_flags()])
+        return Records(empty, (), (), {}, {}, empty, notes)
     cells = pd.concat(frames, ignore_index=True)
     whole = len(cells)
     cells = cells.sort_values("status", key=lambda status: status != "ok", kind="stable")
@@ -231,6 +171,16 @@ def gather(stores: Sequence[Store]) -> Records:
     if whole > len(cells):
         notes.append(f"{_count(whole - len(cells), 'record')} of a cell already there left out")
     return _prepare(cells.drop(columns="_store"), store_of, notes)
+
+
+def _numbers(*sorts: Sort) -> list[str]:
+    """The names of all measures that are numbers, or of those of some sorts."""
+    wanted = sorts or ("quality", "number", "count", "time", "ratio")
+    return [column.name for column in measures.columns(*wanted)]
+
+
+def _flags() -> list[str]:
+    return [column.name for column in measures.columns("flag")]
 
 
 class _Renamed(Store):
@@ -276,22 +226,25 @@ def _count(n: int, noun: str) -> str:
 
 
 def _prepare(cells: pd.DataFrame, store_of: dict[str, Store], notes: list[str]) -> Records:
-    extra = ["seed", "dimension", "bottleneck", "noise", "dataset.split", *FLAGS, *_MACHINE]
+    raw, numbers, flags = cells, _numbers(), _flags()
+    quality, times = _numbers("quality"), _numbers("time", "ratio")
+    extra = ["seed", "dimension", "bottleneck", "noise", "dataset.split", *flags, *_MACHINE]
     extra += ["budget.steps", "budget.learning_rate", "budget.learning_rates"]
-    missing = [name for name in (*_TEXT, *extra, *MEASURES) if name not in cells.columns]
+    missing = [name for name in (*_TEXT, *extra, *numbers) if name not in cells.columns]
     # At once: column by column pandas would keep each apart from the others, and say so.
     absent = pd.DataFrame(np.nan, index=cells.index, columns=missing, dtype=object)
     cells = pd.concat([cells, absent], axis=1)
-    for name in (*MEASURES, "dimension", "bottleneck"):
+    for name in (*numbers, "dimension", "bottleneck"):
         cells[name] = pd.to_numeric(cells[name], errors="coerce").astype(float)
     for name in _TEXT:
         cells[name] = cells[name].map(lambda value: "" if plain(value) == "none" else str(value))
     cells["noise"] = cells["noise"].map(plain)
-    for name in FLAGS:
+    for name in flags:
         cells[name] = cells[name].map(lambda value: value is True or value is np.True_).astype(bool)
     cells = cells.copy()
+    cells["dataset_kind"] = cells["dataset_kind"].replace(_FORMER_KINDS)
     cells["split"] = cells["dataset.split"].map(lambda value: plain(value).replace("none", "0"))
-    cells["dataset"] = cells["dataset"].map(_without_split)
+    cells["dataset"] = cells["dataset"].map(lambda label: without_options(label, ["split"]))
     cells["tuned"] = _tuned(cells)
     rate = pd.to_numeric(cells["budget.learning_rate"], errors="coerce").astype(float)
     untuned = cells["learning_rate"].isna() & ~cells["tuned"]
@@ -299,20 +252,20 @@ def _prepare(cells: pd.DataFrame, store_of: dict[str, Store], notes: list[str]) 
 
     steps = cells["steps"].fillna(pd.to_numeric(cells["budget.steps"], errors="coerce"))
     cells["trained"] = ~(steps == 0)
-    cells.loc[~cells["trained"], [*QUALITY, "learning_rate", "train_seconds"]] = np.nan
+    cells.loc[~cells["trained"], [*quality, "learning_rate", "train_seconds"]] = np.nan
     untrained = int((~cells["trained"]).sum())
     if untrained:
         notes.append(
             f"{_count(untrained, 'cell')} of untrained flows (steps = 0): they stand in tables and "
             "figures of cost alone"
         )
-    timed = cells["cost_shared"] & cells[[*TIMES, *RATIOS]].notna().any(axis=1)
+    timed = cells["cost_shared"] & cells[times].notna().any(axis=1)
     if timed.any():
         notes.append(
             f"the times of {_count(int(timed.sum()), 'cell')} were taken while others used the "
             "device, and are in no time table or figure"
         )
-    cells.loc[cells["cost_shared"], [*TIMES, *RATIOS]] = np.nan
+    cells.loc[cells["cost_shared"], times] = np.nan
 
     cells[_DATA] = _data_versions(cells)
     budgets = sorted(
@@ -334,6 +287,16 @@ def _prepare(cells: pd.DataFrame, store_of: dict[str, Store], notes: list[str]) 
     if (words[_RATE] != "none").any():
         columns += (_RATE,)
     cells[_RATE] = words[_RATE]
+    # A library is the affair of the contestants that it takes part in, as the learning rate is.
+    for name in (f"environment.{library}" for library in LIBRARIES):
+        if name not in cells:
+            continue
+        versions = cells[name].map(plain).replace("none", np.nan)
+        several = versions.groupby([cells["flow"], cells["dataset"], cells["rule"]])
+        words[name] = versions.where(several.transform("nunique") > 1).fillna("none")
+        if (words[name] != "none").any():
+            columns += (name,)
+            cells[name] = words[name]
     per_dataset = words.groupby(cells["dataset"]).nunique()
     differing = tuple(name for name in columns if (per_dataset[name] > 1).any())
     cells["setting"] = _join(words, columns)
@@ -373,20 +336,9 @@ def _prepare(cells: pd.DataFrame, store_of: dict[str, Store], notes: list[str]) 
         differing=differing,
         short=short,
         store_of=store_of,
+        raw=raw,
         notes=notes,
     )
-
-
-def _without_split(label: str) -> str:
-    """A data set's label without the number of its split: splits are repetitions of one thing.
-
-    Example:
-        >>> _without_split("power[rows=20000,split=2]"), _without_split("power[split=2]")
-        ('power[rows=20000]', 'power')
-    """
-    name, bracket, options = label.partition("[")
-    kept = [o for o in options.removesuffix("]").split(",") if not re.fullmatch(r"split=\d+", o)]
-    return f"{name}[{','.join(kept)}]" if bracket and any(kept) else name
 
 
 def _tuned(cells: pd.DataFrame) -> pd.Series[bool]:
@@ -445,85 +397,3 @@ def _join(words: pd.DataFrame, columns: Sequence[str]) -> pd.Series[str]:
         for row in words[list(columns)].itertuples(index=False)
     ]
     return pd.Series(joined, index=words.index, dtype=object)
-
-
-def describe_setting(column: str, value: str) -> str:
-    """One item of a setting in a few words.
-
-    Example:
-        >>> describe_setting("budget.steps", "400")
-        'steps 400'
-    """
-    return f"{column.rpartition('.')[2].replace('_', ' ')} {value}"
-
-
-def grouped(frame: pd.DataFrame, by: Sequence[str]) -> list[tuple[tuple[Any, ...], pd.DataFrame]]:
-    """The groups of a frame in the order of their first rows, missing values a value too."""
-    return list(frame.groupby(list(by), sort=False, dropna=False))
-
-
-def series_of(cells: pd.DataFrame, apart: Sequence[str]) -> list[str]:
-    """A text for each cell that cells share which differ in the seed and some options alone.
-
-    Args:
-        cells: some of :attr:`Records.cells`.
-        apart: columns of the flow's options that may differ.
-    """
-    options = [n for n in cells.columns if n.startswith("flow.") and n not in apart]
-    names = ["flow_name", "dataset", "setting", *options]
-    return ["|".join(map(str, row)) for row in cells[names].astype(object).itertuples(index=False)]
-
-
-def values_by_seed(cells: pd.DataFrame, measure: str) -> pd.Series[float]:
-    """A measure by seed, or by split where there are several, over the cells that ended well.
-
-    Two cells of one seed (the same run under two lists of measures) count as one. Seeds of one
-    split are no repetitions of the split: where splits differ, what repeats is the mean over a
-    split's seeds.
-
-    Returns:
-        Values by seed, the index; or by ``"split <number>"``.
-    """
-    good = cells[(cells["status"] == "ok") & cells[measure].notna()]
-    if good["split"].nunique() < 2:
-        found: pd.Series[float] = good.groupby("seed")[measure].mean()
-        return found
-    by_split = good.groupby(["split", "seed"])[measure].mean().groupby("split").mean()
-    return by_split.rename(lambda number: f"split {number}")
-
-
-def runs(cells: pd.DataFrame) -> set[tuple[str, int]]:
-    """The pairs of split and seed of some cells."""
-    return set(zip(cells["split"], cells["seed"], strict=True))
-
-
-def summarise(cells: pd.DataFrame, by: Sequence[str], measures: Sequence[str]) -> pd.DataFrame:
-    """Means over seeds with their t intervals, a row a group, in the order of the cells.
-
-    Args:
-        cells: some of :attr:`Records.cells`.
-        by: the columns that make a group.
-        measures: what to average.
-
-    Returns:
-        The columns ``by``, ``seeds`` and ``splits`` (of the cells that ended well), ``failed`` (how
-        many runs did not), and for each measure its mean under its own name and
-        ``<measure>_half_width``, the half-width of the 95 % t interval over seeds (over the splits'
-        means where there are several), NaN for a single one.
-    """
-    rows = []
-    for names, group in grouped(cells, by):
-        row: dict[str, Any] = dict(zip(by, names, strict=True))
-        good = group[group["status"] == "ok"]
-        row["seeds"] = good["seed"].nunique()
-        row["splits"] = good["split"].nunique()
-        row["failed"] = len(runs(group) - runs(good))
-        for measure in measures:
-            interval = t_interval(values_by_seed(group, measure).to_list())
-            row[measure] = interval.mean
-            row[f"{measure}_half_width"] = interval.half_width
-        rows.append(row)
-    columns = [*by, "seeds", "splits", "failed"]
-    for measure in measures:
-        columns += [measure, f"{measure}_half_width"]
-    return pd.DataFrame(rows, columns=columns)

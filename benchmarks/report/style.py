@@ -36,8 +36,8 @@ __all__ = [
     "variant_looks",
 ]
 
-DPI = 170
-"""Resolution of the PNG files."""
+DPI = 100
+"""Resolution of what a figure holds as an image: densities, clouds of points."""
 
 Marker = str | tuple[int, int, int]
 """A marker of matplotlib: a letter, or points, 1 for a star, and degrees."""
@@ -333,16 +333,15 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write a figure as PNG and SVG; the same figure gives the same bytes."""
+def save(figure: Figure, folder: Path, name: str) -> Path:
+    """Write a figure as SVG; the same figure gives the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    # Once laid out it need not be laid out again for the second format.
+    path = folder / f"{name}.svg"
+    # Laid out as on a screen: the SVG's own resolution leaves too little room between panels.
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
-    png, svg = folder / f"{name}.png", folder / f"{name}.svg"
-    figure.savefig(png, dpi=DPI, metadata={"Software": None})
-    figure.savefig(svg, metadata={"Date": None, "Creator": None})
-    return [png, svg]
+    figure.savefig(path, dpi=DPI, metadata={"Date": None, "Creator": None})
+    return path
 
 
 # Agg alone: no display is needed, and none is looked for.

@@ -66,7 +66,7 @@ class BananaConfig(SampledConfig):
         3.531
     """
 
-    kind = "gaussian"
+    kind = "family"
 
     dimension: int = Field(default=2, ge=2)
     deviation: PositiveFloat = 2.0

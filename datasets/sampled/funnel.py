@@ -61,7 +61,7 @@ class FunnelConfig(SampledConfig):
         15.288
     """
 
-    kind = "gaussian"
+    kind = "family"
 
     dimension: int = Field(default=10, ge=2)
     deviation: PositiveFloat = Field(default=3.0, le=10.0)

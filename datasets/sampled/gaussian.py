@@ -76,7 +76,7 @@ class GaussianConfig(SampledConfig):
         ((10, 3), 4.2568)
     """
 
-    kind = "gaussian"
+    kind = "family"
 
     dimension: PositiveInt = 2
     condition_number: float = Field(default=10.0, ge=1.0, le=1e6)

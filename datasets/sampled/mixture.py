@@ -90,7 +90,7 @@ class MixtureConfig(SampledConfig):
         True
     """
 
-    kind = "gaussian"
+    kind = "family"
 
     dimension: int = Field(default=2, ge=2)
     components: PositiveInt = 8

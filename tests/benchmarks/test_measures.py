@@ -39,21 +39,19 @@ def subject(flow: str, dataset: str, flow_options: Any = None, **options: Any) -
 
 
 def measured(name: str, of: Subject) -> dict[str, Any]:
-    found: dict[str, Any] = measures.family(name).measure(of)
-    return found
+    return dict(measures.family(name).measure(of))
 
 
 @pytest.mark.parametrize("name", measures.FAMILIES)
 def test_families_declare_what_they_fill(name: str) -> None:
-    module = measures.family(name)
-    assert module.STAGE in ("quality", "cost")
+    declared = {column.name for column in measures.family(name).columns}
     for flow in ("ffjord", "maf"):
         of = subject(flow, "8gaussians", {"hidden": (8,)}, rows=2000)
-        assert measured(name, of).keys() <= module.COLUMNS.keys()
+        assert measured(name, of).keys() <= declared
 
 
 def test_no_two_families_fill_the_same_column() -> None:
-    columns = [column for name in measures.FAMILIES for column in measures.family(name).COLUMNS]
+    columns = [column.name for column in measures.columns()]
     assert len(columns) == len(set(columns))
 
 
@@ -291,6 +289,42 @@ def test_slow_repeats_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["log_prob_exact_seconds"] == 1.5
     # Each of the four three times, and the training step once to warm up.
     assert len(calls) == 3 * 4 + 1
+
+
+def test_what_first_calls_take_longer_is_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[object] = set()
+
+    def clock(action: object, device: torch.device) -> float:
+        first = action not in seen
+        seen.add(action)
+        return 9.0 if first else 1.5
+
+    monkeypatch.setattr("benchmarks.measures.time.clock", clock)
+    of = subject("maf", "gaussian", {"hidden": (8,)}, dimension=4)
+    # An eager flow compiles nothing: what it takes at first is another matter.
+    assert of.form == "eager"
+    assert "compile_seconds" not in measured("time", of)
+    seen.clear()
+    of.flow.in_torch = False  # type: ignore[misc]
+    assert of.form == "JAX"
+    found = measured("time", of)
+    assert found["compile_seconds"] == 3 * (9.0 - 1.5)
+    assert found["first_step_seconds"] == 9.0
+    # And no repeat among others.
+    assert found["log_prob_seconds_q75"] == found["sample_seconds_q75"] == 1.5
+
+
+def test_what_torch_does_not_compute_it_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = subject("maf", "gaussian", {"hidden": (8,)}, dimension=4)
+    document = of.cell.model_dump(mode="json")
+    reference = {"flow": "maf", "flow_options": document["flow_options"]}
+    of.cell = Cell.model_validate({**document, "reference": reference})
+    of.flow.in_torch = False  # type: ignore[misc]
+    assert "peak_memory_bytes" not in measured("memory", of)
+    assert measured("memory", of)["process_peak_bytes"] > 0
+    found = measured("ratio", of)
+    assert found["train_step_ratio"] > 0
+    assert not {"peak_memory_ratio", "train_step_flops", "train_step_over_matmul"} & found.keys()
 
 
 def test_timing_leaves_the_weights_where_they_were() -> None:

@@ -93,7 +93,7 @@ def test_every_file_of_the_packages_is_looked_into() -> None:
 
 def test_entries_are_in_the_order_of_their_kinds() -> None:
     kinds = [entry.kind for entry in datasets.ENTRIES.values()]
-    assert list(dict.fromkeys(kinds)) == ["toy", "gaussian", "tabular", "image"]
+    assert list(dict.fromkeys(kinds)) == ["toy", "family", "tabular", "image"]
     assert kinds == sorted(kinds, key=kinds.index)
 
 
@@ -124,7 +124,7 @@ def test_a_name_is_given_once() -> None:
         ({"name": "My cube"}, "'My cube', attribute name: must be of small letters"),
         ({"config_class": Cube}, "attribute config_class: must be a class derived from Dataset"),
         ({"config_class": Unfinished}, "config_class: Unfinished does not define seed_names"),
-        ({"config_class": NoKind}, r"config_class: NoKind\.kind must be one of 'toy', 'gaussian'"),
+        ({"config_class": NoKind}, r"config_class: NoKind\.kind must be one of 'toy', 'family'"),
         ({"config_class": NoName}, "attribute config_class: .*no attribute 'stored_as'"),
         ({"config_class": NoSizes}, "attribute config_class: .*no attribute 'the_sizes'"),
         ({"config_class": Needs}, r"attribute options: (.|\n)*side(.|\n)*required"),

@@ -107,7 +107,7 @@ def subject(
         f'name = "perf"\nseeds = [0]\nbudget = {{ batch_size = {rows} }}\n'
         f'[[study]]\nflows = ["{name}"]\ndatasets = ["8gaussians"]\n'
     ).cells
-    data = datasets.Dataset("normal", "gaussian", event_shape, *splits)
+    data = datasets.Dataset("normal", "toy", event_shape, *splits)
     return Subject(cell, flow.to(device), data)
 
 

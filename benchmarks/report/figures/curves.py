@@ -11,17 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from benchmarks.report.figures.common import (
-    Drawn,
-    Scene,
-    draw_line,
-    handles,
-    legend,
-    log_axis,
-    panels,
-    replicate_of,
-)
-from benchmarks.report.records import Records, grouped
+from benchmarks.report.figures.panels import draw_line, handles, legend, log_axis, panels
+from benchmarks.report.figures.scene import Drawn, Scene
+from benchmarks.report.groups import grouped, replicate_of
+from benchmarks.report.records import Records
 
 __all__ = ["learning", "nfe_growth"]
 
@@ -69,10 +62,10 @@ def _curves(scene: Scene, cells: pd.DataFrame) -> Curves:
 
 
 def _real(scene: Scene) -> pd.DataFrame:
-    """The trained cells; Gaussians, which sweep the dimension, only if there is nothing else."""
+    """The trained cells; families, which sweep the dimension, only if there is nothing else."""
     cells = scene.named(scene.records.cells)
     cells = cells[cells["trained"]]
-    other = cells[cells["dataset_kind"] != "gaussian"]
+    other = cells[cells["dataset_kind"] != "family"]
     return cells if other.empty else other
 
 

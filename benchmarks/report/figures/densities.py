@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from benchmarks.report.figures.common import Drawn, Scene, file_name
-from benchmarks.report.records import grouped
+from benchmarks.report.figures.panels import file_name
+from benchmarks.report.figures.scene import Drawn, Scene
+from benchmarks.report.groups import grouped
 from benchmarks.report.style import new_figure
 
 __all__ = ["densities"]

@@ -9,27 +9,27 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.collections import PathCollection
 
-from benchmarks.report.figures.common import (
+from benchmarks import measures
+from benchmarks.measures import Column
+from benchmarks.report.figures.panels import (
     LOG_INTERVAL,
-    Drawn,
-    Scene,
     centre_and_bounds,
     handles,
     legend,
     log_axis,
     log_centre_and_bounds,
     panels,
-    replicates,
     within_reach,
 )
-from benchmarks.report.records import grouped
+from benchmarks.report.figures.scene import Drawn, Scene
+from benchmarks.report.groups import grouped, replicates
 
 __all__ = ["trade_offs"]
 
 _COSTS = (
-    ("train_step_seconds", "training step [ms]", "quality-against-training-cost"),
-    ("log_prob_seconds", "density of a batch [ms]", "quality-against-density-cost"),
-    ("sample_seconds", "sampling a batch [ms]", "quality-against-sampling-cost"),
+    ("train_step_seconds", "quality-against-training-cost"),
+    ("log_prob_seconds", "quality-against-density-cost"),
+    ("sample_seconds", "quality-against-sampling-cost"),
 )
 # Of a marker, in square points.
 _AREA = 34.0
@@ -40,15 +40,16 @@ def trade_offs(scene: Scene) -> Iterable[Drawn]:
     """A figure for each cost, of the trained flows, a panel a data set."""
     cells = scene.named(scene.records.cells)
     cells = cells[cells["trained"] & cells["nll_nats"].notna()]
-    for cost, words, name in _COSTS:
-        timed = cells[cells[cost].notna()]
-        # Gaussians sweep the dimension; they are shown only if there is nothing else.
-        real = timed[timed["dataset_kind"] != "gaussian"]
+    for name, files in _COSTS:
+        cost = measures.column(name)
+        timed = cells[cells[name].notna()]
+        # Families sweep the dimension; they are shown only if there is nothing else.
+        real = timed[timed["dataset_kind"] != "family"]
         timed, said = timed if real.empty else real, ""
-        if cost == "log_prob_seconds":
+        if name == "log_prob_seconds":
             timed, said = _with_exact_densities(timed)
         if not timed.empty:
-            yield _figure(scene, timed, cost, words, name, said)
+            yield _figure(scene, timed, cost, files, said)
 
 
 def _with_exact_densities(cells: pd.DataFrame) -> tuple[pd.DataFrame, str]:
@@ -92,20 +93,18 @@ def _has_probes(group: pd.DataFrame) -> bool:
     )
 
 
-def _figure(
-    scene: Scene, cells: pd.DataFrame, cost: str, words: str, name: str, said: str
-) -> Drawn:
+def _figure(scene: Scene, cells: pd.DataFrame, cost: Column, files: str, said: str) -> Drawn:
     datasets = list(dict.fromkeys(cells["dataset"]))
     figure, axes = panels(len(datasets))
     for ax, dataset in zip(axes, datasets, strict=True):
         within = cells[cells["dataset"] == dataset]
         image = within["bits_per_dim"].notna().all()
-        measure = "bits_per_dim" if image else "nll_nats"
-        data = replicates(within, ["contestant"], [measure, cost])
+        measure = measures.column("bits_per_dim" if image else "nll_nats")
+        data = replicates(within, ["contestant"], [measure.name, cost.name])
         means, reach = [], []
         for (contestant,), group in grouped(data, ["contestant"]):
-            quality, low, high = centre_and_bounds(group[measure])
-            time, left, right = log_centre_and_bounds(group[cost].dropna() * 1e3)
+            quality, low, high = centre_and_bounds(group[measure.name])
+            time, left, right = log_centre_and_bounds(group[cost.name].dropna() * cost.factor)
             reach.append((time, left, right))
             # seaborn has no intervals in two directions at once.
             ax.errorbar(
@@ -143,14 +142,14 @@ def _figure(
         log_axis(ax.xaxis, within_reach(reach))
         ax.margins(y=0.15)
         ax.set_title(dataset)
-        ax.set_xlabel(words)
-        ax.set_ylabel("test bits/dim" if image else "test NLL [nats]")
+        ax.set_xlabel(cost.label)
+        ax.set_ylabel(measure.label)
     present = scene.present(cells["contestant"])
     legend(figure, handles({name: scene.looks[name] for name in present}, line=False))
     return Drawn(
         figure,
-        name,
-        f"Test quality against cost: {words.partition(' [')[0]}",
+        files,
+        f"Test quality against cost: {cost.axis}",
         "Down and to the left is better. Cost: median call of the trained flow with the device "
         f"to itself, one batch.{said} Error bars: {scene.interval}; one that would leave its panel "
         f"is cut there. {LOG_INTERVAL}",

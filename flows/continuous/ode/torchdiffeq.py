@@ -37,7 +37,7 @@ def solve(
         StepUnderflow: if the step size underflows or the state becomes non-finite.
         TooManyEvaluations: at the cap on evaluations.
     """
-    # Imported here: it takes scipy along, which takes as long as the flows do.
+    # Imports much of SciPy.
     import torchdiffeq
 
     evaluations = 0

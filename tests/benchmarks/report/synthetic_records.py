@@ -13,6 +13,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.cell import Budget, Cell
+from benchmarks.report.records import Records
+from benchmarks.report.sections import ANYTHING
+from benchmarks.report.table import Table
+from benchmarks.report.tables import failures
 from benchmarks.store import Record, Status, Store
 
 FLOWS = ("ffjord", "realnvp", "glow", "maf")
@@ -58,7 +62,7 @@ def make_record(
         device=device,  # type: ignore[arg-type]
         threads=1,
     )
-    usual_kind, usual_dimension = _KINDS.get(dataset, ("gaussian", 2))
+    usual_kind, usual_dimension = _KINDS.get(dataset, ("family", 2))
     return Record(
         key=cell.key,
         cell=cell,
@@ -273,6 +277,11 @@ def _pictures(flow: str, dataset: str, seed: int) -> dict[str, Any]:
         "samples": draw(blur),
         "data": draw(width),
     }
+
+
+def every_table(records: Records) -> list[Table]:
+    """All that is shown of cells of no study."""
+    return [table for make in (*ANYTHING.tables, failures) for table in make(records)]
 
 
 def hash_of(*names: object) -> int:

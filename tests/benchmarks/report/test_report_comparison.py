@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from synthetic_records import make_record
+from synthetic_records import every_table, make_record
 
 import flows
-from benchmarks.report.comparison import comparison_tables, published_table
+from benchmarks.report import tables
 from benchmarks.report.records import gather
 from benchmarks.report.table import DASH, Table, as_html, as_latex, as_markdown
-from benchmarks.report.tables import cost_table, dimension_table, every_table
 from benchmarks.store import Record, Store
 
 T_2 = 4.302652729911275  # Student's t, two-sided 95 %, 2 degrees of freedom.
@@ -77,7 +76,7 @@ def test_trained_and_untrained_are_told_apart(tmp_path: Path) -> None:
     assert list(column(tables["comparison"])) == ["maf · steps 200"]
     cost = tables["cost"]
     marked = {row[0].text: row[0].remark for row in cost.sections[0].rows}
-    assert marked == {"maf · steps 200": "", "glow · steps 0": "untrained"}
+    assert marked == {"maf · steps 200": "trained", "glow · steps 0": "untrained"}
     assert "where the row says so" in as_markdown(cost)
     records_of = gather([Store(tmp_path)])
     assert any("2 cells of untrained flows" in note for note in records_of.notes)
@@ -95,8 +94,7 @@ def test_dimension_against_cost_alone_where_nothing_was_trained(tmp_path: Path) 
         )[0]
         for d in (2, 8)
     ]
-    table = dimension_table(gather([store_of(tmp_path, *records)]))
-    assert table is not None
+    (table,) = tables.dimension(gather([store_of(tmp_path, *records)]))
     assert table.title.startswith("Cost against dimension")
     assert not any("KL" in heading for heading in table.columns)
 
@@ -200,7 +198,7 @@ def test_several_splits_are_averaged_over_seeds_first(tmp_path: Path) -> None:
     records = [*on_split(0, 1.0, 2.0), *on_split(1, 3.0), *on_split(2, 4.5)]
     gathered = gather([store_of(tmp_path, *records)])
     assert not any("data have changed" in note for note in gathered.notes)
-    (table,) = comparison_tables(gathered)
+    (table,) = tables.comparison(gathered)
     assert table.columns[-1] == "power[rows=500]"
     means = [1.5, 3.0, 4.5]
     half_width = T_2 * np.std(means, ddof=1) / math.sqrt(3)
@@ -314,11 +312,10 @@ def test_remarks_of_the_catalog_become_footnotes(
 
 def test_published_numbers_name_their_recipe(tmp_path: Path) -> None:
     records = gather([store_of(tmp_path, *scores("glow", 1.0, dataset="power"))])
-    table = published_table(records)
-    assert table is not None
+    (table,) = tables.published(records)
     recipes = {row[1].text: row[5].text for row in table.sections[0].rows}
     assert recipes["Glow, NSF paper's run"] == "trained again by NSF's authors"
-    (comparison,) = comparison_tables(records)
+    (comparison,) = tables.comparison(records)
     shown = {row[0].text.partition(" (")[0] for row in comparison.sections[-1].rows}
     assert shown == {"Gaussian", "Glow, FFJORD paper's run", "Glow, NSF paper's run"}
 
@@ -343,8 +340,7 @@ def test_estimate_and_exact_density_stand_side_by_side(tmp_path: Path) -> None:
             )
         ]
     )
-    table = cost_table(records)
-    assert table is not None
+    (table,) = tables.cost(records)
     at = {heading: position for position, heading in enumerate(table.columns)}
     rows = {row[0].text: row for row in table.sections[0].rows}
 

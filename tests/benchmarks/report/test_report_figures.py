@@ -17,11 +17,13 @@ from matplotlib.figure import Figure
 from scipy import stats
 from synthetic_records import make_record
 
-from benchmarks.report.figures.common import Drawn, Scene, log_centre_and_bounds, replicates
 from benchmarks.report.figures.curves import learning
 from benchmarks.report.figures.densities import densities
+from benchmarks.report.figures.panels import log_centre_and_bounds
+from benchmarks.report.figures.scene import Drawn, Scene
 from benchmarks.report.figures.sweeps import dimension
 from benchmarks.report.figures.trade_offs import trade_offs
+from benchmarks.report.groups import replicates
 from benchmarks.report.records import gather
 from benchmarks.store import Record, Store
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from synthetic_records import make_record
+from synthetic_records import every_table, make_record
 
+from benchmarks.report import tables
 from benchmarks.report.records import gather
-from benchmarks.report.regularizers import regularizer_cells, regularizer_table
 from benchmarks.report.table import as_latex, as_markdown
-from benchmarks.report.tables import every_table
+from benchmarks.report.tables.regularizers import regularizer_cells
 from benchmarks.store import Record, Store
 
 T_2 = 4.302652729911275  # Student's t, two-sided 95 %, 2 degrees of freedom.
@@ -66,8 +66,7 @@ def test_savings_are_paired_by_seed(tmp_path: Path) -> None:
     held = [(2.95, 24, 16), (3.02, 30, 22), (3.2, 32, 28)]
     records = [trained(seed, *row) for seed, row in enumerate(without)]
     records += [trained(seed, *row, energy=0.01) for seed, row in enumerate(held)]
-    table = regularizer_table(gather([store_of(tmp_path, *records)]))
-    assert table is not None
+    (table,) = tables.regularizers(gather([store_of(tmp_path, *records)]))
     (row,) = table.data.to_dict("records")
     assert (row["flow"], row["without"], row["paired_seeds"]) == (
         "ffjord[kinetic_energy=0.01]",
@@ -110,7 +109,7 @@ def test_a_twin_shares_everything_but_the_weights(tmp_path: Path) -> None:
     ]
     alone = gather([store_of(tmp_path / "alone", *records)])
     assert regularizer_cells(alone).empty
-    assert regularizer_table(alone) is None
+    assert tables.regularizers(alone) == []
     assert "regularizers" not in [table.name for table in every_table(alone)]
 
     together = gather([store_of(tmp_path / "both", *records, trained(0, 3.1, 25, 20, energy=0.1))])
@@ -122,15 +121,14 @@ def test_a_twin_shares_everything_but_the_weights(tmp_path: Path) -> None:
 def test_a_failed_twin_is_no_twin(tmp_path: Path) -> None:
     failed = trained(0, 3.0, 30, 20).model_copy(update={"status": "diverged", "measures": {}})
     records = gather([store_of(tmp_path, failed, trained(0, 3.1, 25, 20, energy=0.1))])
-    assert regularizer_table(records) is None
+    assert tables.regularizers(records) == []
 
 
 def test_fewer_seeds_and_slower_steps_are_said(tmp_path: Path) -> None:
     records = [trained(seed, 3.0 + seed, 30, 20, seconds=0.02) for seed in range(3)]
     records += [trained(seed, 3.1 + seed, 26, 20, energy=0.01, seconds=0.02) for seed in range(3)]
     records.append(trained(0, 2.5, 24, 20, energy=0.1, sample=32, seconds=0.032))
-    table = regularizer_table(gather([store_of(tmp_path, *records)]))
-    assert table is not None
+    (table,) = tables.regularizers(gather([store_of(tmp_path, *records)]))
     row = table.data.set_index("flow").loc["ffjord[kinetic_energy=0.1]"]
     # Against the same seed, and not against the mean over all.
     assert row["nll_nats_increase"] == pytest.approx(-0.5)

@@ -13,20 +13,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_records import make_record, write_quick
+from synthetic_records import every_table, make_record, write_quick
 
 from benchmarks.errors import StoreError
-from benchmarks.report import ReportSummary, write_report
-from benchmarks.report.records import gather, summarise
+from benchmarks.report import ReportSummary, tables, write_report
+from benchmarks.report.groups import summarise
+from benchmarks.report.records import gather
 from benchmarks.report.table import as_markdown
-from benchmarks.report.tables import (
-    bottleneck_table,
-    comparison_tables,
-    cost_table,
-    dimension_table,
-    every_table,
-    failures_table,
-)
 from benchmarks.store import Record, Store
 
 T_2 = 4.302652729911275  # Student's t, two-sided 95 %, 2 degrees of freedom.
@@ -74,7 +67,7 @@ def test_comparison_by_hand(tmp_path: Path) -> None:
         *scores("maf", 3.0, 3.05, 3.2),
         *scores("glow", 4.0, 4.1, 4.5),
     ]
-    (table,) = comparison_tables(gather([store_of(tmp_path, *records)]))
+    (table,) = tables.comparison(gather([store_of(tmp_path, *records)]))
     data = table.data.set_index("flow")
     assert data.loc["ffjord", "nll_nats"] == pytest.approx(3.1)
     deviation = np.std([2.9, 3.0, 3.4], ddof=1)
@@ -100,7 +93,7 @@ def test_comparison_by_hand(tmp_path: Path) -> None:
 
 def test_errors_over_test_points_never_enter_an_interval(tmp_path: Path) -> None:
     store = store_of(tmp_path, *scores("maf", 3.0), *scores("glow", 3.1))
-    (table,) = comparison_tables(gather([store]))
+    (table,) = tables.comparison(gather([store]))
     for row in table.sections[0].rows:
         assert (row[2].plus_minus, row[2].over, row[2].also) == ("", "", "0.980")
     assert not any(row[2].bold for row in table.sections[0].rows)
@@ -115,7 +108,7 @@ def test_published_numbers_say_what_their_errors_are_over(tmp_path: Path) -> Non
         *scores("ffjord", 0.1, 0.2, dataset="power", **label),
         *scores("maf", 0.3, 0.4, dataset="power", **label),
     ]
-    (table,) = comparison_tables(gather([store_of(tmp_path, *records)]))
+    (table,) = tables.comparison(gather([store_of(tmp_path, *records)]))
     published = {row[0].text: row[2] for row in table.sections[-1].rows}
     ours = published["FFJORD (Grathwohl et al. 2018)"]
     assert (ours.text, ours.plus_minus, ours.over) == ("-0.46", "0.01", "runs")
@@ -131,7 +124,7 @@ def test_published_numbers_say_what_their_errors_are_over(tmp_path: Path) -> Non
 def test_gaussian_baseline_of_images_is_in_bits(tmp_path: Path) -> None:
     measures = {"nll_nats": 90.0, "bits_per_dim": 90 / 64 / math.log(2), "gaussian_nll_nats": 118.0}
     store = store_of(tmp_path, make_record("maf", "optdigits", measures=measures))
-    (table,) = comparison_tables(gather([store]))
+    (table,) = tables.comparison(gather([store]))
     (reference,) = table.sections[1].rows
     assert float(reference[2].text) == pytest.approx(118 / 64 / math.log(2), abs=6e-4)
 
@@ -153,7 +146,7 @@ def test_budgets_and_devices_are_never_averaged_together(tmp_path: Path) -> None
         *scores("glow", 2.0, 2.2),
         *scores("glow", 5.0, 5.2, steps=500, device="cuda"),
     ]
-    (table,) = comparison_tables(gather([store_of(tmp_path, *records)]))
+    (table,) = tables.comparison(gather([store_of(tmp_path, *records)]))
     rows = {row[0].text: row[2] for row in table.sections[0].rows}
     assert {name: entry.text for name, entry in rows.items()} == {
         "maf · steps 200, device cpu": "1.100",
@@ -171,15 +164,15 @@ def test_results_on_data_that_have_changed_are_kept_apart(tmp_path: Path) -> Non
     for number, record in enumerate((*before, *after)):
         digest = "ab" if number < 2 else "cd"
         record.data_hashes = {"train": digest, "validation": digest, "test": digest}
-    stores = [store_of(tmp_path / "a", *before), store_of(tmp_path / "b", *after)]
-    # The same cells, run again on other data: only the keys would tell them apart.
+    # The same but for the seeds, without which they would be the same cells.
     for record in after:
-        path = stores[1].path(record.cell)
-        key = record.key[::-1]
-        path.with_name(f"{key}.json").write_text(path.read_text().replace(record.key, key))
-        path.unlink()
+        record.cell = record.cell.model_copy(update={"seed": record.cell.seed + 2})
+        vars(record.cell).pop("key", None)
+        vars(record.cell).pop("identity", None)
+        record.key = record.cell.key
+    stores = [store_of(tmp_path / "a", *before), store_of(tmp_path / "b", *after)]
     gathered = gather(stores)
-    (table,) = comparison_tables(gathered)
+    (table,) = tables.comparison(gathered)
     shown = {row[0].text: row[2].text for row in table.sections[0].rows}
     assert sorted(shown.values()) == ["1.100", "3.100"]
     assert all(name.startswith("maf · data ") for name in shown)
@@ -188,7 +181,7 @@ def test_results_on_data_that_have_changed_are_kept_apart(tmp_path: Path) -> Non
 
 def test_a_budget_that_differs_between_data_sets_alone_needs_no_label(tmp_path: Path) -> None:
     records = [*scores("maf", 1.0), *scores("maf", 2.0, dataset="checkerboard", steps=500)]
-    (table,) = comparison_tables(gather([store_of(tmp_path, *records)]))
+    (table,) = tables.comparison(gather([store_of(tmp_path, *records)]))
     (row,) = table.sections[0].rows
     assert [entry.text for entry in row] == ["maf", "0.001", "1.000", "2.000"]
 
@@ -209,8 +202,7 @@ def test_shared_times_are_left_out_and_said(tmp_path: Path) -> None:
         timed("glow", 0, 9.0, True),
     )
     records = gather([store])
-    table = cost_table(records)
-    assert table is not None
+    (table,) = tables.cost(records)
     data = table.data.set_index("flow")
     assert data.loc["maf", "train_step_seconds"] == pytest.approx(0.010)
     assert math.isnan(data.loc["glow", "train_step_seconds"])
@@ -224,13 +216,11 @@ def test_shared_times_are_left_out_and_said(tmp_path: Path) -> None:
 
 def test_sweeps(quick: Store) -> None:
     records = gather([quick])
-    dimension = dimension_table(records)
-    assert dimension is not None
+    (dimension,) = tables.dimension(records)
     assert [s.title for s in dimension.sections] == ["D = 2", "D = 8", "D = 32"]
     # Variants that ran in one dimension only are no sweep over it.
     assert set(dimension.data["flow"]) == {"ffjord", "realnvp", "glow", "maf"}
-    bottleneck = bottleneck_table(records)
-    assert bottleneck is not None
+    (bottleneck,) = tables.bottleneck(records)
     widths = [(row[0].text, row[1].text) for row in bottleneck.sections[0].rows]
     assert widths == [
         ("gaussian", "2"),
@@ -257,12 +247,12 @@ def test_failures_are_shown_everywhere(tmp_path: Path) -> None:
         make_record("realnvp", "checkerboard", status="timeout", reason="after 60 s"),
     )
     records = gather([store])
-    (table,) = comparison_tables(records)
+    (table,) = tables.comparison(records)
     rows = {row[0].text: row[1:] for row in table.sections[0].rows}
     assert rows["maf"][1].remark == "2/3 seeds"
     assert rows["glow"][1].text == "oom"
     assert rows["realnvp"][2].text == "timeout"
-    failures = failures_table(records)
+    (failures,) = tables.failures(records)
     assert set(failures.data["reason"]) == {reason, "needs 80 GiB", "after 60 s"}
     summary = write_report([store], tmp_path / "out")
     assert (summary.cells, summary.without_result) == (5, 3)
@@ -274,12 +264,14 @@ def test_all_cells_failed(tmp_path: Path) -> None:
     records = [make_record(flow, status="crashed", reason="killed") for flow in ("maf", "glow")]
     summary = write_report([store_of(tmp_path / "run", *records)], tmp_path / "out")
     assert summary.without_result == summary.cells == 2
-    assert not any(path.suffix == ".png" for path in summary.paths)
-    assert any("no figure of NLL against wall time" in note for note in summary.notes)
+    assert not any(path.suffix == ".svg" for path in summary.paths)
+    assert any(
+        "no record has what this figure takes: Validation NLL" in note for note in summary.notes
+    )
 
 
 def test_no_failures_is_said(quick: Store) -> None:
-    table = failures_table(gather([quick]))
+    (table,) = tables.failures(gather([quick]))
     assert "none" in table.title
 
 
@@ -331,7 +323,7 @@ def test_infinite_numbers_stop_no_figure(tmp_path: Path) -> None:
     arrays = {"grid_x": grid, "grid_y": grid, "log_density": field, "samples": samples}
     store.write_arrays(record.cell, arrays)
     summary = write_report([store], tmp_path / "out")
-    assert {"density-8gaussians.png", "nll-against-time.png"} <= {p.name for p in summary.paths}
+    assert {"density-8gaussians.svg", "nll-against-time.svg"} <= {p.name for p in summary.paths}
 
 
 # -- names and looks ----------------------------------------------------------------------------
@@ -348,7 +340,7 @@ def test_options_that_all_cells_share_are_left_out_and_explained(tmp_path: Path)
             flow_label="ffjord[atol=0.0001,bottleneck=2]",
         ),
     )
-    (table,) = comparison_tables(gather([store]))
+    (table,) = tables.comparison(gather([store]))
     assert [row[0].text for row in table.sections[0].rows] == ["ffjord", "ffjord[bottleneck=2]"]
     assert "Every ffjord here has atol=0.0001." in table.notes
     assert "ffjord[atol=0.0001,bottleneck=2]" in set(table.data["flow"])
@@ -365,7 +357,7 @@ class _Links(html.parser.HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.found += [value for name, value in attrs if name in ("src", "href") and value]
-        if tag not in ("meta", "img", "br", "link", "wbr"):
+        if tag not in ("meta", "img", "br", "link", "wbr", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -382,11 +374,12 @@ def test_the_page_is_whole_and_needs_no_network(
     parser.feed(page)
     assert parser.open == []
     assert not re.search(r"https?://", " ".join(parser.found))
-    assert "<script" not in page
+    # No script from elsewhere either.
+    assert "<script src" not in page
     for address in parser.found:
         if address.startswith("#"):
             assert f'id="{address[1:]}"' in page
-        elif not address.startswith("data:image/png;base64,"):
+        else:
             assert (out / address).is_file()
     files = {path for path in out.rglob("*") if path.is_file()}
     assert files == set(summary.paths)
@@ -437,6 +430,66 @@ def test_tables_are_whole_on_every_medium(
     (found,) = re.findall(r'data-found="(\d+),(\d+),(\d+)"', done.stdout)
     # The page itself never moves sideways; what is wider than it scrolls in a box of its own.
     assert tuple(map(int, found)) == (width, 0, 0)
+
+
+WATCH = """<script>addEventListener("error", (event) => {
+  document.body.dataset.error = event.message;
+});</script></head>"""
+CLICK = """<script>
+const head = document.querySelector("table.sortable thead th.number");
+head.click();
+setTimeout(() => head.click(), 50);
+</script></body>"""
+
+
+def dumped(page: str, tmp_path: Path, address: str = "") -> str:
+    """A page as it stands in a browser after its scripts have run."""
+    (tmp_path / "page.html").write_text(page.replace("</head>", WATCH, 1))
+    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000"]
+    command += ["--dump-dom", (tmp_path / "page.html").as_uri() + address]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert "data-error" not in done.stdout
+    return done.stdout
+
+
+def rows_shown(page: str) -> list[str]:
+    bodies = re.findall(r"<tbody>(.*?)</tbody>", page, re.DOTALL)
+    rows = [row for body in bodies for row in re.findall(r"<tr.*?</tr>", body, re.DOTALL)]
+    return [row for row in rows if not row.startswith('<tr hidden=""')]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_a_filter_in_the_address_leaves_the_rows_with_its_words(
+    written: tuple[Store, Path, ReportSummary], tmp_path: Path
+) -> None:
+    page = (written[1] / "index.html").read_text()
+    whole = dumped(page, tmp_path)
+    found = dumped(page, tmp_path, "#settings&filter=MAF+power")
+    shown = rows_shown(found)
+    assert 0 < len(shown) < len(rows_shown(whole))
+    assert all("maf" in row.lower() for row in shown)
+    assert f">{len(shown)} of {len(rows_shown(whole))} rows<" in found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_a_click_on_a_heading_sorts_each_section_by_its_numbers(
+    written: tuple[Store, Path, ReportSummary], tmp_path: Path
+) -> None:
+    page = (written[1] / "index.html").read_text()
+    found = dumped(page.replace("</body>", CLICK), tmp_path)
+    table = found[found.index("<table") : found.index("</table>")]
+    assert 'aria-sort="descending"' in table
+    bodies = re.findall(r"<tbody>(.*?)</tbody>", table, re.DOTALL)
+    assert bodies
+    for body in bodies:
+        rows = re.findall(r"<tr.*?</tr>", body, re.DOTALL)
+        first = [re.findall(r'data-sort="([^"]*)"', row)[0] for row in rows]
+        column = [float(value) for value in first if value]
+        assert column == sorted(column, reverse=True)
+    assert any(body.count("<tr") > 1 for body in bodies)
 
 
 @pytest.mark.slow

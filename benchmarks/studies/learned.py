@@ -1,0 +1,46 @@
+"""What flows of several libraries learn at equal architecture."""
+
+from __future__ import annotations
+
+from benchmarks.report import figures, tables
+from benchmarks.report.findings import lowest
+from benchmarks.studies.base import Study
+
+_SMALL = """
+seeds = [0, 1, 2]
+measures = ["quality"]
+
+# Each contestant and seed is trained at every rate, and the one that validates best is tested.
+[budget]
+steps = 1000
+batch_size = 256
+learning_rate = [1e-3, 3e-3, 1e-2]
+validation_rows = 5000
+
+[[study]]
+name = "realnvp"
+flows = [
+    { name = ["realnvp", "nflows/realnvp", "zuko/realnvp", "normflows/realnvp", "torchflows/realnvp"], layers = 10, hidden = [100, 100] },
+]
+datasets = [{ name = "power", rows = 100000, test_rows = 12346 }]
+
+[[study]]
+name = "maf"
+flows = [
+    { name = ["maf", "nflows/maf", "zuko/maf", "normflows/maf", "torchflows/maf"], layers = 5, hidden = [100, 100] },
+]
+datasets = [{ name = "power", rows = 100000, test_rows = 12346 }]
+"""
+
+ENTRIES = [
+    Study(
+        name="learned",
+        title="what our discrete flows and those of nflows, zuko, normflows and torchflows learn on POWER at equal architecture, each at its best rate",
+        answers="whether the same system learns the same in other libraries, each contestant at its best rate",
+        small=_SMALL,
+        tables=(tables.comparison, tables.published),
+        figures=(figures.learning,),
+        finding=lowest,
+        place=40,
+    )
+]
