@@ -273,7 +273,10 @@ def train(
     untrained = budget.steps == 0
     seconds = _refresh(flow, batches) if untrained else 0.0
     best_state, best_step = copy.deepcopy(flow.state_dict()), 0
-    best_nll = _validate(flow, dataset, budget) if untrained else math.inf
+    has_density = flow.traits.trains_on_data
+    best_nll = math.inf if has_density else math.nan
+    if untrained and has_density:
+        best_nll = _validate(flow, dataset, budget)
     step, refused, without_gain, work = 0, 0, 0, 0
     skipped, last_refusal = 0, ""
     reason = "budget" if untrained else ""
@@ -337,7 +340,7 @@ def train(
             without_gain += 1
             if budget.patience is not None and without_gain >= budget.patience:
                 reason = reason or "patience"
-    if not math.isfinite(best_nll):
+    if has_density and not math.isfinite(best_nll):
         raise Diverged("no validation gave a finite log-density")
     flow.load_state_dict(best_state)
     if step > 0 and len(batches.rows) > STATISTICS_ROWS:

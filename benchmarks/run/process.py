@@ -36,6 +36,7 @@ from benchmarks.measures.subject import Subject
 from benchmarks.store import Record, Status, Store, write_atomically
 from benchmarks.train import CurveRow, Diverged
 from benchmarks.tune import NotApplicable, fresh_flow, train_cell
+from flows import NotInvertible
 
 __all__ = ["Stage", "Task", "pending_stage", "record_of", "run"]
 
@@ -157,7 +158,7 @@ def _run_logged(task: Task, store: Store) -> None:
             if pending is None:
                 raise FileNotFoundError("what the training left is gone: run the cell again")
             more = _cost(cell, store, pending)
-    except NotApplicable as error:
+    except (NotApplicable, NotInvertible) as error:
         status, reason = "skipped", str(error)
     except Exception as error:
         traceback.print_exc()
