@@ -17,26 +17,28 @@ PART = 1e-3
 
 COLUMNS = (
     Column(
-        "low_density_mass",
-        f"the model's mass where the true density is below the level under which {PART:g} of the "
-        "true mass lies (or below the least density there is, where it is uniform), from 0 to 1, "
-        "in two dimensions, by quadrature over the rest of the plane",
+        "low_density_mass_percent",
+        f"the model's mass where the true density is below the level under which {100 * PART:g} % of "
+        "the true mass lies (or below the least density that there is, where it is uniform), in two "
+        "dimensions, by quadrature over the rest of the plane, %",
         sort="quality",
         unit="%",
         heading="mass at low true density",
         axis="mass at low density",
-        factor=100,
         digits=2,
+        table="comparison",
     ),
     Column(
-        "low_density_mass_error",
+        "low_density_mass_error_percent",
         "an estimate of the quadrature's error in it: half of the difference between every other "
-        "point and the others",
+        "point and the others, %",
         sort="quality",
+        unit="%",
     ),
     Column(
-        "low_density_true_mass",
-        "the truth's own mass there, by the same quadrature",
+        "low_density_true_mass_percent",
+        "the truth's own mass there, by the same quadrature, %",
+        unit="%",
     ),
     Column(
         "low_density_level_nats",
@@ -63,7 +65,9 @@ def measure(subject: Subject) -> dict[str, float]:
     points, area = grid(torch.as_tensor(subject.dataset.train).double())
     true = truth.log_prob(points)
     held = true.exp() * area
-    level = level_below(true, held, PART)
+    # Where the grid ends the density is low already.
+    beyond = max(0.0, 1 - float(held.sum()))
+    level = level_below(true, held, max(0.0, PART - beyond))
     inside = true >= level
     try:
         with evaluation_mode(flow), torch.no_grad():
@@ -78,9 +82,9 @@ def measure(subject: Subject) -> dict[str, float]:
     even = _even(points, area)[inside]
     gap = float(model[even].sum() - model[~even].sum())
     return {
-        "low_density_mass": 1 - float(model.sum()),
-        "low_density_mass_error": abs(gap) / 2,
-        "low_density_true_mass": float(held[~inside].sum() / held.sum()),
+        "low_density_mass_percent": 100 * (1 - float(model.sum())),
+        "low_density_mass_error_percent": 100 * abs(gap) / 2,
+        "low_density_true_mass_percent": 100 * (beyond + float(held[~inside].sum())),
         "low_density_level_nats": float(level),
     }
 
@@ -107,12 +111,12 @@ def grid(data: Tensor) -> tuple[Tensor, float]:
 
 
 def level_below(log_density: Tensor, mass: Tensor, part: float) -> Tensor:
-    """The highest log-density below which lies no more than a part of the mass.
+    """The highest log-density below which lies no more than so much mass.
 
     Args:
         log_density: shape ``(m,)``.
         mass: that each of them stands for, shape ``(m,)``.
-        part: from 0 to 1.
+        part: of it, at most.
 
     Returns:
         One of the log-densities.
@@ -124,7 +128,7 @@ def level_below(log_density: Tensor, mass: Tensor, part: float) -> Tensor:
     values, place = log_density.unique(return_inverse=True)
     held = mass.new_zeros(len(values)).index_add(0, place, mass)
     below = held.cumsum(0) - held
-    return values[below <= part * held.sum()][-1]
+    return values[below <= part][-1]
 
 
 def _even(points: Tensor, area: float) -> Tensor:
