@@ -180,7 +180,7 @@ def _training(subject: Subject) -> dict[str, float]:
         kept = [parameter.detach().clone() for parameter, _ in pairs]
         with torch.no_grad():
             for parameter, gradient in pairs:
-                parameter -= step * gradient
+                parameter.sub_(step * gradient)
             value = float(loss())
             for (parameter, _), before in zip(pairs, kept, strict=True):
                 parameter.copy_(before)
@@ -270,7 +270,8 @@ def _rank(matrices: Tensor) -> Tensor:
     left = matrices[:, None] - shifts[..., None, None] * identity
     # Relative to the matrix itself: of what is left there may be nothing.
     size = torch.linalg.matrix_norm(matrices)[:, None]
-    return torch.linalg.matrix_rank(left, atol=RANK_TOLERANCE * size).amin(1)
+    least: Tensor = torch.linalg.matrix_rank(left, atol=RANK_TOLERANCE * size).amin(1)
+    return least
 
 
 def _direction(flow: Flow) -> Callable[[Tensor], tuple[Tensor, Tensor]]:

@@ -18,9 +18,9 @@ PART = 1e-3
 COLUMNS = (
     Column(
         "low_density_mass_percent",
-        f"the model's mass where the true density is below the level under which {100 * PART:g} % of "
-        "the true mass lies (or below the least density that there is, where it is uniform), in two "
-        "dimensions, by quadrature over the rest of the plane, %",
+        "the model's mass where the true density is below the level under which lies "
+        f"{100 * PART:g} % of the true mass (or below the least density that there is, where it is "
+        "uniform), in two dimensions, by quadrature over the rest of the plane, %",
         sort="quality",
         unit="%",
         heading="mass at low true density",
@@ -128,7 +128,8 @@ def level_below(log_density: Tensor, mass: Tensor, part: float) -> Tensor:
     values, place = log_density.unique(return_inverse=True)
     held = mass.new_zeros(len(values)).index_add(0, place, mass)
     below = held.cumsum(0) - held
-    return values[below <= part][-1]
+    level: Tensor = values[below <= part][-1]
+    return level
 
 
 def _even(points: Tensor, area: float) -> Tensor:

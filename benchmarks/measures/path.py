@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from benchmarks.measures.subject import Subject
 from benchmarks.train import evaluation_mode
 from flows import Flow
 from flows.continuous.ffjord import FFJORD
+from flows.continuous.transform import ContinuousTransform
 
 COLUMNS = (
     Column(
@@ -85,10 +86,9 @@ def partway(flow: Flow, z: Tensor, start: float, end: float) -> tuple[Tensor, Te
         States at ``end``, and log-determinants, ``(n,)``.
     """
     assert isinstance(flow, FFJORD)
-    block = flow.blocks[0]
+    block = cast(ContinuousTransform, flow.blocks[0])
     whole = float(block.end_time)
-    found: tuple[Tensor, Tensor] = block.between(z, (1 - start) * whole, (1 - end) * whole)
-    return found
+    return block.between(z, (1 - start) * whole, (1 - end) * whole)
 
 
 ENTRIES = [

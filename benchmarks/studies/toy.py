@@ -30,8 +30,9 @@ _DATASETS = """[
 ]"""
 _MEASURES = '["quality", "work", "pictures", "low-density", "path"]'
 
-# Learning rates: those of the study quick for FFJORD, RealNVP and MAF; of 1e-3, 3e-3 and 1e-2 the
-# one that validated best on 8gaussians, with seed 0, for the others.
+# Learning rates: those of the study quick for FFJORD, RealNVP and MAF; for the others the one that
+# validated best on 8gaussians with seed 0, of 1e-3, 3e-3 and 1e-2, for Glow of 1e-4, 2e-4 and 4e-4.
+# A hundred layers diverge at the first steps of more, or without the warm-up.
 _SMALL = f"""
 seeds = [0]
 measures = {_MEASURES}
@@ -39,6 +40,7 @@ measures = {_MEASURES}
 [budget]
 steps = 300
 batch_size = 256
+warmup_steps = 50
 validate_every = 50
 validation_rows = 2000
 
@@ -46,9 +48,10 @@ validation_rows = 2000
 name = "toy"
 flows = [
     {{ name = "ffjord", trace = "exact", atol = 1e-4, rtol = 1e-4, budget = {{ learning_rate = 3e-2 }} }},
-    {{ name = "glow", steps = 100, budget = {{ learning_rate = 3e-3 }} }},
+    {{ name = "glow", steps = 100, budget = {{ learning_rate = 4e-4 }} }},
     {{ name = "realnvp", layers = 10, budget = {{ learning_rate = 1e-2 }} }},
-    {{ name = ["nice", "maf", "rqnsf-c", "rqnsf-ar"], budget = {{ learning_rate = 1e-2 }} }},
+    {{ name = ["nice", "maf", "rqnsf-ar"], budget = {{ learning_rate = 1e-2 }} }},
+    {{ name = "rqnsf-c", budget = {{ learning_rate = 1e-3 }} }},
 ]
 datasets = {_DATASETS}
 """
@@ -86,8 +89,15 @@ _SHOWN = (_LEAK, "kl_to_truth_nats")
 _CONTINUOUS = ("ffjord", "ffjord-toy")
 
 
+def _own_rules(records: Records) -> tuple[str, ...]:
+    """The columns of the budget, where each flow has one rule: they then tell no flows apart."""
+    several = records.cells.groupby("flow")["rule"].nunique().max() > 1
+    return () if several else tuple(n for n in records.differing if n.startswith("budget."))
+
+
 def between_modes(scene: Scene) -> Iterable[Drawn]:
     """Mass at low true density, and distance to the truth, of each flow on each data set."""
+    scene = scene.sweep(*_own_rules(scene.records))
     cells = scene.named(scene.records.cells)
     data = replicates(cells, ["dataset", "contestant"], _SHOWN)
     known = data[data[_LEAK] > 0]
@@ -127,7 +137,7 @@ def between_modes(scene: Scene) -> Iterable[Drawn]:
 def _by_dataset(records: Records) -> dict[str, dict[str, pd.Series[float]]]:
     """The mass at low density of each contestant, by data set and seed; none that lost a cell."""
     cells = records.cells[records.cells["trained"]]
-    cells = cells.assign(contestant=records.names(cells))
+    cells = cells.assign(contestant=records.names(cells, _own_rules(records)))
     found: dict[str, dict[str, pd.Series[float]]] = {}
     for (dataset, name), group in grouped(cells, ["dataset", "contestant"]):
         values = values_by_seed(group, _LEAK)
@@ -138,7 +148,8 @@ def _by_dataset(records: Records) -> dict[str, dict[str, pd.Series[float]]]:
 
 def finding(records: Records) -> str | None:
     """How many times FFJORD's mass others leave where the true density is low."""
-    cells = records.ok.assign(contestant=records.names(records.ok))
+    cells = records.ok
+    cells = cells.assign(contestant=records.names(cells, _own_rules(records)))
     ours = set(cells.loc[cells["flow_name"].isin(_CONTINUOUS) & cells["trained"], "contestant"])
     if len(ours) != 1:
         return None

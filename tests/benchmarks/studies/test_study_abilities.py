@@ -10,6 +10,7 @@ import pytest
 from benchmarks import studies
 from benchmarks.matrix import load_matrix
 from benchmarks.report.records import Records, gather
+from benchmarks.report.table import DASH
 from benchmarks.store import Record, Status, Store
 from benchmarks.studies.abilities import ABILITIES, abilities, finding, numbers
 
@@ -54,6 +55,7 @@ LOW_RANK = COUPLING | {
     "jacobian_constant_entries": 0,
     "jacobian_rank": 1,
 }
+UNKNOWN = f"{DASH}*"
 OF = {"ffjord": FREE, "realnvp": COUPLING, "maf": AUTOREGRESSIVE, "planar": LOW_RANK}
 
 
@@ -142,7 +144,7 @@ def test_seeds_that_differ_are_no_verdict(tmp_path: Path) -> None:
         return FREE | {"gradient_step_gain": 1.0 if seed else 0.5}
 
     found = records(tmp_path, seeds=[0, 1], ffjord=differing, realnvp=COUPLING)
-    assert rows(found)["ffjord"][0] == "–*"
+    assert rows(found)["ffjord"][0] == UNKNOWN
     assert rows(found)["realnvp"][0] == "yes"
     said = finding(found)
     assert said is not None
@@ -160,5 +162,5 @@ def test_nothing_is_said_of_cells_that_failed(tmp_path: Path) -> None:
 def test_what_was_not_measured_is_a_dash(tmp_path: Path) -> None:
     none = dict.fromkeys(name for name in FREE if not name.startswith("claim"))
     found = records(tmp_path, ffjord=FREE | none, realnvp=COUPLING)
-    assert rows(found)["ffjord"][1:4] == ["–*", "–*", "–*"]
+    assert rows(found)["ffjord"][1:4] == [UNKNOWN, UNKNOWN, UNKNOWN]
     assert studies.study("abilities").answers.startswith("Table 1 of FFJORD")
