@@ -67,4 +67,11 @@ ALWAYS = (
         "whether others used the machine while times, ratios and memory were measured",
         sort="flag",
     ),
+    Column(
+        "quality_stage_seconds", "what training and quality took altogether, wall-clock seconds"
+    ),
+    Column(
+        "cost_stage_seconds",
+        "what measuring times, ratios and memory took, wall-clock seconds",
+    ),
 )

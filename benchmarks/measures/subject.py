@@ -10,15 +10,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.cell import Cell
-from benchmarks.train import Batches
+from benchmarks.train import Batches, initialisation_rows
 from datasets import Dataset
 from datasets.base import named_seed
 from flows import Flow
 
 __all__ = ["Subject"]
-
-# Scalars that a flow is initialised on: bounds the memory of the one pass, which keeps no graph.
-INITIALISATION_SCALARS = 2**17
 
 
 @dataclass
@@ -55,19 +52,11 @@ class Subject:
         return x.to(self.device, self.flow.dtype)
 
     def initialisation_rows(self) -> Tensor:
-        """Training rows for :meth:`flows.Flow.initialize`, the same at every call.
-
-        More than a batch where rows are short: what is to hold the data (a spline's box, the
-        scale of an actnorm) is found the better the more of them are seen.
-        """
-        size = max(self.cell.budget.batch_size, INITIALISATION_SCALARS // self.dataset.dimension)
-        x, _ = next(iter(self._batches("initialisation", size)))
-        return x
+        """Training rows for :meth:`flows.Flow.initialize`, the same at every call."""
+        size = self.cell.budget.batch_size
+        return initialisation_rows(self.flow, self.dataset, size, self.cell.seed)
 
     def batches(self, purpose: str) -> Batches:
         """Training batches of the cell's size."""
-        return self._batches(purpose, self.cell.budget.batch_size)
-
-    def _batches(self, purpose: str, size: int) -> Batches:
-        generator = self.generator(purpose)
+        size, generator = self.cell.budget.batch_size, self.generator(purpose)
         return Batches(self.dataset, size, self.device, self.flow.dtype, generator)
