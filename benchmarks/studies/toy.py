@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 import pandas as pd
 
 from benchmarks import measures
+from benchmarks.measures.low_density import PART
 from benchmarks.report import figures, tables
 from benchmarks.report.figures import Drawn, Scene
 from benchmarks.report.figures.panels import (
@@ -20,9 +20,10 @@ from benchmarks.report.figures.panels import (
     panels,
     within_reach,
 )
-from benchmarks.report.findings import ratio_in_words
+from benchmarks.report.findings import in_words
 from benchmarks.report.groups import grouped, replicates, values_by_seed
 from benchmarks.report.records import Records
+from benchmarks.report.statistics import t_interval
 from benchmarks.studies.base import Study
 
 _DATASETS = """[
@@ -110,7 +111,9 @@ def between_modes(scene: Scene) -> Iterable[Drawn]:
         column = measures.column(measure)
         points = data[(data[measure] > 0) & data["dataset"].isin(datasets)]
         by = points.groupby(["dataset", "contestant"])[measure]
-        log_axis(ax.xaxis, within_reach([log_centre_and_bounds(group) for _, group in by]))
+        own = cells["low_density_true_mass_percent"] if measure == _LEAK else []
+        bounds = [log_centre_and_bounds(group) for _, group in by]
+        log_axis(ax.xaxis, [*within_reach(bounds), *own])
         for place, name in enumerate(names):
             mine = points[points["contestant"] == name]
             # Side by side, within seven tenths of a data set's room.
@@ -121,16 +124,20 @@ def between_modes(scene: Scene) -> Iterable[Drawn]:
         ax.set_ylim(len(datasets) - 0.5, -0.5)
         ax.set_ylabel("")
         ax.set_xlabel(column.label)
+    # What a perfect model has.
+    own = cells.groupby("dataset")["low_density_true_mass_percent"].first()
+    for row, dataset in enumerate(datasets):
+        if own.get(dataset, 0.0) > 0:
+            axes[0].vlines(own[dataset], row - 0.4, row + 0.4, color="#222222", ls="--", lw=1)
     legend(figure, handles({name: scene.looks[name] for name in names}, line=False))
-    levels = cells["low_density_true_mass_percent"].dropna()
     yield Drawn(
         figure,
         "between-modes",
         "What lies where the true density is low",
-        "Left: the model's mass where the truth has no more than "
-        f"{levels.max():.2g} % of its own, which is what a perfect model has there. Right: the KL "
-        "divergence from the truth. What is zero or below, or not finite, has no mark. Bars: "
-        f"{scene.interval}. {LOG_INTERVAL}",
+        f"Left: the model's mass where the true density is least and {100 * PART:g} % of the true "
+        "mass lies, or none where it is uniform; dashed: that, which a perfect model has there. "
+        "Right: the KL divergence from the truth. What is zero or below, or not finite, has no "
+        f"mark. Bars: {scene.interval}. {LOG_INTERVAL}",
     )
 
 
@@ -141,29 +148,31 @@ def _by_dataset(records: Records) -> dict[str, dict[str, pd.Series[float]]]:
     found: dict[str, dict[str, pd.Series[float]]] = {}
     for (dataset, name), group in grouped(cells, ["dataset", "contestant"]):
         values = values_by_seed(group, _LEAK)
-        if (group["status"] == "ok").all() and len(values) and float(values.mean()) > 0:
+        if (group["status"] == "ok").all() and len(values):
             found.setdefault(dataset, {})[name] = values
     return found
 
 
 def finding(records: Records) -> str | None:
-    """How many times FFJORD's mass others leave where the true density is low."""
+    """How much more of their mass than FFJORD others leave where the true density is low."""
     cells = records.ok
     cells = cells.assign(contestant=records.names(cells, _own_rules(records)))
     ours = set(cells.loc[cells["flow_name"].isin(_CONTINUOUS) & cells["trained"], "contestant"])
     if len(ours) != 1:
         return None
     (own,) = ours
-    ratios: dict[str, list[float]] = {}
+    more: dict[str, list[float]] = {}
     for of in _by_dataset(records).values():
         for name, values in of.items():
             if own in of and name != own:
-                ratio = float(values.mean()) / float(of[own].mean())
-                ratios.setdefault(name, []).append(ratio)
-    if not ratios:
+                more.setdefault(name, []).append(float(values.mean() - of[own].mean()))
+    if not more:
         return None
-    ordered = sorted(ratios, key=lambda name: -math.fsum(map(math.log, ratios[name])))
-    found = [f"{name} {ratio_in_words(ratios[name], 'data sets')}" for name in ordered]
+    found = {name: t_interval(values) for name, values in more.items()}
+    words = [
+        f"{name} {in_words(found[name], '%', digits=1, over='data sets')}"
+        for name in sorted(found, key=lambda name: -found[name].mean)
+    ]
     seeds = cells["seed"].nunique()
     chance = (
         "one seed: the intervals say how data sets differ, not what chance does"
@@ -171,8 +180,8 @@ def finding(records: Records) -> str | None:
         else f"means over {seeds} seeds"
     )
     return (
-        f"Times the mass that {own} leaves where the true density is low, geometric means with 95 % "
-        f"t intervals: {', '.join(found)}; {chance}."
+        "Of their mass, what flows leave where the true density is low beyond what "
+        f"{own} does: {', '.join(words)}; {chance}."
     )
 
 

@@ -50,8 +50,8 @@ def measured(of: Subject, family: str = "low-density") -> dict[str, Any]:
 
 def test_a_perfect_model_has_the_truths_own_mass_there() -> None:
     found = measured(subject("isotropic", rows=20_000))
-    assert found["low_density_true_mass_percent"] == pytest.approx(PERCENT, abs=0.002)
-    assert found["low_density_mass_percent"] == pytest.approx(PERCENT, abs=0.002)
+    assert found["low_density_true_mass_percent"] == pytest.approx(PERCENT, abs=0.03)
+    assert found["low_density_mass_percent"] == pytest.approx(PERCENT, abs=0.03)
     # The density at the radius beyond which the part lies.
     expected = math.log(PART) - math.log(2 * math.pi)
     assert found["low_density_level_nats"] == pytest.approx(expected, abs=0.01)
@@ -70,8 +70,8 @@ def test_a_gaussian_against_another(condition: float) -> None:
     edge = math.sqrt(square * s)
     inside, _ = quad(strip, -edge, edge)
     expected = 100 * (1 - inside)
-    assert found["low_density_mass_percent"] == pytest.approx(expected, abs=0.03)
-    assert found["low_density_mass_error_percent"] < 0.03
+    assert found["low_density_mass_percent"] == pytest.approx(expected, abs=0.1)
+    assert found["low_density_mass_error_percent"] < 0.1
 
 
 def test_a_checkerboard_has_no_mass_of_its_own_between_its_squares() -> None:
