@@ -111,9 +111,9 @@ def between_modes(scene: Scene) -> Iterable[Drawn]:
         column = measures.column(measure)
         points = data[(data[measure] > 0) & data["dataset"].isin(datasets)]
         by = points.groupby(["dataset", "contestant"])[measure]
-        own = cells["low_density_true_mass_percent"] if measure == _LEAK else []
         bounds = [log_centre_and_bounds(group) for _, group in by]
-        log_axis(ax.xaxis, [*within_reach(bounds), *own])
+        also = list(cells["low_density_true_mass_percent"]) if measure == _LEAK else []
+        log_axis(ax.xaxis, [*within_reach(bounds), *also])
         for place, name in enumerate(names):
             mine = points[points["contestant"] == name]
             # Side by side, within seven tenths of a data set's room.
