@@ -24,7 +24,7 @@ COLUMNS = (
         "uniform), in two dimensions, by quadrature over the rest of the plane, %",
         sort="quality",
         unit="%",
-        heading="mass at low true density",
+        heading="Mass at low true density",
         axis="mass at low density",
         digits=2,
         table="comparison",

@@ -353,7 +353,9 @@ def save(figure: Figure, folder: Path, name: str) -> Path:
     return path
 
 
-_COLOURS = 96
+_COLOURS = 64
+# Of what is transparent: marks in one colour, and their edges.
+_SHADES = 16
 _UNSMOOTHED = ' style="image-rendering:crisp-edges;image-rendering:pixelated"'
 _PICTURE = re.compile(r"data:image/png;base64,([A-Za-z0-9+/=\s]+)")
 
@@ -367,7 +369,7 @@ def _with_palettes(svg: str) -> str:
         if image.getchannel("A").getextrema() == (255, 255):
             image = image.convert("RGB").quantize(_COLOURS, Image.Quantize.MEDIANCUT)
         else:
-            image = image.quantize(_COLOURS, Image.Quantize.FASTOCTREE)
+            image = image.quantize(_SHADES, Image.Quantize.FASTOCTREE)
         out = io.BytesIO()
         image.save(out, "png", optimize=True)
         return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"

@@ -71,7 +71,8 @@ def _figure(
             extent=extent,
             vmin=0,
             vmax=top,
-            interpolation="bilinear",
+            # Unsampled: whoever shows the file scales it.
+            interpolation="none",
             aspect="equal",
         )
 
