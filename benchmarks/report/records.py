@@ -256,8 +256,8 @@ def _prepare(cells: pd.DataFrame, store_of: dict[str, Store], notes: list[str]) 
     untrained = int((~cells["trained"]).sum())
     if untrained:
         notes.append(
-            f"{_count(untrained, 'cell')} of untrained flows (steps = 0): they stand in tables and "
-            "figures of cost alone"
+            f"{_count(untrained, 'cell')} of untrained flows (steps = 0): no table or figure of "
+            "quality has them"
         )
     timed = cells["cost_shared"] & cells[times].notna().any(axis=1)
     if timed.any():

@@ -41,6 +41,7 @@ from benchmarks.store import LARGEST, Record, Status, Store, write_atomically
 from benchmarks.text import bounded
 from benchmarks.train import Diverged
 from benchmarks.tune import NotApplicable, fresh_flow
+from flows import NotInvertible
 
 __all__ = [
     "NO_DISK",
@@ -217,7 +218,7 @@ def _run_logged(task: Task, store: Store, keeper: Keeper | None = None) -> None:
                 raise FileNotFoundError("what the training left is gone: run the cell again")
             more = _cost(cell, store, pending)
             more["cost_stage_seconds"] = keeper.seconds
-    except NotApplicable as error:
+    except (NotApplicable, NotInvertible) as error:
         status, reason = "skipped", str(error)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in DISK_ERRORS:

@@ -192,7 +192,7 @@ ENTRIES = [
         "ffjord-toy",
         FFJORDConfig,
         "FFJORD for two-dimensional toy data, exact trace",
-        _CODE + "train_toy.py",
+        _CODE + "train_toy.py (layers concatsquash; the paper's appendix C says concat)",
         {"end_time": 0.5, "trace": "exact"},
     ),
     # The tabular hidden widths, blocks and nonlinearities are those listed in the paper's

@@ -21,6 +21,7 @@ __all__ = [
     "PANEL_HEIGHT",
     "centre_and_bounds",
     "draw_line",
+    "draw_marks",
     "file_name",
     "handles",
     "legend",
@@ -153,6 +154,36 @@ def draw_line(
         linestyle=look.line,
         markevery=max(1, points[x].nunique() // 6) if band else 1,
         **_marked(look, 3.6 if band else 4.5),
+    )
+
+
+def draw_marks(ax: Axes, points: pd.DataFrame, x: str, y: str, look: Look) -> None:
+    """A contestant's marks at the means of its replicates, with their t intervals along x.
+
+    On a logarithmic axis, which must be so before, they are those of the logarithms.
+
+    Args:
+        ax: the panel.
+        points: a row a replicate and ``y``.
+        x: column of what they differ in.
+        y: column of what the replicates share.
+        look: of the contestant.
+    """
+    if points.empty:
+        return
+    sns.lineplot(
+        data=points,
+        x=x,
+        y=y,
+        ax=ax,
+        orient="y",
+        estimator="mean",
+        errorbar=cast(Any, lambda values: centre_and_bounds(values)[1:]),
+        err_style="bars",
+        err_kws={"capsize": 2, "elinewidth": 0.9},
+        legend=False,
+        linestyle="none",
+        **_marked(look, 4.5),
     )
 
 
