@@ -1,4 +1,4 @@
-"""How noisy one trace estimate must be: the closed form, from the whole matrix at the same points."""
+"""How noisy a trace estimate must be: its closed form, from whole matrices at the same points."""
 
 from __future__ import annotations
 

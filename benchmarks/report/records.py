@@ -311,7 +311,8 @@ def _prepare(cells: pd.DataFrame, store_of: dict[str, Store], notes: list[str]) 
     ]
     ranked = sorted(range(len(cells)), key=lambda row: order[row])
     return Records(
-        cells=cells.iloc[ranked].reset_index(drop=True),
+        # In one piece: a study that adds a column would be warned of the many.
+        cells=cells.iloc[ranked].reset_index(drop=True).copy(),
         setting_columns=columns,
         differing=differing,
         short=short,

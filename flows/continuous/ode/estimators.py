@@ -46,7 +46,8 @@ def _quadratic(product: Product, vectors: Tensor) -> Tensor:
 
 def exact_trace(product: Product, like: Tensor) -> Tensor:
     """The trace, by as many products as the rows are wide, shape ``(n,)``."""
-    return _quadratic(product, unit_vectors(*like.shape, like=like)).sum(0)
+    n, width = like.shape
+    return _quadratic(product, unit_vectors(n, width, like=like)).sum(0)
 
 
 def hutchinson(noise: Noise) -> Estimator:

@@ -128,9 +128,7 @@ def test_hutch_plus_plus_leaves_the_variance_of_what_the_sketch_misses() -> None
         return product(vectors)
 
     def once(number: int) -> Tensor:
-        return hutch_plus_plus(
-            seen, matrix[:, 0], 3, torch.Generator().manual_seed(number)
-        )
+        return hutch_plus_plus(seen, matrix[:, 0], 3, torch.Generator().manual_seed(number))
 
     found = torch.cat([once(number) for number in range(draws)])
     expected = []
