@@ -24,8 +24,8 @@ from benchmarks.report.figures.panels import (
     whole_number_axis,
     within_reach,
 )
-from benchmarks.report.findings import in_words, ratio_in_words
-from benchmarks.report.groups import grouped, plain, values_by_seed
+from benchmarks.report.findings import in_words
+from benchmarks.report.groups import grouped, plain, values_by_seed, without_options
 from benchmarks.report.notes import machine_notes, option_notes, replication_notes, shared_notes
 from benchmarks.report.records import Records
 from benchmarks.report.statistics import Interval, paired_difference, t_interval
@@ -134,36 +134,60 @@ measures = ["quality", "gradient"]
 budget = { steps = 1000000, seconds = 1800.0 }
 """
 
-_REFERENCE = "gaussian"
-_EXACT = "trace_exact_seconds"
+_OF_ESTIMATES = [
+    *("key", "contestant", "family", "dimension", "seed", "estimator", "products"),
+    *("variance", "seconds", "exact_seconds", "trace_mean_square"),
+]
+# Of a variance over the squared trace: some ten units of rounding of a float32, squared.
+_ROUNDING = 1e-12
 
 
 def estimates(records: Records) -> pd.DataFrame:
     """What was measured of each estimator, a row a cell, estimator and number of products.
 
     Returns:
-        Columns ``contestant, dataset, dimension, seed, estimator, products, variance, seconds``;
-        ``seconds`` is NaN where others used the device.
+        Columns ``key, contestant, family, dimension, seed, estimator, products, variance,
+        seconds, exact_seconds``, the last two NaN where others used the device.
     """
-    cells = records.ok
+    cells = records.ok.sort_values("dimension", kind="stable")
+    # What bounds the training of other cells of the study is none of these contestants' names.
+    names = records.names(cells, ("budget.steps", "budget.seconds"))
     rows = [
         {
+            "key": cell["key"],
             "contestant": name,
-            "dataset": cell["dataset"],
+            "family": cell["dataset_name"],
             "dimension": cell["dimension"],
             "seed": cell["seed"],
             "estimator": estimator,
             "products": products,
             "variance": cell[f"trace_variance_{estimator}_{products}"],
             "seconds": cell[f"trace_estimate_seconds_{estimator}_{products}"],
+            "exact_seconds": cell["trace_exact_seconds"],
+            "trace_mean_square": cell["trace_mean_square"],
         }
-        for name, (_, cell) in zip(records.names(cells), cells.iterrows(), strict=True)
+        for name, (_, cell) in zip(names, cells.iterrows(), strict=True)
         for estimator in WORDS
         for products in PRODUCTS
     ]
-    columns = ["contestant", "dataset", "dimension", "seed", "estimator", "products"]
-    found = pd.DataFrame(rows, columns=[*columns, "variance", "seconds"])
-    return found[found["variance"].notna()]
+    found = pd.DataFrame(rows, columns=_OF_ESTIMATES)
+    found = found[found["variance"].notna()]
+    # What rounding leaves of nothing is no variance.
+    exact = found["variance"] <= _ROUNDING * found.pop("trace_mean_square")
+    found = found.assign(variance=found["variance"].mask(exact, 0.0))
+    return found.assign(
+        # Over Gaussian probes of the same cell: as many as there are products, and one.
+        at_equal_products=_over(found, found["variance"], ["key", "products"]),
+        per_second=_over(found, found["variance"] * found["seconds"], ["key"]),
+    )
+
+
+def _over(found: pd.DataFrame, value: pd.Series[float], keys: list[str]) -> pd.Series[float]:
+    """Values over those of Gaussian probes of the same keys, of the fewest where there are more."""
+    reference = found["estimator"] == "gaussian"
+    base = value[reference].groupby([found.loc[reference, key] for key in keys]).first()
+    index = pd.MultiIndex.from_frame(found[keys]) if len(keys) > 1 else found[keys[0]]
+    return pd.Series(value.to_numpy() / base.reindex(index).to_numpy(), index=found.index)
 
 
 def _logs(values: pd.Series[float]) -> Interval:
@@ -173,28 +197,36 @@ def _logs(values: pd.Series[float]) -> Interval:
     return t_interval(list(np.log(values[values > 0])))
 
 
+def _in_figures(value: float) -> str:
+    """Three figures, or a power of ten.
+
+    Example:
+        >>> _in_figures(0.5), _in_figures(0.00000342)
+        ('0.500', '3.4e-6')
+    """
+    return (
+        number(value).text if value >= 1e-3 or value == 0 else f"{value:.1e}".replace("e-0", "e-")
+    )
+
+
 def _ratio_entry(found: Interval) -> Entry:
     """A geometric mean with the ends of its interval."""
     if found.n == 0:
         return number(math.nan)
-    entry = number(math.exp(found.mean))
+    text = _in_figures(math.exp(found.mean))
     if not math.isfinite(found.half_width):
-        return entry
-    ends = [number(math.exp(found.mean + side * found.half_width)).text for side in (-1, 1)]
-    return Entry(entry.text, remark=f"{ends[0]} to {ends[1]}", numeric=True)
+        return Entry(text, numeric=True)
+    ends = [_in_figures(math.exp(found.mean + side * found.half_width)) for side in (-1, 1)]
+    return Entry(text, remark=f"{ends[0]} to {ends[1]}", numeric=True)
 
 
-def _over_reference(
-    found: pd.DataFrame, value: pd.Series[float], products: int | None
-) -> pd.Series[float]:
-    """Values over those of Gaussian probes of the same cell, at as many products or at so many."""
-    keys = ["contestant", "dataset", "seed", "products"]
-    reference = found["estimator"] == _REFERENCE
-    if products is not None:
-        keys, reference = keys[:-1], reference & (found["products"] == products)
-    base = value[reference].groupby([found.loc[reference, key] for key in keys]).mean()
-    index = pd.MultiIndex.from_frame(found[keys])
-    return pd.Series(value.to_numpy() / base.reindex(index).to_numpy(), index=found.index)
+def _times(found: Interval) -> str:
+    """A geometric mean with its interval, in words."""
+    if found.mean == -math.inf:
+        return "0, exact to rounding,"
+    entry = _ratio_entry(found)
+    over = f"{entry.remark}, {found.n} seeds" if entry.remark else "one seed: no interval"
+    return f"{entry.text} ({over})"
 
 
 def table(records: Records) -> Iterator[Table]:
@@ -202,10 +234,6 @@ def table(records: Records) -> Iterator[Table]:
     found = estimates(records)
     if found.empty:
         return
-    found = found.assign(
-        at_equal_products=_over_reference(found, found["variance"], None),
-        per_second=_over_reference(found, found["variance"] * found["seconds"], 1),
-    )
     cells = records.ok
     measured = cells[cells["trace_mean_square"].notna()]
     counts = [count for count in PRODUCTS if (found["products"] == count).any()]
@@ -225,12 +253,15 @@ def table(records: Records) -> Iterator[Table]:
         if not found[name].notna().any():
             continue
         sections, data = [], []
-        for (contestant, dataset), part in grouped(found, ["contestant", "dataset"]):
+        for (contestant, family, dimension), part in grouped(
+            found, ["contestant", "family", "dimension"]
+        ):
             lines = []
             for (estimator,), group in grouped(part, ["estimator"]):
                 row: dict[str, object] = {
                     "contestant": contestant,
-                    "dataset": dataset,
+                    "family": family,
+                    "dimension": dimension,
                     "estimator": estimator,
                 }
                 line = [Entry(WORDS[estimator])]
@@ -247,7 +278,7 @@ def table(records: Records) -> Iterator[Table]:
                     }
                 lines.append(line)
                 data.append(row)
-            sections.append(Section(f"{contestant} on {dataset}", lines))
+            sections.append(Section(f"{contestant} on {family}, D = {dimension:g}", lines))
         yield Table(
             name=f"estimators-{name.replace('_', '-')}",
             title=title,
@@ -256,8 +287,8 @@ def table(records: Records) -> Iterator[Table]:
             notes=[
                 f"{note} Over draws of the noise at fixed test points and the start of the "
                 "trained flow, mean of the points; geometric mean over seeds, in brackets the 95 % "
-                "t interval of the logarithms. A dash: the products do not suffice, or give the "
-                "exact trace.",
+                "t interval of the logarithms. 0: exact to rounding; a dash: the products do not "
+                "suffice, or are as many as the exact trace takes.",
                 "Hutch++ spends a third each on its sketch, on the trace of its range, and on "
                 "probes of the rest; the control variate one on the mean matrix of the batch, more "
                 "where that has more dimensions than the batch has rows.",
@@ -290,9 +321,6 @@ def figure(scene: Scene) -> Iterable[Drawn]:
     """Variance against Jacobian products and against seconds, a column a dimension."""
     found = estimates(scene.records)
     found = found[found["variance"] > 0]
-    cells = scene.records.ok
-    family = cells.drop_duplicates("dataset").set_index("dataset")["dataset_name"]
-    found = found.assign(family=found["dataset"].map(family))
     for (contestant, name), part in grouped(found, ["contestant", "family"]):
         sizes = sorted(set(part.loc[part["products"] > 1, "dimension"]))
         most = min(_MOST, len(sizes))
@@ -310,10 +338,7 @@ def figure(scene: Scene) -> Iterable[Drawn]:
                 continue
             ax = axes[len(sizes) + place]
             _panel(ax, here, "seconds")
-            exact = cells[
-                cells["dataset"].isin(here["dataset"]) & (scene.records.names(cells) == contestant)
-            ]
-            seconds = exact[_EXACT].dropna()
+            seconds = here.drop_duplicates("key")["exact_seconds"].dropna()
             if len(seconds):
                 ax.axvline(1e3 * log_centre_and_bounds(seconds)[0], color="#777777", ls=":", lw=1.2)
         present = [estimator for estimator in WORDS if (part["estimator"] == estimator).any()]
@@ -383,7 +408,8 @@ def _pairs(records: Records) -> list[tuple[str, str, pd.DataFrame, pd.DataFrame]
         seconds = plain(group["budget.seconds"].iloc[0]) if "budget.seconds" in group else "none"
         steps = plain(group["budget.steps"].iloc[0])
         equal = f"{steps} steps" if seconds == "none" else f"{seconds} s"
-        found.append((dataset, equal, probe, exact))
+        name = without_options(dataset, ["rows", "test_rows"])
+        found.append((name, equal, probe, exact))
     return found
 
 
@@ -466,23 +492,28 @@ def finding(records: Records) -> str | None:
     """Which estimator varies least, at equal products and per second, and whether it matters."""
     parts = []
     found = estimates(records)
-    if not found.empty:
-        found = found.assign(ratio=_over_reference(found, found["variance"], None))
-        most = int(found.loc[found["estimator"] != _REFERENCE, "products"].max())
-        widest = found[
-            (found["dimension"] == found["dimension"].max()) & (found["products"] == most)
-        ]
+    for name, words, over in (
+        ("at_equal_products", "the least variance", "as many Gaussian probes"),
+        ("per_second", "the least variance times seconds", "one Gaussian probe"),
+    ):
         told = []
-        for (name,), group in grouped(widest[widest["ratio"] > 0], ["estimator"]):
-            if name != _REFERENCE:
-                # Contestants and data sets are cases of their own: the mean over these, by seed.
-                logs = np.log(group["ratio"]).groupby(group["seed"]).mean()
-                told.append(f"{WORDS[name]} {ratio_in_words(np.exp(logs), 'seeds')}")
+        # Where dimensions are most, and so are products.
+        for (contestant, family), part in grouped(found, ["contestant", "family"]):
+            widest = part[part["dimension"] == part["dimension"].max()]
+            count = int(widest["products"].max())
+            widest = widest[(widest["products"] == count) & widest[name].notna()]
+            logs = {
+                estimator: _logs(group[name])
+                for (estimator,), group in grouped(widest, ["estimator"])
+            }
+            if len(logs) > 1:
+                best = min(logs, key=lambda estimator: logs[estimator].mean)
+                told.append(
+                    f"{WORDS[best]} for {contestant} on {family} (D = {part['dimension'].max():g}, "
+                    f"{count} products), {_times(logs[best])} times that of {over}"
+                )
         if told:
-            parts.append(
-                f"variance over that of Gaussian probes at D = {widest['dimension'].iloc[0]:g} and "
-                f"{most} Jacobian products: {', '.join(told)}"
-            )
+            parts.append(f"{words} comes from {', '.join(told)}")
     gains = [
         f"{in_words(gain, 'nats')} on {dataset} after {equal}"
         for dataset, equal, probe, exact in _pairs(records)
