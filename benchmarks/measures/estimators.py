@@ -62,12 +62,6 @@ COLUMNS = (
         heading="exact trace",
         factor=1e3,
     ),
-    Column(
-        "trace_mean_square",
-        "mean over those points of the squared trace, nats squared per unit of time squared",
-        unit="nats²/time²",
-        heading="squared trace",
-    ),
 )
 
 DRAWS = 32
@@ -93,8 +87,6 @@ def measure(subject: Subject) -> dict[str, float]:
             matrix = torch.cat(list(matrices(flow, x, narrow=narrow)))
             like = matrix[:, 0]
             if not narrow:
-                trace = matrix.diagonal(dim1=1, dim2=2).sum(1)
-                found["trace_mean_square"] = float(trace.double().square().mean())
                 found["trace_exact_seconds"] = _median_seconds(
                     lambda: exact_trace(flow.vector_jacobians(x, narrow=False), x.flatten(1)),
                     subject.device,

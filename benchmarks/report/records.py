@@ -256,6 +256,8 @@ def _prepare(cells: pd.DataFrame, store_of: dict[str, Store], notes: list[str]) 
             "device, and are in no time table or figure"
         )
     cells.loc[cells["cost_shared"], times] = np.nan
+    # In one piece again, before more columns come.
+    cells = cells.copy()
 
     cells[_DATA] = _data_versions(cells)
     budgets = sorted(
@@ -311,8 +313,7 @@ def _prepare(cells: pd.DataFrame, store_of: dict[str, Store], notes: list[str]) 
     ]
     ranked = sorted(range(len(cells)), key=lambda row: order[row])
     return Records(
-        # In one piece: a study that adds a column would be warned of the many.
-        cells=cells.iloc[ranked].reset_index(drop=True).copy(),
+        cells=cells.iloc[ranked].reset_index(drop=True),
         setting_columns=columns,
         differing=differing,
         short=short,

@@ -136,10 +136,10 @@ budget = { steps = 1000000, seconds = 1800.0 }
 
 _OF_ESTIMATES = [
     *("key", "contestant", "family", "dimension", "seed", "estimator", "products"),
-    *("variance", "seconds", "exact_seconds", "trace_mean_square"),
+    *("variance", "seconds", "exact_seconds", "one_probe"),
 ]
-# Of a variance over the squared trace: some ten units of rounding of a float32, squared.
-_ROUNDING = 1e-12
+# Of a variance over that of one probe: a hundred units of rounding of a float32, squared.
+_ROUNDING = 1e-10
 
 
 def estimates(records: Records) -> pd.DataFrame:
@@ -164,7 +164,7 @@ def estimates(records: Records) -> pd.DataFrame:
             "variance": cell[f"trace_variance_{estimator}_{products}"],
             "seconds": cell[f"trace_estimate_seconds_{estimator}_{products}"],
             "exact_seconds": cell["trace_exact_seconds"],
-            "trace_mean_square": cell["trace_mean_square"],
+            "one_probe": cell["trace_variance_gaussian_1"],
         }
         for name, (_, cell) in zip(names, cells.iterrows(), strict=True)
         for estimator in WORDS
@@ -173,7 +173,7 @@ def estimates(records: Records) -> pd.DataFrame:
     found = pd.DataFrame(rows, columns=_OF_ESTIMATES)
     found = found[found["variance"].notna()]
     # What rounding leaves of nothing is no variance.
-    exact = found["variance"] <= _ROUNDING * found.pop("trace_mean_square")
+    exact = found["variance"] <= _ROUNDING * found.pop("one_probe")
     found = found.assign(variance=found["variance"].mask(exact, 0.0))
     return found.assign(
         # Over Gaussian probes of the same cell: as many as there are products, and one.
@@ -235,7 +235,7 @@ def table(records: Records) -> Iterator[Table]:
     if found.empty:
         return
     cells = records.ok
-    measured = cells[cells["trace_mean_square"].notna()]
+    measured = cells[cells["trace_variance_gaussian_1"].notna()]
     counts = [count for count in PRODUCTS if (found["products"] == count).any()]
     for name, title, note in (
         (

@@ -75,8 +75,9 @@ def hutch_plus_plus(
     if rank < 1:
         raise ValueError(f"Hutch++ takes at least three products, got {products}")
     left = products - 2 * rank
-    noise = draw_noise("rademacher", (rank + left, n, width), like=like, generator=generator)
-    sketch, probes = noise[:rank], noise[rank:]
+    # Of few random signs two vectors are often the same, and the sketch then lacks a direction.
+    sketch = draw_noise("gaussian", (rank, n, width), like=like, generator=generator)
+    probes = draw_noise("rademacher", (left, n, width), like=like, generator=generator)
     # Rows of n matrices (width, rank) with orthonormal columns.
     basis = torch.linalg.qr(product(sketch).permute(1, 2, 0)).Q
     known = _quadratic(product, basis.permute(2, 0, 1).contiguous()).sum(0)
