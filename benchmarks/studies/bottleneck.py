@@ -105,12 +105,14 @@ _COLUMNS = (
     "trace_std",
     "trace_std_closed_form",
     "log_prob_std",
+    "log_prob_std_closed_form",
     "gradient_std",
     "gradient_std_batches",
     "nll_nats",
 )
 _DEVIATIONS = ("trace_std", "log_prob_std", "gradient_std")
 _PANELS = (*_DEVIATIONS, "nll_nats")
+_CLOSED_FORMS = {name: f"{name}_closed_form" for name in ("trace_std", "log_prob_std")}
 _GREY = "#777777"
 
 
@@ -208,7 +210,7 @@ def table(records: Records) -> Iterator[Table]:
             *(
                 f"{column.heading[0].upper()}{column.heading[1:]}: {column.meaning}."
                 for column in columns
-                if column.name.startswith("gradient") or column.name == "trace_std_closed_form"
+                if column.name.startswith("gradient") or column.name in _CLOSED_FORMS.values()
             ),
             "NLL above no narrow layer: paired by seed, at the same noise.",
             *option_notes(records, cells),
@@ -237,7 +239,7 @@ def deviations(scene: Scene) -> Iterable[Drawn]:
     cells = cells[cells["status"] == "ok"]
     kins = list(grouped(cells, ["kin"]))
     for place, (_, part) in enumerate(kins, start=1):
-        measured = [*_PANELS, "trace_std_closed_form"]
+        measured = [*_PANELS, *_CLOSED_FORMS.values()]
         data = replicates(part, ["noise", "trick", "layer"], measured)
         narrow = data[data["layer"].notna()]
         present = [name for name in _PANELS if narrow[name].notna().any()]
@@ -258,8 +260,8 @@ def deviations(scene: Scene) -> Iterable[Drawn]:
             each = [
                 (_moved(points, i), look_of[arm]) for i, (arm, points) in enumerate(arm_of.items())
             ]
-            if name == "trace_std" and narrow["trace_std_closed_form"].notna().any():
-                _through_closed_form(ax, each, centres)
+            if name in _CLOSED_FORMS and narrow[_CLOSED_FORMS[name]].notna().any():
+                _through_closed_form(ax, each, name, centres)
             else:
                 lines(ax, each, "layer", measures.column(name), "width H", also=centres)
         if full[present].notna().any(axis=None):
@@ -278,8 +280,8 @@ def deviations(scene: Scene) -> Iterable[Drawn]:
             "Of the trained flows: standard deviation over draws of the noise of the trace at the "
             "start of the flow, of log p (both root mean variances of fixed test points) and of "
             "the training loss's gradient (a fixed batch, all parameters together); test NLL. "
-            "First panel: markers are measured, lines the closed form of the same weights at the "
-            "same points. Where there is none (Rademacher noise of one dimension is exact) nothing "
+            "Where a panel says so, markers are measured and lines are the closed form of the same "
+            "weights at the same points. Where there is none (Rademacher noise of one dimension is exact) nothing "
             "is drawn. Markers of one width lie side by side. Error bars: "
             f"{scene.interval}. {LOG_INTERVAL}",
         )
@@ -307,30 +309,27 @@ def _without_layer(
 
 
 def _through_closed_form(
-    ax: Axes, each: list[tuple[pd.DataFrame, Look]], centres: list[float]
+    ax: Axes, each: list[tuple[pd.DataFrame, Look]], name: str, centres: list[float]
 ) -> None:
     """Measured deviations as markers, their closed form as a line."""
-    column = measures.column("trace_std")
-    each = [
-        (points[(points["trace_std"] > 0) & (points["trace_std_closed_form"] > 0)], look)
-        for points, look in each
-    ]
+    column, formula = measures.column(name), _CLOSED_FORMS[name]
+    each = [(points[(points[name] > 0) & (points[formula] > 0)], look) for points, look in each]
     bounds = [
         log_centre_and_bounds(group)
         for points, _ in each
-        for name in ("trace_std", "trace_std_closed_form")
-        for _, group in points.groupby("layer")[name]
+        for values in (name, formula)
+        for _, group in points.groupby("layer")[values]
     ]
     log_axis(ax.yaxis, [*centres, *within_reach(bounds)])
     for points, look in each:
         if points.empty:
             continue
-        formula = points.groupby("layer")["trace_std_closed_form"].agg(
+        means = points.groupby("layer")[formula].agg(
             lambda values: log_centre_and_bounds(values)[0]
         )
         # A line alone, without the markers and intervals that seaborn's would have.
-        ax.plot(formula.index, formula, color=look.colour, ls=look.line, lw=1.2)
-        draw_line(ax, points, "layer", "trace_std", look, joined=False)
+        ax.plot(means.index, means, color=look.colour, ls=look.line, lw=1.2)
+        draw_line(ax, points, "layer", name, look, joined=False)
     ax.set_xlabel("width H")
     ax.set_ylabel(textwrap.fill(column.label, 30))
     ax.set_title("lines: closed form")
