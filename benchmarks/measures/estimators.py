@@ -66,7 +66,7 @@ COLUMNS = (
 
 DRAWS = 32
 # Numbers in the matrices of all rows together: fewer rows where these are large.
-ENTRIES_IN_ALL = 2**28
+ENTRIES_IN_ALL = 2**27
 REPEATS = 5
 
 
