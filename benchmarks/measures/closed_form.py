@@ -37,8 +37,7 @@ COLUMNS = (
     ),
     Column(
         "log_prob_std_closed_form",
-        f"what log_prob_std estimates, {_FORMULA}, integrated; vector flows of one block; "
-        "nats",
+        f"what log_prob_std estimates, {_FORMULA}, integrated; vector flows of one block; nats",
         unit="nats",
         heading="log p std, closed form",
         axis="std of log p",

@@ -51,14 +51,14 @@ validation_rows = 500
 [[study]]
 name = "with"
 flows = [
-    { name = "ffjord", atol = 1e-3, rtol = 1e-3, hidden = [64], bottleneck = [1, 2, 8, 32], noise = ["gaussian", "rademacher"] },
+    { name = "ffjord", atol = 1e-3, rtol = 1e-3, hidden = [64], bottleneck = [1, 2, 4, 8, 16, 32, 64], noise = ["gaussian", "rademacher"] },
 ]
 datasets = ["optdigits"]
 
 [[study]]
 name = "without"
 flows = [
-    { name = "ffjord", atol = 1e-3, rtol = 1e-3, hidden = [[64, 1, 64], [64, 2, 64], [64, 8, 64], [64, 32, 64]], noise = ["gaussian", "rademacher"] },
+    { name = "ffjord", atol = 1e-3, rtol = 1e-3, hidden = [[64, 1, 64], [64, 2, 64], [64, 4, 64], [64, 8, 64], [64, 16, 64], [64, 32, 64], [64, 64, 64]], noise = ["gaussian", "rademacher"] },
 ]
 datasets = ["optdigits"]
 

@@ -70,10 +70,11 @@ def test_one_seed_has_no_interval(tmp_path: Path) -> None:
 
 def test_arms_are_told_by_the_layers(tmp_path: Path) -> None:
     cells = arms(records_of(tmp_path, "bottleneck", measured))
-    assert len(cells) == 54
+    assert len(cells) == 90
     assert cells["kin"].nunique() == 1
     counts = cells.groupby("trick")["layer"].agg(lambda widths: sorted(set(widths.dropna())))
-    assert counts.to_dict() == {"full": [], "with": [1, 2, 8, 32], "without": [1, 2, 8, 32]}
+    widths = [1, 2, 4, 8, 16, 32, 64]
+    assert counts.to_dict() == {"full": [], "with": widths, "without": widths}
 
 
 def test_the_table_pairs_each_network_with_the_one_without_a_layer(tmp_path: Path) -> None:
@@ -88,14 +89,14 @@ def test_closed_forms_are_drawn_through_the_points(tmp_path: Path) -> None:
     records = records_of(tmp_path, "bottleneck", measured, curve=curve)
     (drawn,) = deviations(Scene.of(records))
     for ax in drawn.figure.axes[:2]:
-        lines = [line for line in ax.lines if len(line.get_xdata()) == 4]  # type: ignore[arg-type]
+        lines = [line for line in ax.lines if len(line.get_xdata()) == 7]  # type: ignore[arg-type]
         formulas = [line for line in lines if line.get_marker() == "None"]
         means = [
             float(np.mean(line.get_ydata())) for line in formulas if line.get_linestyle() != "None"
         ]
         assert sorted(means) == pytest.approx([0.5, 0.5, 1.0, 1.0])
     (learned,) = training(Scene.of(records))
-    assert [ax.get_title() for ax in learned.figure.axes] == ["H = 1", "H = 2", "H = 8", "H = 32"]
+    assert [ax.get_title() for ax in learned.figure.axes] == ["H = 1", "H = 4", "H = 16", "H = 64"]
 
 
 def test_failed_arms_and_missing_measures_are_shown_and_stop_nothing(tmp_path: Path) -> None:
@@ -113,7 +114,7 @@ def test_failed_arms_and_missing_measures_are_shown_and_stop_nothing(tmp_path: P
 
     store = store_of(tmp_path / "run", "bottleneck", holes, curve=curve)
     summary = write_report([store], tmp_path / "out")
-    assert summary.without_result == 12
+    assert summary.without_result == 21
     text = (tmp_path / "out/tables/bottleneck-trick.md").read_text()
     assert "3 failed" in text
     page = summary.paths[0].read_text()
