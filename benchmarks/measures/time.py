@@ -179,7 +179,7 @@ def with_quartiles(name: str, values: Sequence[float]) -> dict[str, float]:
     return {name: statistics.median(values), f"{name}_q25": lower, f"{name}_q75": upper}
 
 
-def clock(action: Callable[[], None], device: torch.device) -> float:
+def clock(action: Callable[[], object], device: torch.device) -> float:
     """Seconds that an action takes, its work on the device included."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -266,6 +266,8 @@ def _prepare(cells: pd.DataFrame, store_of: dict[str, Store], notes: list[str]) 
             "device, and are in no time table or figure"
         )
     cells.loc[cells["cost_shared"], times] = np.nan
+    # In one piece again, before more columns come.
+    cells = cells.copy()
 
     cells[_DATA] = _data_versions(cells)
     budgets = sorted(

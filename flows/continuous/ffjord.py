@@ -39,7 +39,7 @@ class FFJORDConfig(ContinuousConfig):
     several times faster than 0.5.
 
     With a bottleneck of k the hidden layers run down to it and up from it (hidden 64-64-128 and
-    k = 5 give 64-64-128-5-128-64-64, Figure 1 of the paper); the noise then has that width.
+    k = 5 give 64-64-128-5-128-64-64, Figure 4 of the paper); the noise then has that width.
     """
 
     version: ClassVar[int] = 2

@@ -17,7 +17,7 @@ from flows.continuous.ode.dynamics import DenseDynamics
 from flows.continuous.ode.evaluator import Evaluator
 from flows.continuous.ode.field import Field, Probes
 from flows.continuous.ode.gradient import integrate
-from flows.continuous.ode.trace import draw_noise, unit_vectors
+from flows.continuous.ode.trace import Product, draw_noise, unit_vectors
 from flows.continuous.options import ContinuousConfig
 from flows.meter import tick
 
@@ -162,6 +162,11 @@ class ContinuousTransform(nn.Module):
             # A weight of 1 / (all products) has each of them carry the whole known trace.
             _, found = Field(self.dynamics, context, noise).products(z.new_zeros(()), z)
         return found.view(draws, count, len(z)).mean(1)
+
+    def vector_jacobians(self, z: Tensor, context: Tensor | None, *, narrow: bool) -> Product:
+        """The products ``v^T M`` at time 0; see :meth:`Field.vector_jacobians`."""
+        field = Field(self.dynamics, context, None)
+        return field.vector_jacobians(z.new_zeros(()), z, narrow=narrow)
 
     def probes(self, z: Tensor, exact: bool, generator: torch.Generator | None) -> Probes:
         """The vectors of one solve: one draw of noise, or the unit vectors of the exact trace."""

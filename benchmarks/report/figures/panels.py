@@ -124,7 +124,14 @@ def _marked(look: Look, size: float) -> dict[str, Any]:
 
 
 def draw_line(
-    ax: Axes, points: pd.DataFrame, x: str, y: str, look: Look, *, band: bool = False
+    ax: Axes,
+    points: pd.DataFrame,
+    x: str,
+    y: str,
+    look: Look,
+    *,
+    band: bool = False,
+    joined: bool = True,
 ) -> None:
     """A contestant's line through the means of its replicates, with their t intervals.
 
@@ -139,6 +146,7 @@ def draw_line(
         look: of the contestant.
         band: whether the interval is a band rather than bars, as suits a line of many points, which
             then has a marker at some of them.
+        joined: whether a line joins the means.
     """
     sns.lineplot(
         data=points,
@@ -151,7 +159,7 @@ def draw_line(
         err_style="band" if band else "bars",
         err_kws={"alpha": 0.18, "lw": 0} if band else {"capsize": 2, "elinewidth": 0.9},
         legend=False,
-        linestyle=look.line,
+        linestyle=look.line if joined else "none",
         markevery=max(1, points[x].nunique() // 6) if band else 1,
         **_marked(look, 3.6 if band else 4.5),
     )
