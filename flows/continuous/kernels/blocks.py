@@ -220,8 +220,10 @@ def outer(
 
 @compiled
 def turn(x: Array, turned: Array, inputs: int) -> None:
-    """Write the first rows of a panel as columns."""
+    """Write the first rows of a panel as columns, and zeros into the rest of them."""
     for c in range(x.shape[1]):
         target = turned[c]
         for i in range(inputs):
             target[i] = x[i, c]
+        for i in range(inputs, turned.shape[1]):
+            target[i] = 0

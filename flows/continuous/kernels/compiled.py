@@ -1,8 +1,9 @@
 """Functions that Numba compiles, and where the compiled code is kept.
 
 Numba keeps what it compiled beside the source and looks at one file's date to tell whether it is
-still good; the functions here call one another across files. So it is kept in the user's cache
-folder instead, under the hash of all these files: what was compiled of other sources is never met.
+still good; the functions here call one another across files. So it is kept in a folder that is
+named by the hash of all these files, in the user's cache folder or where ``NUMBA_CACHE_DIR`` says:
+what was compiled of other sources is never met.
 """
 
 from __future__ import annotations
@@ -29,12 +30,16 @@ def _folder() -> Path:
     for path in sorted(Path(__file__).parent.glob("*.py")):
         sources.update(path.read_bytes())
     name = f"{numba.__version__}-{sources.hexdigest()[:16]}"
-    return Path(platformdirs.user_cache_dir("ffjord-bench")) / "kernels" / name
+    base = numba.config.CACHE_DIR or Path(platformdirs.user_cache_dir("ffjord-bench")) / "kernels"
+    return Path(base) / name
+
+
+_FOLDER = str(_folder())
 
 
 def _compile(function: Callable[..., Any], **options: Any) -> Any:
     before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = before or str(_folder())
+    numba.config.CACHE_DIR = _FOLDER
     try:
         return numba.njit(
             function, cache=True, nogil=True, error_model="numpy", fastmath=_ARITHMETIC, **options

@@ -74,23 +74,23 @@ def at_times(
             row, outputs, inputs = net.rows[layer], net.widths[layer + 1], net.widths[layer]
             for o in range(outputs):
                 at, shift_at = net.weights_at[layer] + o * row, net.shifts_at[layer] + o
-                target = weights[place, at : at + inputs]
-                target[:] = terms.weights[0, at : at + inputs]
-                shift = terms.shifts[0, shift_at]
+                gate = one
+                if terms.gated:
+                    gate = sigmoid(terms.gates[0, shift_at] * t + terms.gates[1, shift_at])
+                target, source = weights[place, at : at + inputs], terms.weights[0, at : at + inputs]
+                for i in range(inputs):
+                    target[i] = gate * source[i]
+                shift = gate * terms.shifts[0, shift_at] + terms.drift[shift_at] * t
                 for k in range(count):
-                    phi = t
+                    phi = gate * t
                     if terms.by_tanh:
-                        phi = tanh(terms.lines[layer, k, 0] * t + terms.lines[layer, k, 1])
+                        line = terms.lines[layer, k]
+                        phi = gate * tanh(line[0] * t + line[1])
                     term = terms.weights[1 + k, at : at + inputs]
                     for i in range(inputs):
                         target[i] += phi * term[i]
                     shift += phi * terms.shifts[1 + k, shift_at]
-                gate = one
-                if terms.gated:
-                    gate = sigmoid(terms.gates[0, shift_at] * t + terms.gates[1, shift_at])
-                    for i in range(inputs):
-                        target[i] *= gate
-                shifts[place, shift_at] = gate * shift + terms.drift[shift_at] * t
+                shifts[place, shift_at] = shift
 
 
 class _Parts(NamedTuple):

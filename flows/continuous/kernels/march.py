@@ -20,7 +20,7 @@ from flows.continuous.kernels.activations import ACTIVATIONS
 from flows.continuous.kernels.blocks import PADDING, PANEL_BYTES
 from flows.continuous.kernels.layers import at_times, packed, places, terms, unpacked
 from flows.continuous.kernels.network import Network, Workspace
-from flows.continuous.kernels.panels import from_panels, to_panels
+from flows.continuous.kernels.panels import aligned, from_panels, to_panels
 from flows.continuous.runge_kutta import TABLEAUS
 
 __all__ = ["DenseMarch", "Path", "covers"]
@@ -148,19 +148,21 @@ class DenseMarch:
             0 if vectors is None else 1, atol, rtol,
         )
         panels = len(self.batch.vectors)
-        self.workers = min(torch.get_num_threads(), panels)
+        self.workers = min(torch.get_num_threads(), panels, numba.config.NUMBA_NUM_THREADS)
         start = to_panels(rows, self.points)
-        self.y = np.zeros((panels, block.dimension + integrals, self.points), rows.dtype)
+        self.y = aligned((panels, block.dimension + integrals, self.points), rows.dtype)
         self.y[:, : block.dimension] = start
-        self.y1 = np.empty_like(self.y)
+        self.y1 = aligned(self.y.shape, rows.dtype)
         stages = len(self.tableau.times)
-        self.rates = np.zeros((stages, *self.y.shape), rows.dtype)
+        self.rates = aligned((stages, *self.y.shape), rows.dtype)
         self.weights = np.zeros((stages, self.net.weights_at[-1]), rows.dtype)
         self.shifts = np.zeros((stages, self.net.shifts_at[-1]), rows.dtype)
         self.squares = np.zeros((panels, 2), rows.dtype)
-        self.highest = int(-(-max(self.net.widths.max(), width) // PADDING) * PADDING)
+        # One row more than are needed: were panels a multiple of 4 kB apart, the processor would
+        # take a load from one for a load of what was just stored to another.
+        self.highest = int(-(-max(self.net.widths.max(), width) // PADDING) * PADDING) + 1
         self.work = self._workspace(record=False)
-        self.place = np.empty((self.workers, self.highest, self.points), rows.dtype)
+        self.place = aligned((self.workers, self.highest, self.points), rows.dtype)
 
     def _workspace(self, *, record: bool) -> Workspace:
         """Room for an evaluation, with or without its gradient."""
@@ -169,7 +171,7 @@ class DenseMarch:
         kept, all_kept = (depth, depth) if record else (2, 1)
 
         def room(*shape: int) -> Array:
-            return np.zeros((workers, *shape), self.dtype)
+            return aligned((workers, *shape), self.dtype)
 
         return Workspace(
             values=room(kept, *panel),
@@ -227,8 +229,8 @@ class DenseMarch:
                 self.rates[0] = self.rates[-1]
             return
         self.path.steps.append((t, dt, self.y, self.rates))
-        self.y, self.y1 = self.y1, np.empty_like(self.y)
-        before, self.rates = self.rates, np.zeros_like(self.rates)
+        self.y, self.y1 = self.y1, aligned(self.y.shape, self.dtype)
+        before, self.rates = self.rates, aligned(self.rates.shape, self.dtype)
         if self.method.adaptive:
             self.rates[0] = before[-1]
 
@@ -267,10 +269,10 @@ class DenseMarch:
         integral_bar = self._bars(q_bar.numpy().T)
         context_bar = np.zeros_like(self.batch.context)
         groups = min(_GROUPS, len(bar))
-        parts = np.empty((groups, used, weights.shape[1]), self.dtype)
+        parts = aligned((groups, used, weights.shape[1]), self.dtype)
         shift_parts = np.empty((groups, used, shifts.shape[1]), self.dtype)
         work = self._workspace(record=True)
-        bars = np.zeros((self.workers, used + 4, self.highest, points), self.dtype)
+        bars = aligned((self.workers, used + 4, self.highest, points), self.dtype)
         kernel = steps.pull_step
         if self.workers > 1:
             numba.set_num_threads(self.workers)

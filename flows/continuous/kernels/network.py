@@ -21,7 +21,7 @@ from flows.continuous.kernels.activations import activate
 from flows.continuous.kernels.blocks import multiply, multiply_transposed, outer, turn
 from flows.continuous.kernels.compiled import compiled
 
-__all__ = ["Network", "Workspace", "forward", "pull"]
+__all__ = ["Network", "Workspace", "copy", "forward", "pull"]
 
 Array = NDArray[Any]
 
@@ -125,16 +125,18 @@ def forward(
         if integrals and layer >= net.first:
             _tangents(net, layer, weights, v, work)
         x = y
-    f[:] = x[: net.dimension]
-    if net.residual:
-        f -= z[: net.dimension]
+    for d in range(net.dimension):
+        for c in range(points):
+            f[d, c] = x[d, c] - (z[d, c] if net.residual else 0)
     if not integrals:
         return
     for layer in range(net.first):
         _tangents(net, layer, weights, v, work)
     images = work.images[(depth - 1) % len(work.images)]
     ends = images if net.first == 0 else work.tangents[net.first % kept]
-    q[:] = 0
+    for integral in range(len(q)):
+        for c in range(points):
+            q[integral, c] = 0
     for probe in range(len(v)):
         for d in range(v.shape[1] if net.first else net.dimension):
             for c in range(points):
@@ -174,7 +176,14 @@ def _tangents(net: Network, layer: int, weights: Array, v: Array, work: Workspac
         if layer < last:
             _product(work.slopes[layer].ravel(), image.ravel(), made.ravel(), count)
         elif net.first > 0:
-            made[:outputs] = image[:outputs]
+            copy(image.ravel(), made.ravel(), count)
+
+
+@compiled
+def copy(source: Array, target: Array, count: int) -> None:
+    """Copy the first numbers of a flat array."""
+    for i in range(count):
+        target[i] = source[i]
 
 
 @compiled
@@ -210,7 +219,7 @@ def pull(
         _pull_tangents(net, weights, v, work, f, f_bar, q_bar, weight_bars)
     # In turn in two places: what comes from behind a layer, and what goes on to the one before.
     p_bar, other = work.bars[0, 0], work.bars[1, 0]
-    p_bar[: net.dimension] = f_bar
+    copy(f_bar.ravel(), p_bar.ravel(), net.dimension * points)
     for layer in range(depth - 1, -1, -1):
         inputs, outputs = net.widths[layer], net.widths[layer + 1]
         if layer < depth - 1:
@@ -237,7 +246,9 @@ def pull(
         )
         p_bar, other = x_bar, p_bar
     if net.residual:
-        z_bar[: net.dimension] -= f_bar
+        for d in range(net.dimension):
+            for c in range(points):
+                z_bar[d, c] -= f_bar[d, c]
 
 
 @compiled

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["from_panels", "to_panels"]
+__all__ = ["aligned", "from_panels", "to_panels"]
 
 Array = NDArray[Any]
+
+_LINE = 64
+
+
+def aligned(shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
+    """Zeros that begin where a line of the cache does, so that no vector lies across two."""
+    size = math.prod(shape) * dtype.itemsize
+    room = np.zeros(size + _LINE, np.uint8)
+    first = -room.ctypes.data % _LINE
+    return room[first : first + size].view(dtype).reshape(shape)
 
 
 def to_panels(rows: Array, points: int) -> Array:
@@ -24,7 +36,7 @@ def to_panels(rows: Array, points: int) -> Array:
     """
     size, rest = len(rows), rows.shape[1:]
     whole, left = divmod(size, points)
-    panels = np.empty((whole + bool(left), *rest, points), rows.dtype)
+    panels = aligned((whole + bool(left), *rest, points), rows.dtype)
     split = rows[: whole * points].reshape(whole, points, *rest)
     panels[:whole] = np.moveaxis(split, 1, -1)
     if left:

@@ -16,7 +16,7 @@ import numba
 from numpy.typing import NDArray
 
 from flows.continuous.kernels.compiled import compiled, in_parallel
-from flows.continuous.kernels.network import Network, Workspace, forward, pull
+from flows.continuous.kernels.network import Network, Workspace, copy, forward, pull
 
 __all__ = ["Batch", "Method", "attempt", "evaluate", "pull_step"]
 
@@ -74,18 +74,22 @@ def _of(works: Workspace, worker: int) -> Workspace:
 
 
 @compiled
+def add_scaled(factor: float, source: Array, target: Array, count: int) -> None:
+    """``target += factor source`` of the first numbers of flat arrays."""
+    if factor != 0:
+        for i in range(count):
+            target[i] += factor * source[i]
+
+
+@compiled
 def _point(y: Array, rates: Array, panel: int, weights: Array, dt: float, before: int, x: Array, rows: int) -> None:
     """``x = y + dt sum of weights[j] rates[j]`` of the stages before one, the first rows."""
-    start, end = y[panel].ravel(), x.ravel()
+    end = x.ravel()
     count = rows * y.shape[2]
-    for i in range(count):
-        end[i] = start[i]
+    copy(y[panel].ravel(), end, count)
     for stage in range(before):
         weight = y.dtype.type(weights[stage] * dt)
-        if weight != 0:
-            rate = rates[stage, panel].ravel()
-            for i in range(count):
-                end[i] += weight * rate[i]
+        add_scaled(weight, rates[stage, panel].ravel(), end, count)
 
 
 @compiled
@@ -97,11 +101,12 @@ def _attempt_panel(
     number = y.dtype.type
     v = batch.vectors[panel]
     last = len(method.solution) - 1
-    x[dimension : net.widths[0]] = batch.context[panel]
+    given = batch.context[panel]
+    copy(given.ravel(), x[dimension:].ravel(), given.size)
     for stage in range(1 if method.adaptive else 0, last + 1):
         if method.adaptive and stage == last:
             _point(y, rates, panel, method.stages[last], dt, last, y1[panel], y.shape[1])
-            x[:dimension] = y1[panel, :dimension]
+            copy(y1[panel].ravel(), x.ravel(), dimension * points)
         else:
             _point(y, rates, panel, method.stages[stage], dt, stage, x, dimension)
         rate = rates[stage, panel]
@@ -170,8 +175,9 @@ def evaluate(
     """Velocity and integrands at one time, ``rate`` of the shape of ``y`` in :func:`attempt`."""
     work, x = _of(works, 0), points[0]
     for panel in range(len(z)):
-        x[: net.dimension] = z[panel, : net.dimension]
-        x[net.dimension : net.widths[0]] = batch.context[panel]
+        given = batch.context[panel]
+        copy(z[panel].ravel(), x.ravel(), net.dimension * z.shape[2])
+        copy(given.ravel(), x[net.dimension :].ravel(), given.size)
         forward(
             net, weights, shifts, x[: net.widths[0]], batch.vectors[panel], work,
             rate[panel, : net.dimension], rate[panel, net.dimension :], integrals, False,
@@ -188,19 +194,21 @@ def _pull_panel(
     number = y.dtype.type
     v = batch.vectors[panel]
     bar, integral_bar = z_bar[panel], q_bar[panel]
-    x[dimension : net.widths[0]] = batch.context[panel]
+    given = batch.context[panel]
+    copy(given.ravel(), x[dimension:].ravel(), given.size)
     # Beside the stages' bars, in the last two places: a velocity and the gradient by it.
     f, f_bar = bars[used, :dimension], bars[used + 1, :dimension]
     q = bars[used + 2, : len(integral_bar)]
     stage_bar = bars[used + 3, : len(integral_bar)]
     for stage in range(used - 1, -1, -1):
         scaled = number(method.solution[stage] * dt)
-        f_bar[:] = scaled * bar
+        f_bar[:] = 0
+        add_scaled(scaled, bar.ravel(), f_bar.ravel(), bar.size)
         for later in range(stage + 1, used):
             weight = number(method.stages[later, stage] * dt)
-            if weight != 0:
-                f_bar += weight * bars[later, :dimension]
-        stage_bar[:] = scaled * integral_bar
+            add_scaled(weight, bars[later].ravel(), f_bar.ravel(), bar.size)
+        stage_bar[:] = 0
+        add_scaled(scaled, integral_bar.ravel(), stage_bar.ravel(), integral_bar.size)
         integrals = len(v) > 0 and scaled != 0
         _point(y, rates, panel, method.stages[stage], dt, stage, x, dimension)
         forward(
@@ -210,9 +218,12 @@ def _pull_panel(
             net, weights[stage], x[: net.widths[0]], v, work, f, f_bar, stage_bar, integrals,
             weight_bars[stage], shift_bars[stage], bars[stage],
         )
-        context_bar[panel] += bars[stage, dimension : net.widths[0]]
+        of_context = context_bar[panel]
+        add_scaled(
+            number(1), bars[stage, dimension:].ravel(), of_context.ravel(), of_context.size
+        )
     for stage in range(used):
-        bar += bars[stage, :dimension]
+        add_scaled(number(1), bars[stage].ravel(), bar.ravel(), bar.size)
 
 
 def _pull_step(
