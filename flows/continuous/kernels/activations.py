@@ -126,7 +126,9 @@ def tanh(x: Any) -> Any:
 
 
 @compiled
-def activate(kind: int, values: Array, slopes: Array, curves: Array, count: int, curved: bool) -> None:
+def activate(
+    kind: int, values: Array, slopes: Array, curves: Array, count: int, curved: bool
+) -> None:
     """Apply the nonlinearity a number ``kind`` of :data:`ACTIVATIONS` stands for.
 
     Args:

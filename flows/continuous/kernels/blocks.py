@@ -4,9 +4,9 @@ A panel is some features of a few points of the batch: features are rows, points
 and :data:`PANEL_BYTES` of numbers make a row, 32 in single precision. A layer of 64 inputs and as
 many outputs is then 16 kB of weights that turn 8 kB into 8 kB, however large the batch.
 
-All products are made of one block: ``ROWS`` rows of the result by ``VECTORS`` vectors along them are
-summed up in registers, and each turn of the innermost loop loads ``VECTORS`` vectors of one matrix
-and multiplies them with ``ROWS`` numbers of the other::
+All products are made of one block: ``ROWS`` rows of the result by ``VECTORS`` vectors along them
+are summed up in registers, and each turn of the innermost loop loads ``VECTORS`` vectors of one
+matrix and multiplies them with ``ROWS`` numbers of the other::
 
     result[r, c] = start[r, c] + sum over i of  factors[r, i] * panel[i, c]
 
@@ -21,7 +21,6 @@ from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding
-import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
@@ -50,7 +49,7 @@ ROWS = 8 if _WIDE else 4
 def _block(*, accumulate: bool) -> Callable[..., Any]:
     """The block that starts from a number for each row, or from what the result holds."""
 
-    @intrinsic  # type: ignore[misc]
+    @intrinsic
     def block(  # type: ignore[no-untyped-def]
         typing,
         factors,  # array
@@ -70,7 +69,19 @@ def _block(*, accumulate: bool) -> Callable[..., Any]:
         index = types.intp
         array, number = panel, panel.dtype
         signature = types.void(
-            factors, index, index, index, array, index, index, start, index, result, index, index, index
+            factors,
+            index,
+            index,
+            index,
+            array,
+            index,
+            index,
+            start,
+            index,
+            result,
+            index,
+            index,
+            index,
         )
 
         def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
@@ -160,8 +171,15 @@ _add = _block(accumulate=True)
 
 @compiled
 def multiply(
-    weights: Array, at: int, row: int, shift: Array, shift_at: int, x: Array, y: Array,
-    outputs: int, inputs: int,
+    weights: Array,
+    at: int,
+    row: int,
+    shift: Array,
+    shift_at: int,
+    x: Array,
+    y: Array,
+    outputs: int,
+    inputs: int,
 ) -> None:
     """``y = W x + b``.
 
@@ -182,15 +200,32 @@ def multiply(
     for o in range(0, outputs, ROWS):
         for c in range(0, points, step):
             _set(
-                weights, at + o * row, row, 1, x, c, points,
-                shift, shift_at + o, y, o * points + c, points, inputs,
+                weights,
+                at + o * row,
+                row,
+                1,
+                x,
+                c,
+                points,
+                shift,
+                shift_at + o,
+                y,
+                o * points + c,
+                points,
+                inputs,
             )
 
 
 @compiled
 def multiply_transposed(
-    weights: Array, at: int, row: int, nothing: Array, y: Array, x: Array,
-    outputs: int, inputs: int,
+    weights: Array,
+    at: int,
+    row: int,
+    nothing: Array,
+    y: Array,
+    x: Array,
+    outputs: int,
+    inputs: int,
 ) -> None:
     """``x = W^T y``, like :func:`multiply`; ``nothing`` is an array of ``PADDING`` zeros."""
     points = x.shape[1]
@@ -198,8 +233,19 @@ def multiply_transposed(
     for i in range(0, inputs, ROWS):
         for c in range(0, points, step):
             _set(
-                weights, at + i, 1, row, y, c, points,
-                nothing, 0, x, i * points + c, points, outputs,
+                weights,
+                at + i,
+                1,
+                row,
+                y,
+                c,
+                points,
+                nothing,
+                0,
+                x,
+                i * points + c,
+                points,
+                outputs,
             )
 
 
@@ -213,8 +259,19 @@ def outer(
     for o in range(0, outputs, ROWS):
         for i in range(0, inputs, step):
             _add(
-                y, o * points, points, 1, turned, i, turned.shape[1],
-                y, 0, weights, at + o * row + i, row, points,
+                y,
+                o * points,
+                points,
+                1,
+                turned,
+                i,
+                turned.shape[1],
+                y,
+                0,
+                weights,
+                at + o * row + i,
+                row,
+                points,
             )
 
 

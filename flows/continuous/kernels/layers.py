@@ -62,9 +62,7 @@ class Terms(NamedTuple):
 
 
 @compiled
-def at_times(
-    net: Network, terms: Terms, times: Array, weights: Array, shifts: Array
-) -> None:
+def at_times(net: Network, terms: Terms, times: Array, weights: Array, shifts: Array) -> None:
     """The effective weights and shifts at each time, ``(s, ...)``."""
     count = len(terms.weights) - 1
     one = terms.drift.dtype.type(1)
@@ -77,7 +75,10 @@ def at_times(
                 gate = one
                 if terms.gated:
                     gate = sigmoid(terms.gates[0, shift_at] * t + terms.gates[1, shift_at])
-                target, source = weights[place, at : at + inputs], terms.weights[0, at : at + inputs]
+                target, source = (
+                    weights[place, at : at + inputs],
+                    terms.weights[0, at : at + inputs],
+                )
                 for i in range(inputs):
                     target[i] = gate * source[i]
                 shift = gate * terms.shifts[0, shift_at] + terms.drift[shift_at] * t
@@ -146,7 +147,7 @@ _PARTS: dict[type[nn.Module], Callable[[Any], _Parts]] = {
 
 def _array(tensor: Tensor) -> Array:
     """A view of a tensor's memory."""
-    return cast(Array, tensor.detach().numpy())
+    return tensor.detach().numpy()
 
 
 def _ceiling(count: int, step: int) -> int:
@@ -169,7 +170,7 @@ def places(block: DenseDynamics, itemsize: int) -> dict[str, Array]:
 
 
 def unpacked(net: Network, weights: Array, shifts: Array) -> list[tuple[Array, Array]]:
-    """Views of a network's flat arrays, ``(s, ...)``: of each layer (s, outputs, inputs), (s, outputs)."""
+    """Views of flat arrays ``(s, ...)``: each layer's (s, outputs, inputs) and (s, outputs)."""
     views = []
     for layer, row in enumerate(net.rows):
         inputs, outputs = net.widths[layer], net.widths[layer + 1]
@@ -214,6 +215,11 @@ def terms(net: Network, block: DenseDynamics) -> Terms:
         if parts.lines is not None:
             by_time[layer] = _array(parts.lines)
     return Terms(
-        weights, shifts, by_time, first.lines is not None, first.gate is not None,
-        lines[:2], lines[2],
+        weights,
+        shifts,
+        by_time,
+        first.lines is not None,
+        first.gate is not None,
+        lines[:2],
+        lines[2],
     )

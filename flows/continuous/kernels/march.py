@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -80,6 +80,31 @@ def _method(solver: str) -> steps.Method:
     )
 
 
+class _Rooms(threading.local):
+    """Arrays that a call writes and the next one may overwrite.
+
+    Made anew they cost what a short solve does. Each thread has its own, of the networks that it
+    met last.
+    """
+
+    MOST = 8
+
+    def __init__(self) -> None:
+        self.made: dict[Any, Any] = {}
+
+    def get(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What was made under a key, or is made now."""
+        if key in self.made:
+            return self.made[key]
+        while len(self.made) >= self.MOST:
+            del self.made[next(iter(self.made))]
+        self.made[key] = make()
+        return self.made[key]
+
+
+_rooms = _Rooms()
+
+
 @dataclass
 class Path:
     """The accepted steps: of each the time, the size, the starting point and the stages' rates."""
@@ -144,8 +169,12 @@ class DenseMarch:
         if context is not None:
             given = context.detach().numpy()
         self.batch = steps.Batch(
-            self.size, to_panels(products, self.points), to_panels(given, self.points),
-            0 if vectors is None else 1, atol, rtol,
+            self.size,
+            to_panels(products, self.points),
+            to_panels(given, self.points),
+            0 if vectors is None else 1,
+            atol,
+            rtol,
         )
         panels = len(self.batch.vectors)
         self.workers = min(torch.get_num_threads(), panels, numba.config.NUMBA_NUM_THREADS)
@@ -161,29 +190,35 @@ class DenseMarch:
         # One row more than are needed: were panels a multiple of 4 kB apart, the processor would
         # take a load from one for a load of what was just stored to another.
         self.highest = int(-(-max(self.net.widths.max(), width) // PADDING) * PADDING) + 1
-        self.work = self._workspace(record=False)
-        self.place = aligned((self.workers, self.highest, self.points), rows.dtype)
+        self.work, self.place = self._workspace(record=False)
 
-    def _workspace(self, *, record: bool) -> Workspace:
-        """Room for an evaluation, with or without its gradient."""
+    def _workspace(self, *, record: bool) -> tuple[Workspace, Array]:
+        """Room for an evaluation, with or without its gradient, and for a stage's point."""
         depth, probes = len(self.net.rows), max(1, self.batch.vectors.shape[1])
         workers, panel = self.workers, (self.highest, self.points)
         kept, all_kept = (depth, depth) if record else (2, 1)
+        row = int(self.net.rows.max())
 
         def room(*shape: int) -> Array:
             return aligned((workers, *shape), self.dtype)
 
-        return Workspace(
-            values=room(kept, *panel),
-            slopes=room(depth, *panel),
-            curves=room(all_kept, *panel),
-            tangents=room(kept, probes, *panel),
-            images=room(all_kept, probes, *panel),
-            curved=room(all_kept, *panel),
-            bars=room(2, probes, *panel),
-            turned=room(self.points, int(self.net.rows.max())),
-            zeros=np.zeros(self.highest, self.dtype),
-        )
+        def make() -> tuple[Workspace, Array]:
+            work = Workspace(
+                values=room(kept, *panel),
+                slopes=room(depth, *panel),
+                curves=room(all_kept, *panel),
+                tangents=room(kept, probes, *panel),
+                images=room(all_kept, probes, *panel),
+                curved=room(all_kept, *panel),
+                bars=room(2, probes, *panel),
+                turned=room(self.points, row),
+                zeros=np.zeros(self.highest, self.dtype),
+            )
+            return work, room(*panel)
+
+        key = ("work", self.dtype, workers, depth, probes, self.highest, row, record)
+        made: tuple[Workspace, Array] = _rooms.get(key, make)
+        return made
 
     # -- the way forward --------------------------------------------------------------------------
 
@@ -192,8 +227,15 @@ class DenseMarch:
         times = np.array([t], self.dtype)
         at_times(self.net, self.terms, times, self.weights[:1], self.shifts[:1])
         steps.evaluate(
-            self.net, self.batch, self.work, self.place, self.weights[0], self.shifts[0],
-            y, rates, self.batch.vectors.shape[1] > 0,
+            self.net,
+            self.batch,
+            self.work,
+            self.place,
+            self.weights[0],
+            self.shifts[0],
+            y,
+            rates,
+            self.batch.vectors.shape[1] > 0,
         )
 
     def attempt(self, t: float, dt: float) -> float:
@@ -211,15 +253,26 @@ class DenseMarch:
             numba.set_num_threads(self.workers)
             kernel = steps.attempt_in_parallel
         kernel(
-            self.net, self.method, self.batch, self.work, self.place, self.weights, self.shifts,
-            self.y, self.rates, self.y1, dt, self.squares,
+            self.net,
+            self.method,
+            self.batch,
+            self.work,
+            self.place,
+            self.weights,
+            self.shifts,
+            self.y,
+            self.rates,
+            self.y1,
+            dt,
+            self.squares,
         )
         if not first:
             return 0.0
         state, integrals = self.squares.sum(0, dtype=np.float64).tolist()
         state /= self.size * self.net.dimension
         integrals /= self.size * max(1, self.batch.controlled)
-        return max(state, integrals) if state == state else state
+        # The comparison as it stands lets NaN of either through.
+        return float(state if state >= integrals or state != state else integrals)
 
     def accept(self, t: float, dt: float) -> None:
         """Go on from what the last attempt arrived at."""
@@ -257,7 +310,7 @@ class DenseMarch:
             ``(n, context_features)``, and by each of the block's parameters.
         """
         assert self.path is not None
-        net, method, used, points = self.net, self.method, self.method.used, self.points
+        net, method, used = self.net, self.method, self.method.used
         taken = self.path.steps
         fractions = np.array(self.tableau.times[:used])
         times = np.concatenate([t + fractions * dt for t, dt, _, _ in taken]).astype(self.dtype)
@@ -268,36 +321,61 @@ class DenseMarch:
         bar = self._bars(z_bar.numpy())
         integral_bar = self._bars(q_bar.numpy().T)
         context_bar = np.zeros_like(self.batch.context)
-        groups = min(_GROUPS, len(bar))
-        parts = aligned((groups, used, weights.shape[1]), self.dtype)
-        shift_parts = np.empty((groups, used, shifts.shape[1]), self.dtype)
-        work = self._workspace(record=True)
-        bars = aligned((self.workers, used + 4, self.highest, points), self.dtype)
+        work, place = self._workspace(record=True)
+        bars, parts, shift_parts = self._sums(weights.shape[1], shifts.shape[1])
         kernel = steps.pull_step
         if self.workers > 1:
             numba.set_num_threads(self.workers)
             kernel = steps.pull_step_in_parallel
-        for place in reversed(range(len(taken))):
-            _, dt, y, rates = taken[place]
-            at = slice(place * used, (place + 1) * used)
+        for index in reversed(range(len(taken))):
+            _, dt, y, rates = taken[index]
+            at = slice(index * used, (index + 1) * used)
             kernel(
-                net, method, self.batch, work, self.place, bars, weights[at], shifts[at],
-                y, rates, dt, bar, integral_bar, context_bar,
-                parts, shift_parts, weight_bars[at], shift_bars[at],
+                net,
+                method,
+                self.batch,
+                work,
+                place,
+                bars,
+                weights[at],
+                shifts[at],
+                y,
+                rates,
+                dt,
+                bar,
+                integral_bar,
+                context_bar,
+                parts,
+                shift_parts,
+                weight_bars[at],
+                shift_bars[at],
             )
         found = [
             torch.from_numpy(array)
             for pair in unpacked(net, weight_bars, shift_bars)
             for array in pair
         ]
-        gradients = torch.autograd.grad(
-            affine, list(block.parameters()), found, allow_unused=True
-        )
+        gradients = torch.autograd.grad(affine, list(block.parameters()), found, allow_unused=True)
         return (
             torch.from_numpy(from_panels(bar, self.size)),
             torch.from_numpy(from_panels(context_bar, self.size)),
             list(gradients),
         )
+
+    def _sums(self, weights: int, shifts: int) -> tuple[Array, Array, Array]:
+        """Room for the gradients at the stages, and for parts of the weights' sums."""
+        groups, used = min(_GROUPS, len(self.y)), self.method.used
+
+        def make() -> tuple[Array, Array, Array]:
+            return (
+                aligned((self.workers, used + 4, self.highest, self.points), self.dtype),
+                aligned((groups, used, weights), self.dtype),
+                aligned((groups, used, shifts), self.dtype),
+            )
+
+        key = ("sums", self.dtype, self.workers, self.highest, used, groups, weights, shifts)
+        made: tuple[Array, Array, Array] = _rooms.get(key, make)
+        return made
 
     def _bars(self, rows: Array) -> Array:
         """Panels of gradients: nothing comes by the points that fill the last one."""

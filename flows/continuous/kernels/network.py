@@ -90,8 +90,16 @@ class Workspace(NamedTuple):
 
 @compiled
 def forward(
-    net: Network, weights: Array, shifts: Array, z: Array, v: Array, work: Workspace,
-    f: Array, q: Array, integrals: bool, record: bool,
+    net: Network,
+    weights: Array,
+    shifts: Array,
+    z: Array,
+    v: Array,
+    work: Workspace,
+    f: Array,
+    q: Array,
+    integrals: bool,
+    record: bool,
 ) -> None:
     """The velocity of a panel and its integrands.
 
@@ -114,13 +122,24 @@ def forward(
         y = work.values[(layer + 1) % kept]
         outputs = net.widths[layer + 1]
         multiply(
-            weights, net.weights_at[layer], net.rows[layer], shifts, net.shifts_at[layer],
-            x, y, outputs, net.widths[layer],
+            weights,
+            net.weights_at[layer],
+            net.rows[layer],
+            shifts,
+            net.shifts_at[layer],
+            x,
+            y,
+            outputs,
+            net.widths[layer],
         )
         if layer < depth - 1:
             activate(
-                net.activation, y.ravel(), work.slopes[layer].ravel(),
-                work.curves[layer if record else 0].ravel(), outputs * points, record,
+                net.activation,
+                y.ravel(),
+                work.slopes[layer].ravel(),
+                work.curves[layer if record else 0].ravel(),
+                outputs * points,
+                record,
             )
         if integrals and layer >= net.first:
             _tangents(net, layer, weights, v, work)
@@ -169,8 +188,15 @@ def _tangents(net: Network, layer: int, weights: Array, v: Array, work: Workspac
         source = v[probe] if layer == net.first else work.tangents[layer % kept, probe]
         image, made = images[probe], following[probe]
         multiply(
-            weights, net.weights_at[layer], net.rows[layer], work.zeros, 0,
-            source, image, outputs, inputs,
+            weights,
+            net.weights_at[layer],
+            net.rows[layer],
+            work.zeros,
+            0,
+            source,
+            image,
+            outputs,
+            inputs,
         )
         count = outputs * image.shape[1]
         if layer < last:
@@ -194,9 +220,18 @@ def _product(left: Array, right: Array, result: Array, count: int) -> None:
 
 @compiled
 def pull(
-    net: Network, weights: Array, z: Array, v: Array, work: Workspace,
-    f: Array, f_bar: Array, q_bar: Array, integrals: bool,
-    weight_bars: Array, shift_bars: Array, z_bar: Array,
+    net: Network,
+    weights: Array,
+    z: Array,
+    v: Array,
+    work: Workspace,
+    f: Array,
+    f_bar: Array,
+    q_bar: Array,
+    integrals: bool,
+    weight_bars: Array,
+    shift_bars: Array,
+    z_bar: Array,
 ) -> None:
     """Gradients of what :func:`forward` has just recorded.
 
@@ -230,8 +265,13 @@ def pull(
                 _add_product(curves.ravel(), curved.ravel(), bar.ravel(), count)
         turn(z if layer == 0 else work.values[layer], work.turned, inputs)
         outer(
-            p_bar, work.turned, weight_bars, net.weights_at[layer], net.rows[layer],
-            outputs, inputs,
+            p_bar,
+            work.turned,
+            weight_bars,
+            net.weights_at[layer],
+            net.rows[layer],
+            outputs,
+            inputs,
         )
         at = net.shifts_at[layer]
         for o in range(outputs):
@@ -241,8 +281,14 @@ def pull(
             shift_bars[at + o] += total
         x_bar = z_bar if layer == 0 else other
         multiply_transposed(
-            weights, net.weights_at[layer], net.rows[layer], work.zeros, p_bar, x_bar,
-            outputs, inputs,
+            weights,
+            net.weights_at[layer],
+            net.rows[layer],
+            work.zeros,
+            p_bar,
+            x_bar,
+            outputs,
+            inputs,
         )
         p_bar, other = x_bar, p_bar
     if net.residual:
@@ -259,8 +305,14 @@ def _add_product(left: Array, right: Array, result: Array, count: int) -> None:
 
 @compiled
 def _pull_tangents(
-    net: Network, weights: Array, v: Array, work: Workspace,
-    f: Array, f_bar: Array, q_bar: Array, weight_bars: Array,
+    net: Network,
+    weights: Array,
+    v: Array,
+    work: Workspace,
+    f: Array,
+    f_bar: Array,
+    q_bar: Array,
+    weight_bars: Array,
 ) -> None:
     """From the gradient by the integrands to ``curved``, and to those by weights and velocity."""
     depth, points = len(net.rows), f.shape[1]
@@ -296,12 +348,23 @@ def _pull_tangents(
                 _product(work.slopes[layer].ravel(), u_bar.ravel(), u_bar.ravel(), count)
             turn(v[probe] if place == 0 else work.tangents[layer, probe], work.turned, inputs)
             outer(
-                u_bar, work.turned, weight_bars, net.weights_at[layer], net.rows[layer],
-                outputs, inputs,
+                u_bar,
+                work.turned,
+                weight_bars,
+                net.weights_at[layer],
+                net.rows[layer],
+                outputs,
+                inputs,
             )
             if place > 0:
                 multiply_transposed(
-                    weights, net.weights_at[layer], net.rows[layer], work.zeros,
-                    u_bar, others[probe], outputs, inputs,
+                    weights,
+                    net.weights_at[layer],
+                    net.rows[layer],
+                    work.zeros,
+                    u_bar,
+                    others[probe],
+                    outputs,
+                    inputs,
                 )
         u_bars, others = others, u_bars

@@ -67,8 +67,14 @@ class Batch(NamedTuple):
 def _of(works: Workspace, worker: int) -> Workspace:
     """The room of one worker."""
     return Workspace(
-        works.values[worker], works.slopes[worker], works.curves[worker], works.tangents[worker],
-        works.images[worker], works.curved[worker], works.bars[worker], works.turned[worker],
+        works.values[worker],
+        works.slopes[worker],
+        works.curves[worker],
+        works.tangents[worker],
+        works.images[worker],
+        works.curved[worker],
+        works.bars[worker],
+        works.turned[worker],
         works.zeros,
     )
 
@@ -82,7 +88,9 @@ def add_scaled(factor: float, source: Array, target: Array, count: int) -> None:
 
 
 @compiled
-def _point(y: Array, rates: Array, panel: int, weights: Array, dt: float, before: int, x: Array, rows: int) -> None:
+def _point(
+    y: Array, rates: Array, panel: int, weights: Array, dt: float, before: int, x: Array, rows: int
+) -> None:
     """``x = y + dt sum of weights[j] rates[j]`` of the stages before one, the first rows."""
     end = x.ravel()
     count = rows * y.shape[2]
@@ -94,8 +102,19 @@ def _point(y: Array, rates: Array, panel: int, weights: Array, dt: float, before
 
 @compiled
 def _attempt_panel(
-    net: Network, method: Method, batch: Batch, work: Workspace, x: Array, panel: int,
-    weights: Array, shifts: Array, y: Array, rates: Array, y1: Array, dt: float, squares: Array,
+    net: Network,
+    method: Method,
+    batch: Batch,
+    work: Workspace,
+    x: Array,
+    panel: int,
+    weights: Array,
+    shifts: Array,
+    y: Array,
+    rates: Array,
+    y1: Array,
+    dt: float,
+    squares: Array,
 ) -> None:
     dimension, points = net.dimension, y.shape[2]
     number = y.dtype.type
@@ -112,8 +131,16 @@ def _attempt_panel(
         rate = rates[stage, panel]
         integrals = len(v) > 0 and method.counts[stage]
         forward(
-            net, weights[stage], shifts[stage], x[: net.widths[0]], v, work,
-            rate[:dimension], rate[dimension:], integrals, False,
+            net,
+            weights[stage],
+            shifts[stage],
+            x[: net.widths[0]],
+            v,
+            work,
+            rate[:dimension],
+            rate[dimension:],
+            integrals,
+            False,
         )
     if not method.adaptive:
         _point(y, rates, panel, method.solution, dt, last + 1, y1[panel], y.shape[1])
@@ -133,8 +160,18 @@ def _attempt_panel(
 
 
 def _attempt(
-    net: Network, method: Method, batch: Batch, works: Workspace, points: Array,
-    weights: Array, shifts: Array, y: Array, rates: Array, y1: Array, dt: float, squares: Array,
+    net: Network,
+    method: Method,
+    batch: Batch,
+    works: Workspace,
+    points: Array,
+    weights: Array,
+    shifts: Array,
+    y: Array,
+    rates: Array,
+    y1: Array,
+    dt: float,
+    squares: Array,
 ) -> None:
     """Try a step.
 
@@ -158,8 +195,19 @@ def _attempt(
         work = _of(works, worker)
         for panel in range(worker, panels, workers):
             _attempt_panel(
-                net, method, batch, work, points[worker], panel,
-                weights, shifts, y, rates, y1, dt, squares,
+                net,
+                method,
+                batch,
+                work,
+                points[worker],
+                panel,
+                weights,
+                shifts,
+                y,
+                rates,
+                y1,
+                dt,
+                squares,
             )
 
 
@@ -169,8 +217,15 @@ attempt_in_parallel = in_parallel(_attempt)
 
 @compiled
 def evaluate(
-    net: Network, batch: Batch, works: Workspace, points: Array,
-    weights: Array, shifts: Array, z: Array, rate: Array, integrals: bool,
+    net: Network,
+    batch: Batch,
+    works: Workspace,
+    points: Array,
+    weights: Array,
+    shifts: Array,
+    z: Array,
+    rate: Array,
+    integrals: bool,
 ) -> None:
     """Velocity and integrands at one time, ``rate`` of the shape of ``y`` in :func:`attempt`."""
     work, x = _of(works, 0), points[0]
@@ -179,16 +234,38 @@ def evaluate(
         copy(z[panel].ravel(), x.ravel(), net.dimension * z.shape[2])
         copy(given.ravel(), x[net.dimension :].ravel(), given.size)
         forward(
-            net, weights, shifts, x[: net.widths[0]], batch.vectors[panel], work,
-            rate[panel, : net.dimension], rate[panel, net.dimension :], integrals, False,
+            net,
+            weights,
+            shifts,
+            x[: net.widths[0]],
+            batch.vectors[panel],
+            work,
+            rate[panel, : net.dimension],
+            rate[panel, net.dimension :],
+            integrals,
+            False,
         )
 
 
 @compiled
 def _pull_panel(
-    net: Network, method: Method, batch: Batch, work: Workspace, x: Array, bars: Array,
-    panel: int, weights: Array, shifts: Array, y: Array, rates: Array, dt: float,
-    z_bar: Array, q_bar: Array, context_bar: Array, weight_bars: Array, shift_bars: Array,
+    net: Network,
+    method: Method,
+    batch: Batch,
+    work: Workspace,
+    x: Array,
+    bars: Array,
+    panel: int,
+    weights: Array,
+    shifts: Array,
+    y: Array,
+    rates: Array,
+    dt: float,
+    z_bar: Array,
+    q_bar: Array,
+    context_bar: Array,
+    weight_bars: Array,
+    shift_bars: Array,
 ) -> None:
     dimension, used = net.dimension, method.used
     number = y.dtype.type
@@ -215,22 +292,44 @@ def _pull_panel(
             net, weights[stage], shifts[stage], x[: net.widths[0]], v, work, f, q, integrals, True
         )
         pull(
-            net, weights[stage], x[: net.widths[0]], v, work, f, f_bar, stage_bar, integrals,
-            weight_bars[stage], shift_bars[stage], bars[stage],
+            net,
+            weights[stage],
+            x[: net.widths[0]],
+            v,
+            work,
+            f,
+            f_bar,
+            stage_bar,
+            integrals,
+            weight_bars[stage],
+            shift_bars[stage],
+            bars[stage],
         )
         of_context = context_bar[panel]
-        add_scaled(
-            number(1), bars[stage, dimension:].ravel(), of_context.ravel(), of_context.size
-        )
+        add_scaled(number(1), bars[stage, dimension:].ravel(), of_context.ravel(), of_context.size)
     for stage in range(used):
         add_scaled(number(1), bars[stage].ravel(), bar.ravel(), bar.size)
 
 
 def _pull_step(
-    net: Network, method: Method, batch: Batch, works: Workspace, points: Array, bars: Array,
-    weights: Array, shifts: Array, y: Array, rates: Array, dt: float,
-    z_bar: Array, q_bar: Array, context_bar: Array,
-    parts: Array, shift_parts: Array, weight_bars: Array, shift_bars: Array,
+    net: Network,
+    method: Method,
+    batch: Batch,
+    works: Workspace,
+    points: Array,
+    bars: Array,
+    weights: Array,
+    shifts: Array,
+    y: Array,
+    rates: Array,
+    dt: float,
+    z_bar: Array,
+    q_bar: Array,
+    context_bar: Array,
+    parts: Array,
+    shift_parts: Array,
+    weight_bars: Array,
+    shift_bars: Array,
 ) -> None:
     """Gradient of a step.
 
@@ -262,9 +361,23 @@ def _pull_step(
             shift_parts[group] = 0
             for panel in range(group, panels, groups):
                 _pull_panel(
-                    net, method, batch, work, points[worker], bars[worker],
-                    panel, weights, shifts, y, rates, dt,
-                    z_bar, q_bar, context_bar, parts[group], shift_parts[group],
+                    net,
+                    method,
+                    batch,
+                    work,
+                    points[worker],
+                    bars[worker],
+                    panel,
+                    weights,
+                    shifts,
+                    y,
+                    rates,
+                    dt,
+                    z_bar,
+                    q_bar,
+                    context_bar,
+                    parts[group],
+                    shift_parts[group],
                 )
     for stage in numba.prange(len(weight_bars)):
         weight_bars[stage] = parts[0, stage]

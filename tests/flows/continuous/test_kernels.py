@@ -13,7 +13,7 @@ from torch import Tensor
 from flows.continuous.dynamics import ACTIVATIONS, LAYERS, DenseDynamics
 from flows.continuous.runge_kutta import TABLEAUS
 
-pytest.importorskip("numba", reason="numba is not installed: the extra 'kernels' brings it")
+pytest.importorskip("numba", reason="numba is not installed: the extra 'fast' brings it")
 
 from flows.continuous.kernels import activations, march
 from flows.continuous.kernels.march import DenseMarch, Path, covers
@@ -176,7 +176,14 @@ CASES = {
     "one point": {"n": 1},
     "a full panel": {"n": 16},
     **{f"layers {kind}": {"layers": kind} for kind in LAYERS},
-    **{f"activation {name}": {"activation": name, "probes": 2, "size": 0.3 if name == "square" else 1} for name in ACTIVATIONS},
+    **{
+        f"activation {name}": {
+            "activation": name,
+            "probes": 2,
+            "size": 0.3 if name == "square" else 1,
+        }
+        for name in ACTIVATIONS
+    },
 }
 
 
@@ -297,7 +304,10 @@ def test_strides_do_not_matter() -> None:
     other.z = other.z.t().contiguous().t()
     other.context = other.context.repeat(1, 2)[:, :2]
     other.vectors = other.vectors.transpose(0, 1).contiguous().transpose(0, 1)
-    assert all(torch.equal(a, b) for a, b in zip(run(problem)[0].state(), run(other)[0].state()))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(run(problem)[0].state(), run(other)[0].state(), strict=True)
+    )
 
 
 def test_covers_what_it_can_and_should() -> None:
