@@ -8,11 +8,14 @@ All products are made of one block: ``ROWS`` rows of the result by ``VECTORS`` v
 are summed up in registers, and each turn of the innermost loop loads ``VECTORS`` vectors of one
 matrix and multiplies them with ``ROWS`` numbers of the other::
 
-    result[r, c] = start[r, c] + sum over i of  factors[r, i] * panel[i, c]
+    result[r, c] = start[r] or result[r, c], + sum over i of  factors[r, i] * panel[i, c]
 
 The sum may go along the rows or the columns of the factors, so that the same block makes ``W x``,
 ``W^T y`` and, of a panel turned around, ``y x^T``. It is written for LLVM, which plain loops do not
 bring to hold results in registers: they reach half of its speed.
+
+Arrays are flat. Rows of weights and of panels come in multiples of :data:`PADDING`; what is beyond
+a layer's own is written and multiplied, and never read.
 """
 
 from __future__ import annotations
@@ -24,11 +27,12 @@ import llvmlite.binding
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
 from numpy.typing import NDArray
 
 from flows.continuous.kernels.compiled import compiled
 
-__all__ = ["PADDING", "PANEL_BYTES", "multiply", "multiply_transposed", "outer", "turn"]
+__all__ = ["PADDING", "PANEL_BYTES", "multiply", "multiply_transposed", "outer", "part", "turn"]
 
 Array = NDArray[Any]
 
@@ -46,51 +50,59 @@ VECTORS = 2
 ROWS = 8 if _WIDE else 4
 
 
+@intrinsic
+def part(typing, array, at):  # type: ignore[no-untyped-def]
+    """A flat array from a place on. Unlike a slice it is not counted as a reference, and is free."""
+    assert array.layout == "C", "kernels take arrays without gaps"
+    view = types.Array(array.dtype, 1, "C")
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        source = context.make_array(array)(context, builder, arguments[0])
+        made = context.make_array(view)(context, builder)
+        place = arguments[1]
+        size = context.get_constant(types.intp, array.dtype.bitwidth // 8)
+        populate_array(
+            made,
+            data=builder.gep(source.data, [place]),
+            shape=[builder.sub(builder.extract_value(source.shape, 0), place)],
+            strides=[size],
+            itemsize=size,
+            meminfo=None,
+        )
+        return made._getvalue()
+
+    return view(array, types.intp), generate
+
+
 def _block(*, accumulate: bool) -> Callable[..., Any]:
     """The block that starts from a number for each row, or from what the result holds."""
 
     @intrinsic
     def block(  # type: ignore[no-untyped-def]
         typing,
-        factors,  # array
-        factors_at,  # where the block's first factor lies in it
+        factors,
         along_rows,  # from one row's factor to the next one's
         along_sum,  # from one summand's factor to the next one's
         panel,
-        panel_at,
         panel_row,  # from one row of the panel to the next
         start,
-        start_at,
         result,
-        result_at,
         result_row,
         length,  # of the sum, 1 at the least
     ):
-        index = types.intp
-        array, number = panel, panel.dtype
+        index, array, number = types.intp, panel, panel.dtype
         signature = types.void(
-            factors,
-            index,
-            index,
-            index,
-            array,
-            index,
-            index,
-            start,
-            index,
-            result,
-            index,
-            index,
-            index,
+            array, index, index, array, index, array, array, index, index
         )
 
         def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-            values = list(arguments)
-            for place in (0, 4, 7, 9):
-                made = context.make_array(signature.args[place])
-                values[place] = made(context, builder, values[place]).data
-            (factors, factors_at, along_rows, along_sum, panel, panel_at, panel_row) = values[:7]
-            (start, start_at, result, result_at, result_row, length) = values[7:]
+            values = [
+                context.make_array(kind)(context, builder, value).data if kind == array else value
+                for kind, value in zip(signature.args, arguments, strict=True)
+            ]
+            factors, along_rows, along_sum, panel, panel_row, start, result, result_row, length = (
+                values
+            )
             scalar = context.get_value_type(number)
             size = number.bitwidth // 8
             lanes = VECTOR_BYTES // size
@@ -103,22 +115,16 @@ def _block(*, accumulate: bool) -> Callable[..., Any]:
                 one = builder.insert_element(undefined, builder.load(pointer), lane(0))
                 return builder.shuffle_vector(one, undefined, everywhere)
 
-            def vector_at(pointer, offset):  # type: ignore[no-untyped-def]
+            def vector_at(pointer, row, row_size, column):  # type: ignore[no-untyped-def]
+                offset = builder.add(builder.mul(row, row_size), integer(column * lanes))
                 return builder.bitcast(builder.gep(pointer, [offset]), vector.as_pointer())
 
-            def place_of(row, column):  # type: ignore[no-untyped-def]
-                down = builder.mul(integer(row), result_row)
-                offset = builder.add(builder.add(result_at, down), integer(column * lanes))
-                return vector_at(result, offset)
-
             cells = [(row, column) for row in range(ROWS) for column in range(VECTORS)]
+            places = [vector_at(result, integer(row), result_row, column) for row, column in cells]
             if accumulate:
-                begin = [builder.load(place_of(*cell), align=size) for cell in cells]
+                begin = [builder.load(place, align=size) for place in places]
             else:
-                shifts = [
-                    spread(builder.gep(start, [builder.add(start_at, integer(row))]))
-                    for row in range(ROWS)
-                ]
+                shifts = [spread(builder.gep(start, [integer(row)])) for row in range(ROWS)]
                 begin = [shifts[row] for row, _ in cells]
             before = builder.block
             loop = builder.append_basic_block("sum")
@@ -130,14 +136,11 @@ def _block(*, accumulate: bool) -> Callable[..., Any]:
             sums = [builder.phi(vector) for _ in cells]
             for total, value in zip(sums, begin, strict=True):
                 total.add_incoming(value, before)
-            row_at = builder.add(panel_at, builder.mul(i, panel_row))
             loaded = [
-                builder.load(
-                    vector_at(panel, builder.add(row_at, integer(column * lanes))), align=size
-                )
+                builder.load(vector_at(panel, i, panel_row, column), align=size)
                 for column in range(VECTORS)
             ]
-            column_at = builder.add(factors_at, builder.mul(i, along_sum))
+            column_at = builder.mul(i, along_sum)
             spreads = []
             for row in range(ROWS):
                 offset = builder.add(column_at, builder.mul(integer(row), along_rows))
@@ -155,8 +158,8 @@ def _block(*, accumulate: bool) -> Callable[..., Any]:
                 total.add_incoming(new, loop)
             builder.cbranch(builder.icmp_signed("<", following, length), loop, after)
             builder.position_at_end(after)
-            for cell, new in zip(cells, news, strict=True):
-                builder.store(new, place_of(*cell), align=size)
+            for place, new in zip(places, news, strict=True):
+                builder.store(new, place, align=size)
             return context.get_dummy_value()
 
         return signature, generate
@@ -171,116 +174,58 @@ _add = _block(accumulate=True)
 
 @compiled
 def multiply(
-    weights: Array,
-    at: int,
-    row: int,
-    shift: Array,
-    shift_at: int,
-    x: Array,
-    y: Array,
-    outputs: int,
-    inputs: int,
+    weights: Array, row: int, shift: Array, x: Array, y: Array, outputs: int, inputs: int
 ) -> None:
     """``y = W x + b``.
 
     Args:
-        weights: flat, with W from ``at`` on and ``row`` numbers from one of its rows to the next.
-        at: see there.
+        weights: W, with ``row`` numbers from one of its rows to the next.
         row: see there.
-        shift: flat, with b from ``shift_at`` on.
-        shift_at: see there.
-        x: shape ``(inputs or more, points)``.
-        y: shape ``(outputs or more, points)``; rows up to the next multiple of ``PADDING`` are
-            written.
+        shift: b.
+        x: panel of ``inputs`` rows.
+        y: panel; gets ``outputs`` rows.
         outputs: rows of W.
         inputs: columns of W.
     """
-    points = x.shape[1]
+    points = PANEL_BYTES // x.itemsize
     step = VECTORS * VECTOR_BYTES // x.itemsize
     for o in range(0, outputs, ROWS):
+        factors, start = part(weights, o * row), part(shift, o)
         for c in range(0, points, step):
-            _set(
-                weights,
-                at + o * row,
-                row,
-                1,
-                x,
-                c,
-                points,
-                shift,
-                shift_at + o,
-                y,
-                o * points + c,
-                points,
-                inputs,
-            )
+            result = part(y, o * points + c)
+            _set(factors, row, 1, part(x, c), points, start, result, points, inputs)
 
 
 @compiled
 def multiply_transposed(
-    weights: Array,
-    at: int,
-    row: int,
-    nothing: Array,
-    y: Array,
-    x: Array,
-    outputs: int,
-    inputs: int,
+    weights: Array, row: int, nothing: Array, y: Array, x: Array, outputs: int, inputs: int
 ) -> None:
-    """``x = W^T y``, like :func:`multiply`; ``nothing`` is an array of ``PADDING`` zeros."""
-    points = x.shape[1]
+    """``x = W^T y``, like :func:`multiply`; ``nothing`` is ``PADDING`` zeros."""
+    points = PANEL_BYTES // x.itemsize
     step = VECTORS * VECTOR_BYTES // x.itemsize
     for i in range(0, inputs, ROWS):
+        factors = part(weights, i)
         for c in range(0, points, step):
-            _set(
-                weights,
-                at + i,
-                1,
-                row,
-                y,
-                c,
-                points,
-                nothing,
-                0,
-                x,
-                i * points + c,
-                points,
-                outputs,
-            )
+            result = part(x, i * points + c)
+            _set(factors, 1, row, part(y, c), points, nothing, result, points, outputs)
 
 
 @compiled
-def outer(
-    y: Array, turned: Array, weights: Array, at: int, row: int, outputs: int, inputs: int
-) -> None:
+def outer(y: Array, turned: Array, weights: Array, row: int, outputs: int, inputs: int) -> None:
     """``W += y x^T`` of an x that was turned, like :func:`multiply`."""
-    points = y.shape[1]
+    points = PANEL_BYTES // y.itemsize
     step = VECTORS * VECTOR_BYTES // y.itemsize
     for o in range(0, outputs, ROWS):
+        factors = part(y, o * points)
         for i in range(0, inputs, step):
-            _add(
-                y,
-                o * points,
-                points,
-                1,
-                turned,
-                i,
-                turned.shape[1],
-                y,
-                0,
-                weights,
-                at + o * row + i,
-                row,
-                points,
-            )
+            _add(factors, points, 1, part(turned, i), row, y, part(weights, o * row + i), row, points)
 
 
 @compiled
-def turn(x: Array, turned: Array, inputs: int) -> None:
-    """Write the first rows of a panel as columns, and zeros into the rest of them."""
-    for c in range(x.shape[1]):
-        target = turned[c]
+def turn(x: Array, turned: Array, row: int, inputs: int) -> None:
+    """Write a panel's first rows as columns of a matrix whose rows are ``row`` numbers apart."""
+    points = PANEL_BYTES // x.itemsize
+    for c in range(points):
+        source, target = part(x, c), part(turned, c * row)
         for i in range(inputs):
-            target[i] = x[i, c]
-        for i in range(inputs, turned.shape[1]):
-            target[i] = 0
+            target[i] = source[i * points]

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numba
 import platformdirs
 
-__all__ = ["compiled", "in_parallel"]
+__all__ = ["compiled"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -37,24 +37,17 @@ def _folder() -> Path:
 _FOLDER = str(_folder())
 
 
-def _compile(function: Callable[..., Any], **options: Any) -> Any:
+def compiled(function: _Function) -> _Function:
+    """The function, compiled when it is first called with arguments of some types.
+
+    It holds no lock of the interpreter's, and starts no threads.
+    """
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = _FOLDER
     try:
-        return numba.njit(
-            function, cache=True, nogil=True, error_model="numpy", fastmath=_ARITHMETIC, **options
+        made: _Function = numba.njit(
+            function, cache=True, nogil=True, error_model="numpy", fastmath=_ARITHMETIC
         )
     finally:
         numba.config.CACHE_DIR = before
-
-
-def compiled(function: _Function) -> _Function:
-    """The function, compiled when it is first called with arguments of some types."""
-    made: _Function = _compile(function)
-    return made
-
-
-def in_parallel(function: _Function) -> _Function:
-    """The same, with its ``numba.prange`` shared out among threads."""
-    made: _Function = _compile(function, parallel=True)
     return made

@@ -1,24 +1,30 @@
 """How the weights of each kind of layer depend on time, in one form that fits all kinds.
 
-With k terms of time phi_k(t), each t itself or the hyperbolic tangent of a line, a gate for each
-output and a drift, every kind of :mod:`flows.continuous.ode.dynamics` is ::
+With k terms of time phi_k(t), a gate for each output and a drift, every kind of
+:mod:`flows.continuous.ode.dynamics` is ::
 
-    W(t) = gate(t) (W_0 + sum of phi_k(t) W_k),
-    b(t) = gate(t) (b_0 + sum of phi_k(t) b_k) + drift t,      gate(t) = sigmoid(a t + c)
+    W(t) = gate(t) (sum of phi_k(t) W_k),
+    b(t) = gate(t) (sum of phi_k(t) b_k) + drift t,      gate(t) = sigmoid(a t + c)
 
-so that a solve which chooses its times on its way need not go back to torch for them.
+where phi_0 is 1; with two terms they are 1 - t and t (blend), with more, tanh of a line (hyper). All
+are parts of one flat array, the block's parameters one after the other, and so are their gradients.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
+from flows.continuous.kernels.activations import sigmoid, tanh
+from flows.continuous.kernels.blocks import PADDING, PANEL_BYTES, part
+from flows.continuous.kernels.compiled import compiled
 from flows.continuous.ode.dynamics import (
     Blend,
     Concat,
@@ -29,197 +35,265 @@ from flows.continuous.ode.dynamics import (
     Ignore,
     Squash,
 )
-from flows.continuous.kernels.activations import sigmoid, tanh
-from flows.continuous.kernels.blocks import PADDING, PANEL_BYTES
-from flows.continuous.kernels.compiled import compiled
-from flows.continuous.kernels.network import Network
 
-__all__ = ["Terms", "at_times", "packed", "places", "terms", "unpacked"]
+__all__ = ["Layers", "layers_of", "make", "pull_back"]
 
 Array = NDArray[Any]
+Named = dict[str, Tensor]
+
+_ABSENT = -1
 
 
-class Terms(NamedTuple):
-    """The layers of a network as functions of time; flat arrays as in ``Network``.
+class Layers(NamedTuple):
+    """Where what lies: weights as kernels take them, and the parameters that they are made of.
+
+    At one time all weights are one flat array, shifts another. A layer's rows come in multiples of
+    ``PADDING``, its columns of a panel's row.
 
     Attributes:
-        weights: ``(1 + k, ...)``, W_0, W_1, ...
-        shifts: ``(1 + k, ...)``, b_0, b_1, ...
-        lines: ``(layers, k, 2)``, slope and offset of the lines under a hyperbolic tangent.
-        by_tanh: whether the terms are such, or t itself.
-        gated: whether there are gates.
-        gates: ``(2, ...)``, a and c.
-        drift: flat, like a row of ``shifts``.
+        widths: of the input (state and context), of the hidden layers, of the output D.
+        weights_at: where a layer's weights begin, and where all end.
+        shifts_at: where its shifts begin, likewise.
+        rows: numbers from one row of its weights to the next.
+        terms: ``(layers, k, 5)``, of each term where W_k lies, from one of its rows to the next,
+            from one column to the next, where b_k lies, from one of its numbers to the next. Where
+            something is not there, -1.
+        lines: ``(layers, 2)``, where slopes and offsets under the tanh of terms 1, 2, ... lie.
+        gates: ``(layers, 2)``, where a and c lie.
+        drifts: ``(layers, 2)``, where the drift lies, and from one of its numbers to the next.
     """
 
-    weights: Array
-    shifts: Array
+    widths: Array
+    weights_at: Array
+    shifts_at: Array
+    rows: Array
+    terms: Array
     lines: Array
-    by_tanh: bool
-    gated: bool
     gates: Array
-    drift: Array
+    drifts: Array
 
 
 @compiled
-def at_times(net: Network, terms: Terms, times: Array, weights: Array, shifts: Array) -> None:
-    """The effective weights and shifts at each time, ``(s, ...)``."""
-    count = len(terms.weights) - 1
-    one = terms.drift.dtype.type(1)
+def _phi(layers: Layers, layer: int, k: int, parameters: Array, t: Any) -> Any:
+    """The term of time."""
+    one = type(t)(1)
+    if layers.lines[layer, 0] >= 0:
+        if k == 0:
+            return one
+        slope = parameters[layers.lines[layer, 0] + k - 1]
+        return tanh(slope * t + parameters[layers.lines[layer, 1] + k - 1])
+    if layers.terms.shape[1] == 2 and layers.terms[layer, 1, 0] >= 0:
+        return t if k == 1 else one - t
+    return one
+
+
+@compiled
+def _gate(layers: Layers, layer: int, o: int, parameters: Array, t: Any) -> Any:
+    a, c = layers.gates[layer]
+    return sigmoid(parameters[a + o] * t + parameters[c + o]) if a >= 0 else type(t)(1)
+
+
+@compiled
+def make(layers: Layers, parameters: Array, times: Array, weights: Array, shifts: Array) -> None:
+    """The weights and shifts at each time, ``(s, ...)``."""
     for place in range(len(times)):
         t = times[place]
-        for layer in range(len(net.rows)):
-            row, outputs, inputs = net.rows[layer], net.widths[layer + 1], net.widths[layer]
-            for o in range(outputs):
-                at, shift_at = net.weights_at[layer] + o * row, net.shifts_at[layer] + o
-                gate = one
-                if terms.gated:
-                    gate = sigmoid(terms.gates[0, shift_at] * t + terms.gates[1, shift_at])
-                target, source = (
-                    weights[place, at : at + inputs],
-                    terms.weights[0, at : at + inputs],
-                )
-                for i in range(inputs):
-                    target[i] = gate * source[i]
-                shift = gate * terms.shifts[0, shift_at] + terms.drift[shift_at] * t
-                for k in range(count):
-                    phi = gate * t
-                    if terms.by_tanh:
-                        line = terms.lines[layer, k]
-                        phi = gate * tanh(line[0] * t + line[1])
-                    term = terms.weights[1 + k, at : at + inputs]
-                    for i in range(inputs):
-                        target[i] += phi * term[i]
-                    shift += phi * terms.shifts[1 + k, shift_at]
-                shifts[place, shift_at] = shift
+        for layer in range(len(layers.rows)):
+            inputs, row = layers.widths[layer], layers.rows[layer]
+            for k in range(layers.terms.shape[1]):
+                phi = _phi(layers, layer, k, parameters, t)
+                at, down, along, shift_at, shift_down = layers.terms[layer, k]
+                for o in range(layers.widths[layer + 1]):
+                    factor = phi * _gate(layers, layer, o, parameters, t)
+                    target = part(weights[place], layers.weights_at[layer] + o * row)
+                    shift = layers.shifts_at[layer] + o
+                    if k == 0:
+                        shifts[place, shift] = 0
+                    shifts[place, shift] += factor * parameters[shift_at + o * shift_down]
+                    if at < 0:
+                        continue
+                    source = part(parameters, at + o * down)
+                    if k == 0:
+                        for i in range(inputs):
+                            target[i] = factor * source[i * along]
+                    else:
+                        for i in range(inputs):
+                            target[i] += factor * source[i * along]
+            at, down = layers.drifts[layer]
+            if at >= 0:
+                for o in range(layers.widths[layer + 1]):
+                    shifts[place, layers.shifts_at[layer] + o] += parameters[at + o * down] * t
 
 
-class _Parts(NamedTuple):
-    """The same of one layer, as torch's tensors."""
+@compiled
+def pull_back(
+    layers: Layers,
+    parameters: Array,
+    times: Array,
+    weight_bars: Array,
+    shift_bars: Array,
+    bars: Array,
+) -> None:
+    """Add to the gradients by the parameters from those by weights and shifts at each time."""
+    for place in range(len(times)):
+        t = times[place]
+        for layer in range(len(layers.rows)):
+            inputs, row = layers.widths[layer], layers.rows[layer]
+            a, c = layers.gates[layer]
+            drift, drift_down = layers.drifts[layer]
+            for k in range(layers.terms.shape[1]):
+                phi = _phi(layers, layer, k, parameters, t)
+                at, down, along, shift_at, shift_down = layers.terms[layer, k]
+                phi_bar = type(t)(0)
+                for o in range(layers.widths[layer + 1]):
+                    gate = _gate(layers, layer, o, parameters, t)
+                    shift_bar = shift_bars[place, layers.shifts_at[layer] + o]
+                    # The sum over what the term has in this row, times the gradient by it.
+                    total = shift_bar * parameters[shift_at + o * shift_down]
+                    bars[shift_at + o * shift_down] += gate * phi * shift_bar
+                    if at >= 0:
+                        bar = part(weight_bars[place], layers.weights_at[layer] + o * row)
+                        source, target = part(parameters, at + o * down), part(bars, at + o * down)
+                        for i in range(inputs):
+                            total += bar[i] * source[i * along]
+                        for i in range(inputs):
+                            target[i * along] += gate * phi * bar[i]
+                    phi_bar += gate * total
+                    if a >= 0:
+                        by_gate = phi * total * gate * (1 - gate)
+                        bars[a + o] += by_gate * t
+                        bars[c + o] += by_gate
+                    if drift >= 0 and k == 0:
+                        bars[drift + o * drift_down] += shift_bar * t
+                if k > 0 and layers.lines[layer, 0] >= 0:
+                    by_line = phi_bar * (1 - phi * phi)
+                    bars[layers.lines[layer, 0] + k - 1] += by_line * t
+                    bars[layers.lines[layer, 1] + k - 1] += by_line
 
-    terms: list[tuple[Tensor, Tensor]]
-    lines: Tensor | None = None
+
+# -- which parameters are what ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Of one layer, as views of its parameters: terms (W_k, b_k), and lines, gate and drift."""
+
+    terms: Sequence[tuple[Tensor | None, Tensor]]
+    lines: tuple[Tensor, Tensor] | None = None
     gate: tuple[Tensor, Tensor] | None = None
     drift: Tensor | None = None
 
 
-def _hyper(layer: Hyper) -> _Parts:
-    def split(made: Tensor) -> tuple[Tensor, Tensor]:
-        return made[layer.outputs :].reshape(layer.outputs, layer.inputs), made[: layer.outputs]
-
-    columns = [layer.made.bias, *layer.made.weight.t()]
-    return _Parts(
-        [split(column) for column in columns],
-        lines=torch.stack(_line(layer.hidden), 1),
-    )
+def _line(p: Named, name: str) -> tuple[Tensor, Tensor]:
+    return p[f"{name}.weight"][:, 0], p[f"{name}.bias"]
 
 
-def _line(linear: nn.Linear) -> tuple[Tensor, Tensor]:
-    return linear.weight[:, 0], linear.bias
+def _linear(p: Named, name: str = "linear") -> tuple[Tensor, Tensor]:
+    return p[f"{name}.weight"], p[f"{name}.bias"]
 
 
-_PARTS: dict[type[nn.Module], Callable[[Any], _Parts]] = {
-    Ignore: lambda layer: _Parts([(layer.linear.weight, layer.linear.bias)]),
-    Concat: lambda layer: _Parts(
-        [(layer.linear.weight[:, 1:], layer.linear.bias)], drift=layer.linear.weight[:, 0]
+def _hyper(p: Named) -> _Parts:
+    columns = [p["made.bias"], *p["made.weight"].t()]
+    # As many shifts as there are outputs, and as many weights for each of the inputs.
+    outputs = len(columns[0]) // (p["inputs"].numel() + 1)
+    terms = [(one[outputs:].view(outputs, -1), one[:outputs]) for one in columns]
+    return _Parts(terms, lines=_line(p, "hidden"))
+
+
+_PARTS: dict[type, Callable[[Named], _Parts]] = {
+    Ignore: lambda p: _Parts([_linear(p)]),
+    Concat: lambda p: _Parts(
+        [(p["linear.weight"][:, 1:], p["linear.bias"])], drift=p["linear.weight"][:, 0]
     ),
-    ConcatV2: lambda layer: _Parts(
-        [(layer.linear.weight, layer.linear.bias + layer.shift.bias)],
-        drift=layer.shift.weight[:, 0],
+    ConcatV2: lambda p: _Parts(
+        [_linear(p), (None, p["shift.bias"])], drift=p["shift.weight"][:, 0]
     ),
-    Squash: lambda layer: _Parts(
-        [(layer.linear.weight, layer.linear.bias)], gate=_line(layer.gate)
+    Squash: lambda p: _Parts([_linear(p)], gate=_line(p, "gate")),
+    ConcatSquash: lambda p: _Parts(
+        [_linear(p)], gate=_line(p, "gate"), drift=p["shift.weight"][:, 0]
     ),
-    ConcatSquash: lambda layer: _Parts(
-        [(layer.linear.weight, layer.linear.bias)],
-        gate=_line(layer.gate),
-        drift=layer.shift.weight[:, 0],
-    ),
-    Blend: lambda layer: _Parts(
-        [
-            (layer.start.weight, layer.start.bias),
-            (layer.end.weight - layer.start.weight, layer.end.bias - layer.start.bias),
-        ]
-    ),
+    Blend: lambda p: _Parts([_linear(p, "start"), _linear(p, "end")]),
     Hyper: _hyper,
 }
 
 
-def _array(tensor: Tensor) -> Array:
-    """A view of a tensor's memory."""
-    return tensor.detach().numpy()
+def layers_of(block: DenseDynamics, named: Named, itemsize: int) -> Layers | None:
+    """The layers of a block with parameters by name; None where these are not the known ones."""
+    return _layers(
+        tuple((type(layer), layer.inputs, layer.outputs) for layer in block.stack),
+        tuple((name, tensor.shape) for name, tensor in named.items()),
+        itemsize,
+    )
+
+
+@lru_cache(64)
+def _layers(
+    kinds: tuple[tuple[type, int, int], ...],
+    shapes: tuple[tuple[str, torch.Size], ...],
+    itemsize: int,
+) -> Layers | None:
+    # Views of nothing tell where in the flat array the parts of the real parameters lie.
+    sizes = [shape.numel() for _, shape in shapes]
+    flat = torch.empty(sum(sizes), device="meta")
+    named = {
+        name: piece.view(shape)
+        for (name, shape), piece in zip(shapes, flat.split(sizes), strict=True)
+    }
+    first, *_ = kinds
+    if any(kind not in _PARTS or kind != first[0] for kind, _, _ in kinds):
+        return None
+    found = []
+    for index, (kind, inputs, outputs) in enumerate(kinds):
+        own = f"stack.{index}."
+        mine = {name.removeprefix(own): p for name, p in named.items() if name.startswith(own)}
+        expected = {
+            name: p.shape for name, p in _fresh(kind, inputs, outputs).named_parameters()
+        }
+        if {name: p.shape for name, p in mine.items()} != expected:
+            return None
+        found.append(_PARTS[kind]({**mine, "inputs": torch.empty(inputs, device="meta")}))
+    inputs, outputs = [one for _, one, _ in kinds], [one for *_, one in kinds]
+    rows = [_ceiling(width, PANEL_BYTES // itemsize) for width in inputs]
+    tall = [_ceiling(width, PADDING) for width in outputs]
+
+    def ends(sizes: Sequence[int]) -> Array:
+        return np.cumsum([0, *sizes])
+
+    return Layers(
+        widths=np.array([inputs[0], *outputs]),
+        weights_at=ends([height * row for height, row in zip(tall, rows, strict=True)]),
+        shifts_at=ends(tall),
+        rows=np.array(rows),
+        terms=np.array([[_term(*term) for term in one.terms] for one in found]),
+        lines=np.array([_places(one.lines) for one in found]),
+        gates=np.array([_places(one.gate) for one in found]),
+        drifts=np.array([_place_and_stride(one.drift) for one in found]),
+    )
+
+
+def _fresh(kind: type, inputs: int, outputs: int) -> torch.nn.Module:
+    with torch.device("meta"):
+        made: torch.nn.Module = kind(inputs, outputs)
+    return made
 
 
 def _ceiling(count: int, step: int) -> int:
     return -(-count // step) * step
 
 
-def places(block: DenseDynamics, itemsize: int) -> dict[str, Array]:
-    """Where the layers' weights lie: the attributes of ``Network`` of these names."""
-    layers = [cast(Any, layer) for layer in block.stack]
-    inputs, outputs = [one.inputs for one in layers], [one.outputs for one in layers]
-    rows = [_ceiling(width, PANEL_BYTES // itemsize) for width in inputs]
-    tall = [_ceiling(width, PADDING) for width in outputs]
-    sizes = [height * row for height, row in zip(tall, rows, strict=True)]
-    return {
-        "widths": np.array([inputs[0], *outputs]),
-        "weights_at": np.cumsum([0, *sizes]),
-        "shifts_at": np.cumsum([0, *tall]),
-        "rows": np.array(rows),
-    }
+def _term(weight: Tensor | None, shift: Tensor) -> tuple[int, ...]:
+    of_weight = (_ABSENT, 0, 0)
+    if weight is not None:
+        of_weight = (int(weight.storage_offset()), *weight.stride())
+    return *of_weight, *_place_and_stride(shift)
 
 
-def unpacked(net: Network, weights: Array, shifts: Array) -> list[tuple[Array, Array]]:
-    """Views of flat arrays ``(s, ...)``: each layer's (s, outputs, inputs) and (s, outputs)."""
-    views = []
-    for layer, row in enumerate(net.rows):
-        inputs, outputs = net.widths[layer], net.widths[layer + 1]
-        at, shift_at = net.weights_at[layer], net.shifts_at[layer]
-        matrix = weights[:, at : at + outputs * row].reshape(len(weights), outputs, row)
-        views.append((matrix[:, :, :inputs], shifts[:, shift_at : shift_at + outputs]))
-    return views
+def _places(pair: tuple[Tensor, Tensor] | None) -> tuple[int, int]:
+    if pair is None:
+        return _ABSENT, _ABSENT
+    # Of a matrix of one column its numbers lie side by side.
+    return int(pair[0].storage_offset()), int(pair[1].storage_offset())
 
 
-def packed(net: Network, affine: list[Tensor]) -> tuple[Array, Array]:
-    """A network's flat arrays from a block's ``affine`` at several times, ``(s, ...)``."""
-    like = _array(affine[0])
-    weights = np.zeros((len(like), net.weights_at[-1]), like.dtype)
-    shifts = np.zeros((len(like), net.shifts_at[-1]), like.dtype)
-    tensors = iter(affine)
-    for weight, shift in unpacked(net, weights, shifts):
-        weight[:] = _array(next(tensors))
-        shift[:] = _array(next(tensors))
-    return weights, shifts
-
-
-def terms(net: Network, block: DenseDynamics) -> Terms:
-    """The block's layers as functions of time."""
-    with torch.no_grad():
-        made = [_PARTS[type(layer)](layer) for layer in block.stack]
-    count, first = len(made[0].terms), made[0]
-    dtype = _array(first.terms[0][0]).dtype
-    weights = np.zeros((count, net.weights_at[-1]), dtype)
-    shifts = np.zeros((count, net.shifts_at[-1]), dtype)
-    # Two more flat rows a layer: a gate's line; and a third, the drift.
-    lines = np.zeros((3, net.shifts_at[-1]), dtype)
-    by_time = np.zeros((len(made), count - 1, 2), dtype)
-    for layer, (parts, views) in enumerate(zip(made, unpacked(net, weights, shifts), strict=True)):
-        for place, (weight, shift) in enumerate(parts.terms):
-            views[0][place], views[1][place] = _array(weight), _array(shift)
-        at = net.shifts_at[layer]
-        of_layer = lines[:, at : at + net.widths[layer + 1]]
-        if parts.gate is not None:
-            of_layer[0], of_layer[1] = _array(parts.gate[0]), _array(parts.gate[1])
-        if parts.drift is not None:
-            of_layer[2] = _array(parts.drift)
-        if parts.lines is not None:
-            by_time[layer] = _array(parts.lines)
-    return Terms(
-        weights,
-        shifts,
-        by_time,
-        first.lines is not None,
-        first.gate is not None,
-        lines[:2],
-        lines[2],
-    )
+def _place_and_stride(vector: Tensor | None) -> tuple[int, int]:
+    return (_ABSENT, 0) if vector is None else (int(vector.storage_offset()), *vector.stride())

@@ -1,8 +1,8 @@
 """One panel through a network at one time: value, Jacobian products and the gradients of both.
 
-The mathematics is that of :mod:`flows.continuous.dense_products`: layer l has input x,
-pre-activation p = W x + b, slope s = a'(p) and curve c = a''(p), and takes a tangent u to its image
-q = W u and on to s q; with bars for gradients ::
+The mathematics is that of :mod:`flows.continuous.ode.dense`: layer l has input x, pre-activation
+p = W x + b, slope s = a'(p) and curve c = a''(p), and takes a tangent u to its image q = W u and on
+to s q; with bars for gradients ::
 
     q_bar = s u_bar,    p_bar = s x_bar + c sum(q u_bar),    x_bar = W^T p_bar,
     W_bar = p_bar x^T + q_bar u^T
@@ -18,26 +18,31 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from flows.continuous.kernels.activations import activate
-from flows.continuous.kernels.blocks import multiply, multiply_transposed, outer, turn
+from flows.continuous.kernels.blocks import (
+    PANEL_BYTES,
+    multiply,
+    multiply_transposed,
+    outer,
+    part,
+    turn,
+)
 from flows.continuous.kernels.compiled import compiled
+from flows.continuous.kernels.layers import Layers
 
-__all__ = ["Network", "Workspace", "copy", "forward", "pull"]
+__all__ = ["Network", "Room", "forward", "panel", "pull", "room_of"]
 
 Array = NDArray[Any]
 
 
 class Network(NamedTuple):
-    """The shape of a network, and what is asked of it.
-
-    Weights at one time are one flat array, shifts another; a layer's rows come in multiples of
-    ``PADDING``, its columns of a panel's row, and what is not the layer's is zero.
+    """What is asked of a network.
 
     Attributes:
-        widths: int64, of the input (state and context), of the hidden layers, of the output D.
-        weights_at: int64, where a layer's weights begin.
-        shifts_at: int64, where its shifts begin.
-        rows: int64, numbers from one row of its weights to the next.
-        dimension: D.
+        layers: its layers.
+        dimension: D, of the state.
+        integrals: how many there are: the trace and the regularisers.
+        probes: P, the number of products.
+        width: of their vectors.
         first: the layer where tangents enter.
         activation: place in :data:`flows.continuous.kernels.activations.ACTIVATIONS`.
         residual: whether the state is subtracted from the value.
@@ -46,11 +51,11 @@ class Network(NamedTuple):
         jacobian: which is that of the sum of ||J v||^2 times ``weight``, or -1.
     """
 
-    widths: Array
-    weights_at: Array
-    shifts_at: Array
-    rows: Array
+    layers: Layers
     dimension: int
+    integrals: int
+    probes: int
+    width: int
     first: int
     activation: int
     residual: bool
@@ -59,312 +64,348 @@ class Network(NamedTuple):
     jacobian: int
 
 
-class Workspace(NamedTuple):
-    """Room for one panel's way through a network; F features at most, P tangents.
+class Room(NamedTuple):
+    """How panels are numbered in the flat array in which one thread works.
 
     An evaluation that nobody differentiates needs the last of anything only: there is room for
     ``kept`` layers of what goes from layer to layer, and a layer's place is its number modulo that.
 
     Attributes:
-        values: ``(kept, F, points)``, the input of each layer but the first.
-        slopes: ``(depth, F, points)``.
-        curves: ``(depth or 1, F, points)``.
-        tangents: ``(kept, P, F, points)``, the tangents that enter a layer.
-        images: ``(depth or 1, P, F, points)``, and what its weights make of them.
-        curved: ``(depth or 1, F, points)``, what comes by way of a slope.
-        bars: ``(2, P, F, points)``.
-        turned: ``(points, row of the weights)``.
-        zeros: as many as a layer has rows.
+        size: numbers of a panel; see :func:`room_of`.
+        record: whether an evaluation leaves all that its gradient needs.
+        kept: see above.
+        point: state and context.
+        vectors: P, those of the products.
+        values: ``kept``, the inputs of the layers but the first.
+        tangents: ``kept`` times P, the tangents that enter a layer.
+        images: ``kept`` times P, and what its weights make of them.
+        slopes: one for each layer, as the following.
+        curves: of the nonlinearities, with a record.
+        curved: what comes by way of a slope, with a record.
+        bars: twice P, with a record.
+        turned: a panel as a matrix of columns, with a record.
+        rates: one for each stage: velocity and integrands.
+        stages: one for each stage, the gradient by its point, with a record.
+        ends: five, for the ends of a step.
+        nothing: zeros.
+        total: panels in all.
     """
 
-    values: Array
-    slopes: Array
-    curves: Array
-    tangents: Array
-    images: Array
-    curved: Array
-    bars: Array
-    turned: Array
-    zeros: Array
+    size: int
+    record: bool
+    kept: int
+    point: int
+    vectors: int
+    values: int
+    tangents: int
+    images: int
+    slopes: int
+    curves: int
+    curved: int
+    bars: int
+    turned: int
+    rates: int
+    stages: int
+    ends: int
+    nothing: int
+    total: int
+
+
+def room_of(net: Network, itemsize: int, stages: int, *, record: bool) -> Room:
+    """The room for a step of so many stages, or with a record for its gradient."""
+    points = PANEL_BYTES // itemsize
+    layers, depth, probes = net.layers, len(net.layers.rows), net.probes
+    highest = max(int(layers.widths.max()), net.width, net.dimension + net.integrals)
+    # A row of the turned panel is one of the weights. One row more than are needed: were panels a
+    # multiple of 4 kB apart, the processor would take a load from one for a load of what was just
+    # stored to another.
+    size = (max(-(-highest // 8) * 8, int(layers.rows.max())) + 1) * points
+    kept, one = (depth, depth) if record else (2, 0)
+    counts = (
+        1,
+        probes,
+        kept,
+        kept * probes,
+        kept * probes,
+        depth,
+        one,
+        one,
+        2 * max(1, probes) if record else 0,
+        int(record),
+        stages,
+        stages if record else 0,
+        5,
+        1,
+    )
+    at = [sum(counts[:place]) for place in range(len(counts) + 1)]
+    return Room(size, record, kept, *at)
+
+
+@compiled
+def panel(room: Room, work: Array, number: int) -> Array:
+    """The panel of a number."""
+    made: Array = part(work, number * room.size)
+    return made
 
 
 @compiled
 def forward(
-    net: Network,
-    weights: Array,
-    shifts: Array,
-    z: Array,
-    v: Array,
-    work: Workspace,
-    f: Array,
-    q: Array,
-    integrals: bool,
-    record: bool,
+    net: Network, room: Room, weights: Array, shifts: Array, work: Array, stage: int, traced: bool
 ) -> None:
     """The velocity of a panel and its integrands.
 
     Args:
         net: the network.
+        room: where ``point`` and ``vectors`` are given, and ``rates`` of the stage is set.
         weights: flat, at one time.
         shifts: likewise.
-        z: state and context, ``(D + context, points)``.
-        v: the vectors of the products, ``(P, width, points)``.
-        work: room.
-        f: gets the velocity, ``(D, points)``.
-        q: gets the integrands, ``(m, points)``: the trace and the regularisers.
-        integrals: whether they are asked for.
-        record: whether all that :func:`pull` needs is to be left in ``work``.
+        work: the panels.
+        stage: where the results go.
+        traced: whether the integrands are asked for.
     """
-    depth, kept = len(net.rows), len(work.values)
-    points = f.shape[1]
-    x = z
+    layers, depth = net.layers, len(net.layers.rows)
+    points = PANEL_BYTES // work.itemsize
+    number = work.dtype.type
+    x = panel(room, work, room.point)
     for layer in range(depth):
-        y = work.values[(layer + 1) % kept]
-        outputs = net.widths[layer + 1]
+        outputs = layers.widths[layer + 1]
+        y = panel(room, work, room.values + (layer + 1) % room.kept)
+        if layer == depth - 1:
+            y = panel(room, work, room.rates + stage)
         multiply(
-            weights,
-            net.weights_at[layer],
-            net.rows[layer],
-            shifts,
-            net.shifts_at[layer],
+            part(weights, layers.weights_at[layer]),
+            layers.rows[layer],
+            part(shifts, layers.shifts_at[layer]),
             x,
             y,
             outputs,
-            net.widths[layer],
+            layers.widths[layer],
         )
         if layer < depth - 1:
-            activate(
-                net.activation,
-                y.ravel(),
-                work.slopes[layer].ravel(),
-                work.curves[layer if record else 0].ravel(),
-                outputs * points,
-                record,
-            )
-        if integrals and layer >= net.first:
-            _tangents(net, layer, weights, v, work)
+            slopes = panel(room, work, room.slopes + layer)
+            curves = panel(room, work, room.curves + layer)
+            activate(net.activation, y, slopes, curves, outputs * points, room.record)
+        if traced and layer >= net.first:
+            _tangents(net, room, layer, weights, work)
         x = y
-    for d in range(net.dimension):
-        for c in range(points):
-            f[d, c] = x[d, c] - (z[d, c] if net.residual else 0)
-    if not integrals:
+    if net.residual:
+        z = panel(room, work, room.point)
+        for i in range(net.dimension * points):
+            x[i] -= z[i]
+    if not traced:
         return
     for layer in range(net.first):
-        _tangents(net, layer, weights, v, work)
-    images = work.images[(depth - 1) % len(work.images)]
-    ends = images if net.first == 0 else work.tangents[net.first % kept]
-    for integral in range(len(q)):
-        for c in range(points):
-            q[integral, c] = 0
-    for probe in range(len(v)):
-        for d in range(v.shape[1] if net.first else net.dimension):
-            for c in range(points):
-                q[0, c] += ends[probe, d, c] * v[probe, d, c]
-    for c in range(points):
-        q[0, c] *= net.weight
-        if net.residual:
-            q[0, c] -= net.dimension
-    if net.kinetic >= 0:
-        for d in range(net.dimension):
-            for c in range(points):
-                q[net.kinetic, c] += f[d, c] * f[d, c]
-    if net.jacobian >= 0:
-        for probe in range(len(v)):
-            for d in range(net.dimension):
-                for c in range(points):
-                    image = images[probe, d, c] - (v[probe, d, c] if net.residual else 0)
-                    q[net.jacobian, c] += net.weight * image * image
+        _tangents(net, room, layer, weights, work)
+    _integrands(net, room, x, part(x, net.dimension * points), work)
 
 
 @compiled
-def _tangents(net: Network, layer: int, weights: Array, v: Array, work: Workspace) -> None:
+def _integrands(net: Network, room: Room, f: Array, q: Array, work: Array) -> None:
+    """The integrands, from the velocity and from what became of the tangents."""
+    points = PANEL_BYTES // work.itemsize
+    weight, nought = work.dtype.type(net.weight), work.dtype.type(0)
+    last = room.images + (len(net.layers.rows) - 1) % room.kept * net.probes
+    ends = room.tangents + net.first % room.kept * net.probes if net.first > 0 else last
+    for i in range(net.integrals * points):
+        q[i] = nought
+    for probe in range(net.probes):
+        end = panel(room, work, ends + probe)
+        v = panel(room, work, room.vectors + probe)
+        for d in range(net.width):
+            for c in range(points):
+                q[c] += end[d * points + c] * v[d * points + c]
+    gone = work.dtype.type(net.dimension if net.residual else 0)
+    for c in range(points):
+        q[c] = weight * q[c] - gone
+    if net.kinetic >= 0:
+        energy = part(q, net.kinetic * points)
+        for d in range(net.dimension):
+            for c in range(points):
+                energy[c] += f[d * points + c] * f[d * points + c]
+    if net.jacobian >= 0:
+        norm = part(q, net.jacobian * points)
+        for probe in range(net.probes):
+            image = panel(room, work, last + probe)
+            v = panel(room, work, room.vectors + probe)
+            for d in range(net.dimension):
+                for c in range(points):
+                    slip = image[d * points + c] - (v[d * points + c] if net.residual else nought)
+                    norm[c] += weight * slip * slip
+
+
+@compiled
+def _tangents(net: Network, room: Room, layer: int, weights: Array, work: Array) -> None:
     """Take the tangents through a layer."""
-    kept, last = len(work.tangents), len(net.rows) - 1
-    images = work.images[layer % len(work.images)]
-    following = work.tangents[(layer + 1) % kept if layer < last else 0]
-    inputs = net.dimension if layer == 0 else net.widths[layer]
-    outputs = net.widths[layer + 1]
-    for probe in range(len(v)):
-        source = v[probe] if layer == net.first else work.tangents[layer % kept, probe]
-        image, made = images[probe], following[probe]
+    layers, last = net.layers, len(net.layers.rows) - 1
+    points = PANEL_BYTES // work.itemsize
+    inputs = net.dimension if layer == 0 else layers.widths[layer]
+    outputs = layers.widths[layer + 1]
+    entered = room.tangents + layer % room.kept * net.probes
+    if layer == net.first:
+        entered = room.vectors
+    images = room.images + layer % room.kept * net.probes
+    following = room.tangents + (layer + 1 if layer < last else 0) % room.kept * net.probes
+    for probe in range(net.probes):
+        image = panel(room, work, images + probe)
         multiply(
-            weights,
-            net.weights_at[layer],
-            net.rows[layer],
-            work.zeros,
-            0,
-            source,
+            part(weights, layers.weights_at[layer]),
+            layers.rows[layer],
+            panel(room, work, room.nothing),
+            panel(room, work, entered + probe),
             image,
             outputs,
             inputs,
         )
-        count = outputs * image.shape[1]
+        made = panel(room, work, following + probe)
         if layer < last:
-            _product(work.slopes[layer].ravel(), image.ravel(), made.ravel(), count)
+            slopes = panel(room, work, room.slopes + layer)
+            for i in range(outputs * points):
+                made[i] = slopes[i] * image[i]
         elif net.first > 0:
-            copy(image.ravel(), made.ravel(), count)
-
-
-@compiled
-def copy(source: Array, target: Array, count: int) -> None:
-    """Copy the first numbers of a flat array."""
-    for i in range(count):
-        target[i] = source[i]
-
-
-@compiled
-def _product(left: Array, right: Array, result: Array, count: int) -> None:
-    for i in range(count):
-        result[i] = left[i] * right[i]
+            for i in range(outputs * points):
+                made[i] = image[i]
 
 
 @compiled
 def pull(
     net: Network,
+    room: Room,
     weights: Array,
-    z: Array,
-    v: Array,
-    work: Workspace,
-    f: Array,
+    work: Array,
+    stage: int,
     f_bar: Array,
     q_bar: Array,
-    integrals: bool,
+    traced: bool,
     weight_bars: Array,
     shift_bars: Array,
-    z_bar: Array,
 ) -> None:
     """Gradients of what :func:`forward` has just recorded.
 
     Args:
         net: the network.
+        room: where ``stages`` of the stage gets the gradient by state and context.
         weights: flat, at one time.
-        z: state and context, as they were.
-        v: the vectors of the products, as they were.
-        work: with the record, which is used up.
-        f: the velocity.
-        f_bar: the gradient by it, ``(D, points)``; overwritten.
-        q_bar: the gradient by the integrands, ``(m, points)``.
-        integrals: whether they were asked for.
+        work: the panels, with the record, which is used up.
+        stage: where ``forward`` left its results.
+        f_bar: the gradient by the velocity; overwritten.
+        q_bar: the gradient by the integrands.
+        traced: whether they were asked for.
         weight_bars: flat; the gradient by the weights is added.
         shift_bars: flat; likewise.
-        z_bar: gets the gradient by state and context, ``(F, points)``.
     """
-    depth, points = len(net.rows), f.shape[1]
-    if integrals:
-        _pull_tangents(net, weights, v, work, f, f_bar, q_bar, weight_bars)
-    # In turn in two places: what comes from behind a layer, and what goes on to the one before.
-    p_bar, other = work.bars[0, 0], work.bars[1, 0]
-    copy(f_bar.ravel(), p_bar.ravel(), net.dimension * points)
+    layers, depth = net.layers, len(net.layers.rows)
+    points = PANEL_BYTES // work.itemsize
+    turned = panel(room, work, room.turned)
+    if traced:
+        f = panel(room, work, room.rates + stage)
+        _pull_integrands(net, room, f, work, f_bar, q_bar)
+        _pull_tangents(net, room, weights, work, weight_bars)
+    p_bar = panel(room, work, room.bars)
+    for i in range(net.dimension * points):
+        p_bar[i] = f_bar[i]
     for layer in range(depth - 1, -1, -1):
-        inputs, outputs = net.widths[layer], net.widths[layer + 1]
+        inputs, outputs, row = layers.widths[layer], layers.widths[layer + 1], layers.rows[layer]
         if layer < depth - 1:
-            count = outputs * points
-            _product(work.slopes[layer].ravel(), p_bar.ravel(), p_bar.ravel(), count)
-            if integrals:
-                curves, curved, bar = work.curves[layer], work.curved[layer], p_bar
-                _add_product(curves.ravel(), curved.ravel(), bar.ravel(), count)
-        turn(z if layer == 0 else work.values[layer], work.turned, inputs)
-        outer(
-            p_bar,
-            work.turned,
-            weight_bars,
-            net.weights_at[layer],
-            net.rows[layer],
-            outputs,
+            slopes = panel(room, work, room.slopes + layer)
+            curves = panel(room, work, room.curves + layer)
+            curved = panel(room, work, room.curved + layer)
+            if traced:
+                for i in range(outputs * points):
+                    p_bar[i] = slopes[i] * p_bar[i] + curves[i] * curved[i]
+            else:
+                for i in range(outputs * points):
+                    p_bar[i] *= slopes[i]
+        turn(
+            panel(room, work, room.point if layer == 0 else room.values + layer),
+            turned,
+            row,
             inputs,
         )
-        at = net.shifts_at[layer]
+        weights_at = layers.weights_at[layer]
+        outer(p_bar, turned, part(weight_bars, weights_at), row, outputs, inputs)
+        shift_bar = part(shift_bars, layers.shifts_at[layer])
         for o in range(outputs):
-            total = p_bar[o, 0]
+            bar = part(p_bar, o * points)
+            total = bar[0]
             for c in range(1, points):
-                total += p_bar[o, c]
-            shift_bars[at + o] += total
-        x_bar = z_bar if layer == 0 else other
+                total += bar[c]
+            shift_bar[o] += total
+        # In turn in two places: what comes from behind a layer, and what goes to the one before.
+        x_bar = panel(room, work, room.bars + (depth - layer) % 2 * max(1, net.probes))
+        if layer == 0:
+            x_bar = panel(room, work, room.stages + stage)
+        nothing = panel(room, work, room.nothing)
         multiply_transposed(
-            weights,
-            net.weights_at[layer],
-            net.rows[layer],
-            work.zeros,
-            p_bar,
-            x_bar,
-            outputs,
-            inputs,
+            part(weights, weights_at), row, nothing, p_bar, x_bar, outputs, inputs
         )
-        p_bar, other = x_bar, p_bar
+        p_bar = x_bar
     if net.residual:
-        for d in range(net.dimension):
-            for c in range(points):
-                z_bar[d, c] -= f_bar[d, c]
+        for i in range(net.dimension * points):
+            p_bar[i] -= f_bar[i]
 
 
 @compiled
-def _add_product(left: Array, right: Array, result: Array, count: int) -> None:
-    for i in range(count):
-        result[i] += left[i] * right[i]
+def _pull_integrands(
+    net: Network, room: Room, f: Array, work: Array, f_bar: Array, q_bar: Array
+) -> None:
+    """From the gradient by the integrands to those by the velocity and by the tangents' ends."""
+    points = PANEL_BYTES // work.itemsize
+    weight, two, nought = work.dtype.type(net.weight), work.dtype.type(2), work.dtype.type(0)
+    last = len(net.layers.rows) - 1
+    for probe in range(net.probes):
+        u_bar = panel(room, work, room.bars + probe)
+        v = panel(room, work, room.vectors + probe)
+        image = panel(room, work, room.images + last * net.probes + probe)
+        for d in range(net.width):
+            for c in range(points):
+                u_bar[d * points + c] = weight * q_bar[c] * v[d * points + c]
+        if net.jacobian >= 0:
+            bar = part(q_bar, net.jacobian * points)
+            for d in range(net.dimension):
+                for c in range(points):
+                    slip = image[d * points + c] - (v[d * points + c] if net.residual else nought)
+                    u_bar[d * points + c] += two * weight * bar[c] * slip
+    if net.kinetic >= 0:
+        bar = part(q_bar, net.kinetic * points)
+        for d in range(net.dimension):
+            for c in range(points):
+                f_bar[d * points + c] += two * bar[c] * f[d * points + c]
 
 
 @compiled
 def _pull_tangents(
-    net: Network,
-    weights: Array,
-    v: Array,
-    work: Workspace,
-    f: Array,
-    f_bar: Array,
-    q_bar: Array,
-    weight_bars: Array,
+    net: Network, room: Room, weights: Array, work: Array, weight_bars: Array
 ) -> None:
-    """From the gradient by the integrands to ``curved``, and to those by weights and velocity."""
-    depth, points = len(net.rows), f.shape[1]
-    last = depth - 1
-    u_bars, others = work.bars[0], work.bars[1]
-    for probe in range(len(v)):
-        u_bar, vector, image = u_bars[probe], v[probe], work.images[last, probe]
-        for d in range(vector.shape[0] if net.first else net.dimension):
-            for c in range(points):
-                u_bar[d, c] = net.weight * q_bar[0, c] * vector[d, c]
-        if net.jacobian >= 0:
-            for d in range(net.dimension):
-                for c in range(points):
-                    slip = image[d, c] - (vector[d, c] if net.residual else 0)
-                    u_bar[d, c] += 2 * net.weight * q_bar[net.jacobian, c] * slip
-    if net.kinetic >= 0:
-        for d in range(net.dimension):
-            for c in range(points):
-                f_bar[d, c] += 2 * f[d, c] * q_bar[net.kinetic, c]
+    """From the gradient by the tangents' ends to ``curved``, and to that by the weights."""
+    layers, depth = net.layers, len(net.layers.rows)
+    points = PANEL_BYTES // work.itemsize
+    turned = panel(room, work, room.turned)
     for place in range(depth - 1, -1, -1):
         layer = (net.first + place) % depth
-        inputs = net.dimension if layer == 0 else net.widths[layer]
-        outputs = net.widths[layer + 1]
-        count = outputs * points
-        for probe in range(len(v)):
-            u_bar = u_bars[probe]
-            if layer < last:
-                image, curved = work.images[layer, probe].ravel(), work.curved[layer].ravel()
+        inputs = net.dimension if layer == 0 else layers.widths[layer]
+        outputs, row = layers.widths[layer + 1], layers.rows[layer]
+        before, after = (depth - 1 - place) % 2 * net.probes, (depth - place) % 2 * net.probes
+        entered = room.vectors if place == 0 else room.tangents + layer * net.probes
+        for probe in range(net.probes):
+            u_bar = panel(room, work, room.bars + before + probe)
+            if layer < depth - 1:
+                image = panel(room, work, room.images + layer * net.probes + probe)
+                slopes = panel(room, work, room.slopes + layer)
+                curved = panel(room, work, room.curved + layer)
                 if probe == 0:
-                    _product(image, u_bar.ravel(), curved, count)
+                    for i in range(outputs * points):
+                        curved[i] = image[i] * u_bar[i]
+                        u_bar[i] *= slopes[i]
                 else:
-                    _add_product(image, u_bar.ravel(), curved, count)
-                _product(work.slopes[layer].ravel(), u_bar.ravel(), u_bar.ravel(), count)
-            turn(v[probe] if place == 0 else work.tangents[layer, probe], work.turned, inputs)
-            outer(
-                u_bar,
-                work.turned,
-                weight_bars,
-                net.weights_at[layer],
-                net.rows[layer],
-                outputs,
-                inputs,
-            )
+                    for i in range(outputs * points):
+                        curved[i] += image[i] * u_bar[i]
+                        u_bar[i] *= slopes[i]
+            turn(panel(room, work, entered + probe), turned, row, inputs)
+            weights_at = layers.weights_at[layer]
+            outer(u_bar, turned, part(weight_bars, weights_at), row, outputs, inputs)
             if place > 0:
+                other = panel(room, work, room.bars + after + probe)
+                nothing = panel(room, work, room.nothing)
                 multiply_transposed(
-                    weights,
-                    net.weights_at[layer],
-                    net.rows[layer],
-                    work.zeros,
-                    u_bar,
-                    others[probe],
-                    outputs,
-                    inputs,
+                    part(weights, weights_at), row, nothing, u_bar, other, outputs, inputs
                 )
-        u_bars, others = others, u_bars

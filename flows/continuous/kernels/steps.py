@@ -1,24 +1,25 @@
-"""One Runge-Kutta step of all panels, and its gradient.
+"""One Runge-Kutta step of a batch, panel by panel, and its gradient.
 
-What the step sizes are is decided elsewhere: here is what each attempt costs. The panels of a batch
+What the step sizes are is decided elsewhere: here is what each attempt costs. The points of a batch
 know nothing of each other but the size of the step, so that one panel goes through all stages of a
-step, value, products and error, before the next one is looked at.
+step, value, products and error, before the next one is looked at. Outside of a panel everything is
+laid out as the solver has it: a state is ``z``, row by row, and then the integrals, one number a
+row each.
 
-Sums over panels (the error's, the weights' gradients) are made in one order, whichever thread made
-their terms: results do not depend on how many there are.
+Of several threads each takes its share of the panels.
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numba
 from numpy.typing import NDArray
 
-from flows.continuous.kernels.compiled import compiled, in_parallel
-from flows.continuous.kernels.network import Network, Workspace, copy, forward, pull
+from flows.continuous.kernels.blocks import PANEL_BYTES, part
+from flows.continuous.kernels.compiled import compiled
+from flows.continuous.kernels.network import Network, Room, forward, panel, pull
 
-__all__ = ["Batch", "Method", "attempt", "evaluate", "pull_step"]
+__all__ = ["Batch", "Method", "pull_step", "step"]
 
 Array = NDArray[Any]
 
@@ -44,290 +45,211 @@ class Method(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What of a batch stays the same from step to step, panel by panel.
+    """What of a batch stays the same from step to step.
 
     Attributes:
-        size: points in all; what fills the last panel repeats the last of them.
-        vectors: ``(panels, P, width, points)``, those of the trace's products.
-        context: ``(panels, context, points)``.
-        controlled: how many integrals the error control looks at.
+        size: n, points in all.
+        vectors: flat, those of the trace's products.
+        strides: of these ``(P, n, width)``, in numbers.
+        context: flat, ``(n, context)``.
         atol: absolute tolerance.
         rtol: relative tolerance.
     """
 
     size: int
     vectors: Array
+    strides: tuple[int, int, int]
     context: Array
-    controlled: int
     atol: float
     rtol: float
 
 
 @compiled
-def _of(works: Workspace, worker: int) -> Workspace:
-    """The room of one worker."""
-    return Workspace(
-        works.values[worker],
-        works.slopes[worker],
-        works.curves[worker],
-        works.tangents[worker],
-        works.images[worker],
-        works.curved[worker],
-        works.bars[worker],
-        works.turned[worker],
-        works.zeros,
-    )
+def _load(source: Array, down: int, along: int, target: Array, rows: int, valid: int) -> None:
+    """Points that are ``down`` numbers apart, of features ``along`` apart, to a panel's rows.
 
-
-@compiled
-def add_scaled(factor: float, source: Array, target: Array, count: int) -> None:
-    """``target += factor source`` of the first numbers of flat arrays."""
-    if factor != 0:
-        for i in range(count):
-            target[i] += factor * source[i]
-
-
-@compiled
-def _point(
-    y: Array, rates: Array, panel: int, weights: Array, dt: float, before: int, x: Array, rows: int
-) -> None:
-    """``x = y + dt sum of weights[j] rates[j]`` of the stages before one, the first rows."""
-    end = x.ravel()
-    count = rows * y.shape[2]
-    copy(y[panel].ravel(), end, count)
-    for stage in range(before):
-        weight = y.dtype.type(weights[stage] * dt)
-        add_scaled(weight, rates[stage, panel].ravel(), end, count)
-
-
-@compiled
-def _attempt_panel(
-    net: Network,
-    method: Method,
-    batch: Batch,
-    work: Workspace,
-    x: Array,
-    panel: int,
-    weights: Array,
-    shifts: Array,
-    y: Array,
-    rates: Array,
-    y1: Array,
-    dt: float,
-    squares: Array,
-) -> None:
-    dimension, points = net.dimension, y.shape[2]
-    number = y.dtype.type
-    v = batch.vectors[panel]
-    last = len(method.solution) - 1
-    given = batch.context[panel]
-    copy(given.ravel(), x[dimension:].ravel(), given.size)
-    for stage in range(1 if method.adaptive else 0, last + 1):
-        if method.adaptive and stage == last:
-            _point(y, rates, panel, method.stages[last], dt, last, y1[panel], y.shape[1])
-            copy(y1[panel].ravel(), x.ravel(), dimension * points)
-        else:
-            _point(y, rates, panel, method.stages[stage], dt, stage, x, dimension)
-        rate = rates[stage, panel]
-        integrals = len(v) > 0 and method.counts[stage]
-        forward(
-            net,
-            weights[stage],
-            shifts[stage],
-            x[: net.widths[0]],
-            v,
-            work,
-            rate[:dimension],
-            rate[dimension:],
-            integrals,
-            False,
-        )
-    if not method.adaptive:
-        _point(y, rates, panel, method.solution, dt, last + 1, y1[panel], y.shape[1])
-        return
-    valid = min(points, batch.size - panel * points)
-    atol, rtol = number(batch.atol), number(batch.rtol)
-    squares[panel] = 0
-    for row in range(dimension + batch.controlled):
-        total = number(0)
+    The last point fills the panel.
+    """
+    points = PANEL_BYTES // source.itemsize
+    for row in range(rows):
         for c in range(valid):
-            error = number(0)
-            for stage in range(last + 1):
-                error += number(method.error[stage] * dt) * rates[stage, panel, row, c]
-            error /= atol + rtol * max(abs(y[panel, row, c]), abs(y1[panel, row, c]))
-            total += error * error
-        squares[panel, 0 if row < dimension else 1] += total
+            target[row * points + c] = source[c * down + row * along]
+        for c in range(valid, points):
+            target[row * points + c] = target[row * points + valid - 1]
 
 
-def _attempt(
+@compiled
+def _store(source: Array, target: Array, down: int, along: int, rows: int, valid: int) -> None:
+    """The other way."""
+    points = PANEL_BYTES // source.itemsize
+    for row in range(rows):
+        for c in range(valid):
+            target[c * down + row * along] = source[row * points + c]
+
+
+@compiled
+def _load_state(net: Network, n: int, y: Array, first: int, target: Array, valid: int) -> None:
+    """State and integrals of the points from ``first`` on."""
+    dimension = net.dimension
+    points = PANEL_BYTES // y.itemsize
+    _load(part(y, first * dimension), dimension, 1, target, dimension, valid)
+    integrals = part(target, dimension * points)
+    _load(part(y, n * dimension + first), 1, n, integrals, net.integrals, valid)
+
+
+@compiled
+def _store_state(net: Network, n: int, source: Array, y: Array, first: int, valid: int) -> None:
+    dimension = net.dimension
+    points = PANEL_BYTES // y.itemsize
+    _store(source, part(y, first * dimension), dimension, 1, dimension, valid)
+    integrals = part(source, dimension * points)
+    _store(integrals, part(y, n * dimension + first), 1, n, net.integrals, valid)
+
+
+@compiled
+def _load_given(
+    net: Network, room: Room, batch: Batch, work: Array, first: int, valid: int
+) -> None:
+    """Context and the vectors of the products."""
+    points = PANEL_BYTES // work.itemsize
+    width = net.layers.widths[0] - net.dimension
+    context = part(batch.context, first * width)
+    target = part(panel(room, work, room.point), net.dimension * points)
+    _load(context, width, 1, target, width, valid)
+    for probe in range(net.probes):
+        source = part(batch.vectors, probe * batch.strides[0] + first * batch.strides[1])
+        target = panel(room, work, room.vectors + probe)
+        _load(source, batch.strides[1], batch.strides[2], target, net.width, valid)
+
+
+@compiled
+def _combine(
+    room: Room,
+    work: Array,
+    weights: Array,
+    dt: float,
+    before: int,
+    y: Array,
+    target: Array,
+    count: int,
+) -> None:
+    """``target = y + dt sum of weights[j] rates[j]`` of the stages before one."""
+    number = work.dtype.type
+    for i in range(count):
+        target[i] = y[i]
+    for stage in range(before):
+        if weights[stage] != 0:
+            factor = number(weights[stage] * dt)
+            rate = panel(room, work, room.rates + stage)
+            for i in range(count):
+                target[i] += factor * rate[i]
+
+
+@compiled
+def step(
     net: Network,
+    room: Room,
     method: Method,
     batch: Batch,
-    works: Workspace,
-    points: Array,
+    work: Array,
+    worker: int,
     weights: Array,
     shifts: Array,
     y: Array,
+    dt: float,
     rates: Array,
     y1: Array,
-    dt: float,
     squares: Array,
 ) -> None:
     """Try a step.
 
     Args:
         net: the network.
+        room: how the panels are numbered.
         method: the method.
         batch: the batch.
-        works: room of each worker, there being as many as ``points`` is long.
-        points: ``(workers, F, points)``, room for a stage's point.
+        work: ``(workers, ...)``, the panels of each.
+        worker: which one this is.
         weights: ``(s, ...)``, flat, at the stages' times.
         shifts: likewise.
-        y: ``(panels, D + integrals, points)``, the state.
-        rates: ``(s, *shape of y)``; of an adaptive method the first is there, the rest are written.
-        y1: gets the solution, shape of ``y``.
+        y: flat, the state.
         dt: step.
-        squares: ``(panels, 2)``, gets the sums of squares of the error over its tolerance, of the
-            state and of the integrals that are controlled.
+        rates: ``(s, size of y)``; of an adaptive method the first is there, the rest are written.
+        y1: gets the solution.
+        squares: ``(workers, 2)``, gets the sums of squares of the error over its tolerance, of the
+            state and of the first integral.
     """
-    panels, workers = len(y), len(points)
-    for worker in numba.prange(workers):
-        work = _of(works, worker)
-        for panel in range(worker, panels, workers):
-            _attempt_panel(
-                net,
-                method,
-                batch,
-                work,
-                points[worker],
-                panel,
-                weights,
-                shifts,
-                y,
-                rates,
-                y1,
-                dt,
-                squares,
-            )
-
-
-attempt = compiled(_attempt)
-attempt_in_parallel = in_parallel(_attempt)
+    points = PANEL_BYTES // y.itemsize
+    n, dimension = batch.size, net.dimension
+    number = y.dtype.type
+    atol, rtol = number(batch.atol), number(batch.rtol)
+    last = len(method.solution) - 1
+    everything = (dimension + net.integrals) * points
+    own = work[worker]
+    zeros = panel(room, own, room.nothing)
+    for i in range(room.size):
+        zeros[i] = 0
+    squares[worker] = 0
+    x = panel(room, own, room.point)
+    begin, end = panel(room, own, room.ends), panel(room, own, room.ends + 1)
+    error = panel(room, own, room.ends + 2)
+    for first in range(worker * points, n, len(work) * points):
+        valid = min(points, n - first)
+        _load_given(net, room, batch, own, first, valid)
+        _load_state(net, n, y, first, begin, valid)
+        if method.adaptive:
+            _load_state(net, n, rates[0], first, panel(room, own, room.rates), valid)
+        for stage in range(1 if method.adaptive else 0, last + 1):
+            row = method.stages[stage]
+            if method.adaptive and stage == last:
+                _combine(room, own, row, dt, last, begin, end, everything)
+                for i in range(dimension * points):
+                    x[i] = end[i]
+            else:
+                _combine(room, own, row, dt, stage, begin, x, dimension * points)
+            traced = net.integrals > 0 and method.counts[stage]
+            forward(net, room, weights[stage], shifts[stage], own, stage, traced)
+            rate = panel(room, own, room.rates + stage)
+            if net.integrals > 0 and not traced:
+                for i in range(dimension * points, everything):
+                    rate[i] = 0
+            _store_state(net, n, rate, rates[stage], first, valid)
+        if not method.adaptive:
+            _combine(room, own, method.solution, dt, last + 1, begin, end, everything)
+        _store_state(net, n, end, y1, first, valid)
+        if not method.adaptive:
+            continue
+        controlled = dimension + min(net.integrals, 1)
+        for i in range(controlled * points):
+            error[i] = 0
+        _combine(room, own, method.error, dt, last + 1, error, error, controlled * points)
+        for row in range(controlled):
+            at = row * points
+            total = number(0)
+            for c in range(valid):
+                scale = atol + rtol * max(abs(begin[at + c]), abs(end[at + c]))
+                ratio = error[at + c] / scale
+                total += ratio * ratio
+            squares[worker, 0 if row < dimension else 1] += total
 
 
 @compiled
-def evaluate(
+def pull_step(
     net: Network,
+    room: Room,
+    method: Method,
     batch: Batch,
-    works: Workspace,
-    points: Array,
+    work: Array,
+    worker: int,
     weights: Array,
     shifts: Array,
     z: Array,
-    rate: Array,
-    integrals: bool,
-) -> None:
-    """Velocity and integrands at one time, ``rate`` of the shape of ``y`` in :func:`attempt`."""
-    work, x = _of(works, 0), points[0]
-    for panel in range(len(z)):
-        given = batch.context[panel]
-        copy(z[panel].ravel(), x.ravel(), net.dimension * z.shape[2])
-        copy(given.ravel(), x[net.dimension :].ravel(), given.size)
-        forward(
-            net,
-            weights,
-            shifts,
-            x[: net.widths[0]],
-            batch.vectors[panel],
-            work,
-            rate[panel, : net.dimension],
-            rate[panel, net.dimension :],
-            integrals,
-            False,
-        )
-
-
-@compiled
-def _pull_panel(
-    net: Network,
-    method: Method,
-    batch: Batch,
-    work: Workspace,
-    x: Array,
-    bars: Array,
-    panel: int,
-    weights: Array,
-    shifts: Array,
-    y: Array,
-    rates: Array,
+    velocities: Array,
     dt: float,
     z_bar: Array,
     q_bar: Array,
+    begin_bar: Array,
     context_bar: Array,
-    weight_bars: Array,
-    shift_bars: Array,
-) -> None:
-    dimension, used = net.dimension, method.used
-    number = y.dtype.type
-    v = batch.vectors[panel]
-    bar, integral_bar = z_bar[panel], q_bar[panel]
-    given = batch.context[panel]
-    copy(given.ravel(), x[dimension:].ravel(), given.size)
-    # Beside the stages' bars, in the last two places: a velocity and the gradient by it.
-    f, f_bar = bars[used, :dimension], bars[used + 1, :dimension]
-    q = bars[used + 2, : len(integral_bar)]
-    stage_bar = bars[used + 3, : len(integral_bar)]
-    for stage in range(used - 1, -1, -1):
-        scaled = number(method.solution[stage] * dt)
-        f_bar[:] = 0
-        add_scaled(scaled, bar.ravel(), f_bar.ravel(), bar.size)
-        for later in range(stage + 1, used):
-            weight = number(method.stages[later, stage] * dt)
-            add_scaled(weight, bars[later].ravel(), f_bar.ravel(), bar.size)
-        stage_bar[:] = 0
-        add_scaled(scaled, integral_bar.ravel(), stage_bar.ravel(), integral_bar.size)
-        integrals = len(v) > 0 and scaled != 0
-        _point(y, rates, panel, method.stages[stage], dt, stage, x, dimension)
-        forward(
-            net, weights[stage], shifts[stage], x[: net.widths[0]], v, work, f, q, integrals, True
-        )
-        pull(
-            net,
-            weights[stage],
-            x[: net.widths[0]],
-            v,
-            work,
-            f,
-            f_bar,
-            stage_bar,
-            integrals,
-            weight_bars[stage],
-            shift_bars[stage],
-            bars[stage],
-        )
-        of_context = context_bar[panel]
-        add_scaled(number(1), bars[stage, dimension:].ravel(), of_context.ravel(), of_context.size)
-    for stage in range(used):
-        add_scaled(number(1), bars[stage].ravel(), bar.ravel(), bar.size)
-
-
-def _pull_step(
-    net: Network,
-    method: Method,
-    batch: Batch,
-    works: Workspace,
-    points: Array,
-    bars: Array,
-    weights: Array,
-    shifts: Array,
-    y: Array,
-    rates: Array,
-    dt: float,
-    z_bar: Array,
-    q_bar: Array,
-    context_bar: Array,
-    parts: Array,
-    shift_parts: Array,
     weight_bars: Array,
     shift_bars: Array,
 ) -> None:
@@ -335,57 +257,92 @@ def _pull_step(
 
     Args:
         net: the network.
+        room: how the panels are numbered, with a record.
         method: the method.
         batch: the batch.
-        works: room of each worker.
-        points: ``(workers, F, points)``.
-        bars: ``(workers, used + 4, F, points)``, room.
-        weights: ``(used or more, ...)``, flat, at the stages' times.
+        work: ``(workers, ...)``, the panels of each.
+        worker: which one this is.
+        weights: ``(used, ...)``, flat, at the times of the stages that the solution depends on.
         shifts: likewise.
-        y: the state that the step began from.
-        rates: of its stages.
+        z: flat, the state that the step began from.
+        velocities: ``(used - 1, size of z)``, those of the stages but the last; with no rows where
+            they were not kept, and are computed once more.
         dt: step.
-        z_bar: ``(panels, D, points)``, the gradient by the solution, which becomes that by ``y``.
-        q_bar: ``(panels, integrals, points)``, that by the integrals.
-        context_bar: ``(panels, context, points)``; what comes of the step is added.
-        parts: ``(groups, used, ...)``, room for the weights' gradients: a group is some panels.
-        shift_parts: likewise.
-        weight_bars: gets the gradients by the weights, ``(used, ...)``.
+        z_bar: the gradient by the solution, shape of ``z``.
+        q_bar: that by the integrals, flat.
+        begin_bar: gets what the stages contribute to the gradient by ``z``.
+        context_bar: gets that by the context.
+        weight_bars: ``(workers, used, ...)``, gets a worker's share of those by the weights.
         shift_bars: likewise by the shifts.
     """
-    panels, workers, groups = len(y), len(points), len(parts)
-    for worker in numba.prange(workers):
-        work = _of(works, worker)
-        for group in range(worker, groups, workers):
-            parts[group] = 0
-            shift_parts[group] = 0
-            for panel in range(group, panels, groups):
-                _pull_panel(
-                    net,
-                    method,
-                    batch,
-                    work,
-                    points[worker],
-                    bars[worker],
-                    panel,
-                    weights,
-                    shifts,
-                    y,
-                    rates,
-                    dt,
-                    z_bar,
-                    q_bar,
-                    context_bar,
-                    parts[group],
-                    shift_parts[group],
+    points = PANEL_BYTES // z.itemsize
+    n, dimension, used = batch.size, net.dimension, method.used
+    context = net.layers.widths[0] - dimension
+    number = z.dtype.type
+    own = work[worker]
+    zeros = panel(room, own, room.nothing)
+    for i in range(room.size):
+        zeros[i] = 0
+    weight_bars[worker] = 0
+    shift_bars[worker] = 0
+    x = panel(room, own, room.point)
+    begin, bar = panel(room, own, room.ends), panel(room, own, room.ends + 1)
+    integral_bar = panel(room, own, room.ends + 2)
+    f_bar, stage_bar = panel(room, own, room.ends + 3), panel(room, own, room.ends + 4)
+    for first in range(worker * points, n, len(work) * points):
+        valid = min(points, n - first)
+        _load_given(net, room, batch, own, first, valid)
+        _load(part(z, first * dimension), dimension, 1, begin, dimension, valid)
+        _load(part(z_bar, first * dimension), dimension, 1, bar, dimension, valid)
+        _load(part(q_bar, first), 1, n, integral_bar, net.integrals, valid)
+        # Nothing comes by the points that fill the last panel.
+        for c in range(valid, points):
+            for row in range(dimension):
+                bar[row * points + c] = 0
+            for row in range(net.integrals):
+                integral_bar[row * points + c] = 0
+        for stage in range(used - 1):
+            rate = panel(room, own, room.rates + stage)
+            if len(velocities) > 0:
+                source = part(velocities[stage], first * dimension)
+                _load(source, dimension, 1, rate, dimension, valid)
+            else:
+                _combine(
+                    room, own, method.stages[stage], dt, stage, begin, x, dimension * points
                 )
-    for stage in numba.prange(len(weight_bars)):
-        weight_bars[stage] = parts[0, stage]
-        shift_bars[stage] = shift_parts[0, stage]
-        for group in range(1, groups):
-            weight_bars[stage] += parts[group, stage]
-            shift_bars[stage] += shift_parts[group, stage]
-
-
-pull_step = compiled(_pull_step)
-pull_step_in_parallel = in_parallel(_pull_step)
+                forward(net, room, weights[stage], shifts[stage], own, stage, False)
+        for stage in range(used - 1, -1, -1):
+            scaled = number(method.solution[stage] * dt)
+            for i in range(dimension * points):
+                f_bar[i] = scaled * bar[i]
+            for later in range(stage + 1, used):
+                if method.stages[later, stage] != 0:
+                    factor = number(method.stages[later, stage] * dt)
+                    by_point = panel(room, own, room.stages + later)
+                    for i in range(dimension * points):
+                        f_bar[i] += factor * by_point[i]
+            for i in range(net.integrals * points):
+                stage_bar[i] = scaled * integral_bar[i]
+            traced = net.integrals > 0 and method.solution[stage] != 0
+            _combine(room, own, method.stages[stage], dt, stage, begin, x, dimension * points)
+            forward(net, room, weights[stage], shifts[stage], own, stage, traced)
+            pull(
+                net,
+                room,
+                weights[stage],
+                own,
+                stage,
+                f_bar,
+                stage_bar,
+                traced,
+                weight_bars[worker, stage],
+                shift_bars[worker, stage],
+            )
+        total = panel(room, own, room.stages)
+        for stage in range(1, used):
+            by_point = panel(room, own, room.stages + stage)
+            for i in range((dimension + context) * points):
+                total[i] += by_point[i]
+        _store(total, part(begin_bar, first * dimension), dimension, 1, dimension, valid)
+        by_context = part(total, dimension * points)
+        _store(by_context, part(context_bar, first * context), context, 1, context, valid)
