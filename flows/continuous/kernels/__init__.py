@@ -8,25 +8,48 @@ compiled call; and once more, backwards, for the gradient. In the order of their
 ==============  ===================================================================
 blocks          matrix products of panels, in registers
 activations     nonlinearities with two derivatives
+layers          the layers' weights as functions of time, and the gradient of these
 network         a panel through a network, forwards and backwards
 steps           a Runge-Kutta step of all panels, and its gradient
-layers          the layers' weights as functions of time
-panels          rows of a batch to panels and back
-march           a solve, attempt by attempt: torch's tensors in and out
+evaluator       the solver's right-hand side made of these; torch's tensors in and out
 compiled        how functions are compiled, and where that is kept
 ==============  ===================================================================
 
-They need Numba (the extra ``fast``); without it, and where ``march.covers`` says no, torch does the
-same.
+They need Numba (the extra ``fast``); without it, where ``evaluator.covers`` says no, and where the
+environment variable ``FFJORD_BENCH_KERNELS`` is ``off``, torch does the same, to rounding.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
+import os
+from functools import cache
 
-__all__ = ["numba_is_there"]
+from flows.base import InputError
+
+__all__ = ["VARIABLE", "in_use", "numba_is_there"]
+
+VARIABLE = "FFJORD_BENCH_KERNELS"
 
 
 def numba_is_there() -> bool:
     """Whether the other modules of this package can be imported."""
     return importlib.util.find_spec("numba") is not None
+
+
+@cache
+def _version() -> str:
+    return f"numba {importlib.metadata.version('numba')}" if numba_is_there() else "none"
+
+
+def in_use() -> str:
+    """What compiles the kernels, by name and version; ``none`` where torch does their work.
+
+    Raises:
+        InputError: if the variable is set to anything but ``on`` and ``off``.
+    """
+    setting = os.environ.get(VARIABLE, "on")
+    if setting not in ("on", "off"):
+        raise InputError(f"{VARIABLE} must be on or off, got {setting!r}")
+    return _version() if setting == "on" else "none"

@@ -223,9 +223,11 @@ def outer(y: Array, turned: Array, weights: Array, row: int, outputs: int, input
 
 @compiled
 def turn(x: Array, turned: Array, row: int, inputs: int) -> None:
-    """Write a panel's first rows as columns of a matrix whose rows are ``row`` numbers apart."""
+    """Write a panel's first rows as columns of a matrix of rows of ``row`` numbers, the rest 0."""
     points = PANEL_BYTES // x.itemsize
     for c in range(points):
         source, target = part(x, c), part(turned, c * row)
         for i in range(inputs):
             target[i] = source[i * points]
+        for i in range(inputs, row):
+            target[i] = 0

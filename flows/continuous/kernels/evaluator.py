@@ -6,20 +6,21 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors
 
 from flows.continuous.kernels import layers, network, steps
 from flows.continuous.kernels.activations import ACTIVATIONS
 from flows.continuous.kernels.blocks import PANEL_BYTES
 from flows.continuous.ode.dense import DenseEvaluator
 from flows.continuous.ode.dynamics import DenseDynamics
-from flows.continuous.ode.evaluator import Problem, Shares, Step
-from flows.continuous.ode.field import Held, Probes, added
+from flows.continuous.ode.evaluator import Evaluator, Problem, Shares, Step
+from flows.continuous.ode.field import added
 from flows.continuous.ode.tableaus import TABLEAUS
 
 __all__ = ["KernelEvaluator", "covers"]
@@ -34,33 +35,29 @@ LEAST_PANELS = 4
 """So many a thread has to have to be worth its waking."""
 
 
-def covers(
-    dynamics: DenseDynamics, z: Tensor, context: Tensor | None, probes: Probes | None
-) -> bool:
-    """Whether the kernels can, and should, solve a problem; arguments as of ``KernelEvaluator``.
+def covers(dense: DenseEvaluator, z: Tensor) -> bool:
+    """Whether kernels can, and should, stand for an evaluator from an initial state on.
 
     Where someone watches torch's operations, or has them done in another way (autocast, dispatch
     modes, torch.compile, subclasses of tensors), they are left to torch.
     """
+    dynamics = dense.held.module
     if type(dynamics) is not DenseDynamics or z.dtype not in (torch.float32, torch.float64):
         return False
-    named = dict(dynamics.named_parameters())
-    given = (z, *named.values(), *(() if context is None else (context,)))
-    if not all(
-        type(x) in (Tensor, nn.Parameter) and x.device.type == "cpu" and x.dtype == z.dtype
-        for x in given
+    if not len(z) or not all(
+        type(x) in (Tensor, nn.Parameter) and x.is_cpu and x.dtype == z.dtype
+        for x in (z, *dense.tensors)
     ):
         return False
     if (
-        not len(z)
-        or torch.compiler.is_compiling()
+        torch.compiler.is_compiling()
         or torch.is_autocast_enabled("cpu")
         or torch._C._len_torch_dispatch_stack()
     ):
         return False
     size = z.element_size()
-    found = layers.layers_of(dynamics, named, size)
-    products = 0 if probes is None else len(probes.vectors)
+    found = layers.layers_of(dynamics, dense.held.named, size)
+    products = 0 if dense.probes is None else len(dense.probes.vectors)
     return (
         found is not None
         and int(found.weights_at[-1]) * size <= MOST_BYTES
@@ -68,47 +65,49 @@ def covers(
     )
 
 
-class KernelEvaluator(DenseEvaluator):
-    """The same right-hand side as its base, by compiled kernels; see the package's docstring.
+class KernelEvaluator(Evaluator):
+    """What another evaluator gives, by compiled kernels; see the package's docstring.
 
     Of a moment they take the time alone, and make the weights themselves. The share of a step's
     pull is the gradients by its weights and shifts, ``(used, ...)``, and that by the context.
+
+    Args:
+        dense: of which :func:`covers` says yes.
     """
 
-    compiles = False
-
-    def __init__(
-        self,
-        dynamics: DenseDynamics,
-        context: Tensor | None,
-        probes: Probes | None,
-        regularizers: Sequence[str] = (),
-    ) -> None:
-        super().__init__(dynamics, context, probes, regularizers)
-        size = self.held.tensors[0].element_size()
-        found = layers.layers_of(dynamics, self.held.named, size)
-        assert found is not None, "covers(...) says whether there are kernels"
-        narrow = probes is not None and probes.narrow
-        place = {name: 1 + index for index, name in enumerate(self.regularizers)}
+    def __init__(self, dense: DenseEvaluator) -> None:
+        self.dense = dense
+        self.tensors, self.integrals = dense.tensors, dense.integrals
+        dynamics, probes, context = cast(DenseDynamics, dense.held.module), dense.probes, dense.context
+        # One number after the other, as the kernels know them.
+        self.parameters = _flatten_dense_tensors([tensor.detach() for tensor in dense.held.tensors])
+        found = layers.layers_of(dynamics, dense.held.named, self.parameters.element_size())
+        assert found is not None
+        place = {name: 1 + index for index, name in enumerate(dense.regularizers)}
         self.network = network.Network(
             layers=found,
-            dimension=self.dimension,
-            integrals=self.integrals,
+            dimension=dense.dimension,
+            integrals=dense.integrals,
             probes=0 if probes is None else len(probes.vectors),
             width=0 if probes is None else probes.vectors.shape[2],
-            first=dynamics.narrow_depth if narrow else 0,
+            first=dense.tangent_order[0],
             activation=ACTIVATIONS.index(dynamics.activation),
-            residual=self.residual,
+            residual=dense.residual,
             weight=1.0 if probes is None else float(probes.weight),
             kinetic=place.get("kinetic_energy", -1),
             jacobian=place.get("jacobian_norm", -1),
         )
-        self.parameters = _flat(self.held)
-        # Vectors of an exact trace are one matrix for all rows, of strides of zero.
-        self.vectors = self.parameters.new_empty(0) if probes is None else probes.vectors
-        self.given = self.parameters.new_empty(0)
-        if context is not None:
-            self.given = context.detach().contiguous().view(-1)
+        nothing = self.parameters.new_empty(0)
+        self.context = nothing if context is None else context.detach().contiguous()
+        # Those of an exact trace are one matrix for all rows, which are 0 numbers apart.
+        vectors = nothing.view(0, 0, 0) if probes is None else probes.vectors
+        ends = ((size - 1) * one for size, one in zip(vectors.shape, vectors.stride(), strict=True))
+        span = 1 + sum(ends) if vectors.numel() else 0
+        self.strides = vectors.stride()
+        self.vectors = vectors.as_strided((span,), (1,))
+
+    def room(self, z: Tensor) -> int:
+        return self.dense.room(z)
 
     def moments(self, times: Tensor) -> Tensor:
         return times
@@ -116,17 +115,22 @@ class KernelEvaluator(DenseEvaluator):
     def gradients(self) -> _Sums:
         return _Sums(self)
 
+    # A step of Euler's method evaluates once, at its beginning.
+
     def rates(self, moment: Tensor, z: Tensor, *, integrands: bool) -> tuple[Tensor, Tensor | None]:
-        # A step of Euler's method has evaluated its stage.
-        _, _, rate = self._step("euler", (0.0, 0.0), moment.view(1), z, None, 1.0)
-        f, q = rate[0, : z.numel()], rate[0, z.numel() :]
-        return f.view(z.shape), q.view(self.integrals, len(z)) if integrands else None
+        y = z.new_zeros(z.numel() + self.integrals * len(z))
+        y[: z.numel()] = z.reshape(-1)
+        rate = self._step("euler", moment.view(1), len(z), y, None, 1.0, (0.0, 0.0)).rate[0]
+        f, q = rate[: z.numel()].view(z.shape), rate[z.numel() :].view(self.integrals, len(z))
+        return f, q if integrands else None
 
     def pull(
         self, moment: Tensor, z: Tensor, f_bar: Tensor, q_bar: Tensor | None
     ) -> tuple[Tensor, Shares]:
-        bar, share = self._pull_step("euler", moment.view(1), z, None, f_bar, q_bar, 1.0)
+        bar, share = self._pull("euler", moment.view(1), 1.0, z, None, f_bar, q_bar)
         return bar.view(z.shape), share
+
+    # -- steps, torch's tensors in and out --------------------------------------------------------
 
     def step(
         self,
@@ -138,13 +142,40 @@ class KernelEvaluator(DenseEvaluator):
     ) -> Step:
         settings = problem.settings
         tolerances = settings.atol, settings.rtol
-        z = y[: problem.z_size].view(problem.shape)
-        y1, squares, rate = self._step(
-            settings.solver, tolerances, moments, z, first_rate, dt.item(), y
+        times = cast(Tensor, moments)
+        return self._step(
+            settings.solver, times, problem.shape[0], y, first_rate, dt.item(), tolerances
         )
-        state, integrals = squares.sum(0)
-        state /= problem.z_size
-        integrals /= problem.shape[0]
+
+    def _step(
+        self,
+        solver: str,
+        times: Tensor,
+        n: int,
+        y: Tensor,
+        first_rate: Tensor | None,
+        dt: float,
+        tolerances: tuple[float, float],
+    ) -> Step:
+        method, net = _method(solver), self.network
+        stages = len(method.solution)
+        workers = _workers(n, y.element_size())
+        room, work = self._work(workers, stages, record=False)
+        weights, shifts = self._made(times, stages)
+        rate = y.new_empty(stages, len(y))
+        if first_rate is not None:
+            rate[0] = first_rate
+        y1, squares = torch.empty_like(y), y.new_empty(workers, 2)
+        batch = self._batch(n, *tolerances)
+        arguments = _arrays(weights, shifts, y), dt, _arrays(rate, y1, squares)
+
+        def call(worker: int) -> None:
+            given, dt, made = arguments
+            steps.step(net, room, method, batch, work, worker, *given, dt, *made)
+
+        _share_out(workers, call)
+        state, integrals = (squares if workers == 1 else squares.sum(0)).view(2).tolist()
+        state, integrals = state / (n * net.dimension), integrals / n
         # The comparison as it stands lets NaN of either through.
         square = state if state >= integrals or state != state else integrals
         return Step(y1, torch.tensor(square), rate)
@@ -159,89 +190,65 @@ class KernelEvaluator(DenseEvaluator):
         z_bar: Tensor,
         q_bar: Tensor | None,
     ) -> tuple[Tensor, list[Shares]]:
+        solver, times = problem.settings.solver, cast(Tensor, moments)
         z = z.view(problem.shape)
-        bar, share = self._pull_step(
-            problem.settings.solver, moments, z, velocities, z_bar, q_bar, dt.item()
-        )
+        bar, share = self._pull(solver, times, dt.item(), z, velocities, z_bar, q_bar)
         return z_bar + bar, [share]
 
-    # -- torch's tensors in and out -----------------------------------------------------------
-
-    def _step(self, solver, tolerances, times, z, first_rate, dt, y=None):
-        method = _method(solver)
-        stages, first = len(method.solution), int(method.adaptive)
-        net, n = self.network, len(z)
-        size = z.numel() + self.integrals * n
-        if y is None:
-            y = z.new_zeros(size)
-            y[: z.numel()] = z.reshape(-1)
-        room = network.room_of(net, z.element_size(), stages, record=False)
+    def _pull(
+        self,
+        solver: str,
+        times: Tensor,
+        dt: float,
+        z: Tensor,
+        velocities: Tensor | None,
+        z_bar: Tensor,
+        q_bar: Tensor | None,
+    ) -> tuple[Tensor, Shares]:
+        method, net, n = _method(solver), self.network, len(z)
         workers = _workers(n, z.element_size())
-        weights, shifts = self._made(times, stages, first)
-        rate = z.new_empty(stages, size)
-        if first_rate is not None:
-            rate[0] = first_rate
-        y1 = torch.empty_like(y)
-        squares = z.new_zeros(workers, 2).numpy()
-        work = z.new_empty(workers, room.total * room.size).numpy()
-        arguments = (weights, shifts, _array(y), dt, rate.numpy(), y1.numpy(), squares)
-        batch = self._batch(n, *tolerances)
-        _share_out(
-            workers,
-            lambda worker: steps.step(net, room, method, batch, work, worker, *arguments),
-        )
-        return y1, squares, rate
-
-    def _pull_step(self, solver, times, z, velocities, z_bar, q_bar, dt):
-        method = _method(solver)
-        net, n, used = self.network, len(z), method.used
-        room = network.room_of(net, z.element_size(), used, record=True)
-        workers = _workers(n, z.element_size())
-        weights, shifts = self._made(times, used, 0)
-        bars = z.new_empty(workers, used, weights.shape[1])
-        shift_bars = z.new_empty(workers, used, shifts.shape[1])
-        bar, context_bar = z.new_empty(z.numel()), torch.empty_like(self.given)
+        room, work = self._work(workers, method.used, record=True)
+        weights, shifts = self._made(times, method.used)
         if velocities is None:
             velocities = z.new_empty(0, z.numel())
         if q_bar is None:
-            # What nobody asks for has no gradient.
             q_bar = z.new_zeros(self.integrals, n)
-        work = z.new_empty(workers, room.total * room.size).numpy()
-        arguments = (
-            weights,
-            shifts,
-            _array(z),
-            _array(velocities),
-            dt,
-            _array(z_bar),
-            _array(q_bar),
-            bar.numpy(),
-            context_bar.numpy(),
-            bars.numpy(),
-            shift_bars.numpy(),
+        made = (
+            z.new_empty(z.numel()),
+            torch.empty_like(self.context),
+            weights.new_empty(workers, *weights.shape),
+            shifts.new_empty(workers, *shifts.shape),
         )
         batch = self._batch(n, 0.0, 0.0)
-        _share_out(
-            workers,
-            lambda worker: steps.pull_step(net, room, method, batch, work, worker, *arguments),
-        )
-        made = [one[0] if workers == 1 else one.sum(0) for one in (bars, shift_bars)]
-        context = None if self.context is None else context_bar.view(self.context.shape)
-        return bar, [*made, context]
+        arguments = _arrays(weights, shifts, z, velocities), dt, _arrays(z_bar, q_bar, *made)
 
-    def _made(self, times: Tensor, stages: int, first: int) -> tuple[Array, Array]:
-        net = self.network.layers
-        weights = self.parameters.new_empty(stages, int(net.weights_at[-1])).numpy()
-        shifts = self.parameters.new_empty(stages, int(net.shifts_at[-1])).numpy()
-        layers.make(net, self.parameters.numpy(), _array(times), weights[first:], shifts[first:])
+        def call(worker: int) -> None:
+            given, dt, rest = arguments
+            steps.pull_step(net, room, method, batch, work, worker, *given, dt, *rest)
+
+        _share_out(workers, call)
+        bar, context_bar, *sums = made
+        total = [one[0] if workers == 1 else one.sum(0) for one in sums]
+        return bar, [*total, None if self.dense.context is None else context_bar]
+
+    def _made(self, times: Tensor, stages: int) -> tuple[Tensor, Tensor]:
+        """Weights and shifts at the times of the last of so many stages."""
+        found = self.network.layers
+        # What is beyond a layer's own is multiplied too, and slow where it happens to be tiny.
+        weights = self.parameters.new_zeros(stages, int(found.weights_at[-1]))
+        shifts = self.parameters.new_zeros(stages, int(found.shifts_at[-1]))
+        first = stages - len(times)
+        layers.make(found, *_arrays(self.parameters, times, weights[first:], shifts[first:]))
         return weights, shifts
 
+    def _work(self, workers: int, stages: int, *, record: bool) -> tuple[network.Room, Array]:
+        itemsize = self.parameters.element_size()
+        room = network.room_of(self.network, itemsize, stages, record=record)
+        return room, self.parameters.new_empty(workers, room.total * room.size).numpy()
+
     def _batch(self, n: int, atol: float, rtol: float) -> steps.Batch:
-        vectors = self.vectors
-        strides = vectors.stride() if vectors.dim() == 3 else (0, 0, 0)
-        span = 1 + sum((size - 1) * one for size, one in zip(vectors.shape, strides))
-        flat = vectors.as_strided((span,), (1,)) if vectors.dim() == 3 else vectors
-        return steps.Batch(n, flat.numpy(), strides, self.given.numpy(), atol, rtol)
+        vectors, context = _arrays(self.vectors, self.context.view(-1))
+        return steps.Batch(n, vectors, self.strides, context, atol, rtol)
 
 
 class _Sums:
@@ -257,34 +264,23 @@ class _Sums:
         assert weights is not None
         assert shifts is not None
         evaluator = self.evaluator
-        layers.pull_back(
-            evaluator.network.layers,
-            evaluator.parameters.numpy(),
-            _array(times),
-            weights.numpy(),
-            shifts.numpy(),
-            self.bars.numpy(),
-        )
+        arrays = _arrays(evaluator.parameters, times, weights, shifts, self.bars)
+        layers.pull_back(evaluator.network.layers, *arrays)
         self.context_bar = added(self.context_bar, context_bar)
 
     def totals(self) -> list[Tensor | None]:
-        tensors = self.evaluator.held.tensors
+        tensors = self.evaluator.dense.held.tensors
         pieces = self.bars.split([tensor.numel() for tensor in tensors])
         sums: list[Tensor | None] = [
             piece.view(tensor.shape) if tensor.requires_grad else None
             for piece, tensor in zip(pieces, tensors, strict=True)
         ]
-        return sums if self.evaluator.context is None else [*sums, self.context_bar]
+        return sums if self.evaluator.dense.context is None else [*sums, self.context_bar]
 
 
-def _array(tensor: Tensor) -> Array:
-    """A tensor's numbers, without gaps."""
-    return tensor.detach().contiguous().numpy()
-
-
-def _flat(held: Held) -> Tensor:
-    with torch.no_grad():
-        return torch.cat([tensor.reshape(-1) for tensor in held.tensors])
+def _arrays(*tensors: Tensor) -> list[Array]:
+    """The tensors' memory; a copy of what has gaps."""
+    return [tensor.detach().contiguous().numpy() for tensor in tensors]
 
 
 @cache

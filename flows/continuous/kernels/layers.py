@@ -94,35 +94,49 @@ def _gate(layers: Layers, layer: int, o: int, parameters: Array, t: Any) -> Any:
 
 
 @compiled
+def _add_scaled(factor: Any, source: Array, down: int, target: Array, up: int, count: int) -> None:
+    """``target += factor source``, of numbers so far apart from one another."""
+    if down == 1 and up == 1:
+        for i in range(count):
+            target[i] += factor * source[i]
+    else:
+        for i in range(count):
+            target[i * up] += factor * source[i * down]
+
+
+@compiled
+def _dot(left: Array, right: Array, down: int, count: int) -> Any:
+    total = left.dtype.type(0)
+    if down == 1:
+        for i in range(count):
+            total += left[i] * right[i]
+    else:
+        for i in range(count):
+            total += left[i] * right[i * down]
+    return total
+
+
+@compiled
 def make(layers: Layers, parameters: Array, times: Array, weights: Array, shifts: Array) -> None:
-    """The weights and shifts at each time, ``(s, ...)``."""
+    """Add the weights and shifts at each time to ``(s, ...)`` zeros."""
     for place in range(len(times)):
         t = times[place]
         for layer in range(len(layers.rows)):
             inputs, row = layers.widths[layer], layers.rows[layer]
-            for k in range(layers.terms.shape[1]):
-                phi = _phi(layers, layer, k, parameters, t)
-                at, down, along, shift_at, shift_down = layers.terms[layer, k]
-                for o in range(layers.widths[layer + 1]):
-                    factor = phi * _gate(layers, layer, o, parameters, t)
-                    target = part(weights[place], layers.weights_at[layer] + o * row)
-                    shift = layers.shifts_at[layer] + o
-                    if k == 0:
-                        shifts[place, shift] = 0
+            drift, drift_down = layers.drifts[layer]
+            for o in range(layers.widths[layer + 1]):
+                gate = _gate(layers, layer, o, parameters, t)
+                target = part(weights[place], layers.weights_at[layer] + o * row)
+                shift = layers.shifts_at[layer] + o
+                for k in range(layers.terms.shape[1]):
+                    at, down, along, shift_at, shift_down = layers.terms[layer, k]
+                    factor = gate * _phi(layers, layer, k, parameters, t)
                     shifts[place, shift] += factor * parameters[shift_at + o * shift_down]
-                    if at < 0:
-                        continue
-                    source = part(parameters, at + o * down)
-                    if k == 0:
-                        for i in range(inputs):
-                            target[i] = factor * source[i * along]
-                    else:
-                        for i in range(inputs):
-                            target[i] += factor * source[i * along]
-            at, down = layers.drifts[layer]
-            if at >= 0:
-                for o in range(layers.widths[layer + 1]):
-                    shifts[place, layers.shifts_at[layer] + o] += parameters[at + o * down] * t
+                    if at >= 0:
+                        source = part(parameters, at + o * down)
+                        _add_scaled(factor, source, along, target, 1, inputs)
+                if drift >= 0:
+                    shifts[place, shift] += parameters[drift + o * drift_down] * t
 
 
 @compiled
@@ -154,10 +168,8 @@ def pull_back(
                     if at >= 0:
                         bar = part(weight_bars[place], layers.weights_at[layer] + o * row)
                         source, target = part(parameters, at + o * down), part(bars, at + o * down)
-                        for i in range(inputs):
-                            total += bar[i] * source[i * along]
-                        for i in range(inputs):
-                            target[i * along] += gate * phi * bar[i]
+                        total += _dot(bar, source, along, inputs)
+                        _add_scaled(gate * phi, bar, 1, target, along, inputs)
                     phi_bar += gate * total
                     if a >= 0:
                         by_gate = phi * total * gate * (1 - gate)
