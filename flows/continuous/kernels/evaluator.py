@@ -60,8 +60,8 @@ def covers(dense: DenseEvaluator, z: Tensor) -> bool:
     products = 0 if dense.probes is None else len(dense.probes.vectors)
     return (
         found is not None
-        and int(found.weights_at[-1]) * size <= MOST_BYTES
-        and (1 + products) * int(found.widths.max()) * PANEL_BYTES <= MOST_BYTES
+        and found.weights * size <= MOST_BYTES
+        and (1 + products) * found.highest * PANEL_BYTES <= MOST_BYTES
     )
 
 
@@ -83,9 +83,10 @@ class KernelEvaluator(Evaluator):
         self.parameters = _flatten_dense_tensors([tensor.detach() for tensor in dense.held.tensors])
         found = layers.layers_of(dynamics, dense.held.named, self.parameters.element_size())
         assert found is not None
+        self.layers = found
         place = {name: 1 + index for index, name in enumerate(dense.regularizers)}
         self.network = network.Network(
-            layers=found,
+            table=found.table,
             dimension=dense.dimension,
             integrals=dense.integrals,
             probes=0 if probes is None else len(probes.vectors),
@@ -233,12 +234,12 @@ class KernelEvaluator(Evaluator):
 
     def _made(self, times: Tensor, stages: int) -> tuple[Tensor, Tensor]:
         """Weights and shifts at the times of the last of so many stages."""
-        found = self.network.layers
+        found = self.layers
         # What is beyond a layer's own is multiplied too, and slow where it happens to be tiny.
-        weights = self.parameters.new_zeros(stages, int(found.weights_at[-1]))
-        shifts = self.parameters.new_zeros(stages, int(found.shifts_at[-1]))
+        weights = self.parameters.new_zeros(stages, found.weights)
+        shifts = self.parameters.new_zeros(stages, found.shifts)
         first = stages - len(times)
-        layers.make(found, *_arrays(self.parameters, times, weights[first:], shifts[first:]))
+        layers.make(found.table, *_arrays(self.parameters, times, weights[first:], shifts[first:]))
         return weights, shifts
 
     def _work(self, workers: int, stages: int, *, record: bool) -> tuple[network.Room, Array]:
@@ -265,7 +266,7 @@ class _Sums:
         assert shifts is not None
         evaluator = self.evaluator
         arrays = _arrays(evaluator.parameters, times, weights, shifts, self.bars)
-        layers.pull_back(evaluator.network.layers, *arrays)
+        layers.pull_back(evaluator.layers.table, *arrays)
         self.context_bar = added(self.context_bar, context_bar)
 
     def totals(self) -> list[Tensor | None]:

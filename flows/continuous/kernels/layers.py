@@ -36,112 +36,126 @@ from flows.continuous.ode.dynamics import (
     Squash,
 )
 
-__all__ = ["Layers", "layers_of", "make", "pull_back"]
+__all__ = [
+    "INPUTS",
+    "OUTPUTS",
+    "ROW",
+    "SHIFTS",
+    "WEIGHTS",
+    "Layers",
+    "layers_of",
+    "make",
+    "pull_back",
+]
 
 Array = NDArray[Any]
 Named = dict[str, Tensor]
 
+
+# What of a layer stands in which column of a table of integers, a row a layer. The weights at one
+# time are one flat array, the shifts another, with a layer's from WEIGHTS and SHIFTS on. Rows of
+# weights are ROW numbers apart. All that follows are places among the parameters, and steps from
+# one number there to the next: of the gate's a and c, of the drift, of slopes and offsets under the
+# tanh of terms 1, 2, ..., and of each term W_k with its steps down and along, and b_k.
+INPUTS, OUTPUTS, WEIGHTS, SHIFTS, ROW = range(5)
+_GATE_A, _GATE_C, _DRIFT, _DRIFT_STEP, _SLOPES, _OFFSETS, _TERMS = range(5, 12)
+_WEIGHT, _DOWN, _ALONG, _SHIFT, _SHIFT_STEP, _OF_TERM = range(6)
+# Where something is not there.
 _ABSENT = -1
 
 
 class Layers(NamedTuple):
-    """Where what lies: weights as kernels take them, and the parameters that they are made of.
-
-    At one time all weights are one flat array, shifts another. A layer's rows come in multiples of
-    ``PADDING``, its columns of a panel's row.
+    """The layers of a block, and where their parameters lie.
 
     Attributes:
-        widths: of the input (state and context), of the hidden layers, of the output D.
-        weights_at: where a layer's weights begin, and where all end.
-        shifts_at: where its shifts begin, likewise.
-        rows: numbers from one row of its weights to the next.
-        terms: ``(layers, k, 5)``, of each term where W_k lies, from one of its rows to the next,
-            from one column to the next, where b_k lies, from one of its numbers to the next. Where
-            something is not there, -1.
-        lines: ``(layers, 2)``, where slopes and offsets under the tanh of terms 1, 2, ... lie.
-        gates: ``(layers, 2)``, where a and c lie.
-        drifts: ``(layers, 2)``, where the drift lies, and from one of its numbers to the next.
+        table: int64, a row a layer, see above.
+        weights: numbers of all weights at one time.
+        shifts: numbers of all shifts.
+        highest: width of the widest panel that goes through.
     """
 
-    widths: Array
-    weights_at: Array
-    shifts_at: Array
-    rows: Array
-    terms: Array
-    lines: Array
-    gates: Array
-    drifts: Array
+    table: Array
+    weights: int
+    shifts: int
+    highest: int
 
 
 @compiled
-def _phi(layers: Layers, layer: int, k: int, parameters: Array, t: Any) -> Any:
-    """The term of time."""
+def _phi(table: Array, layer: int, k: int, parameters: Array, t: Any) -> Any:
+    """The term of time: 1, of two weights 1 - t and t, or tanh of a line."""
     one = type(t)(1)
-    if layers.lines[layer, 0] >= 0:
-        if k == 0:
-            return one
-        slope = parameters[layers.lines[layer, 0] + k - 1]
-        return tanh(slope * t + parameters[layers.lines[layer, 1] + k - 1])
-    if layers.terms.shape[1] == 2 and layers.terms[layer, 1, 0] >= 0:
+    slopes = table[layer, _SLOPES]
+    if slopes >= 0 and k > 0:
+        offset = parameters[table[layer, _OFFSETS] + k - 1]
+        return tanh(parameters[slopes + k - 1] * t + offset)
+    if table.shape[1] == _TERMS + 2 * _OF_TERM and table[layer, _TERMS + _OF_TERM + _WEIGHT] >= 0:
         return t if k == 1 else one - t
     return one
 
 
 @compiled
-def _gate(layers: Layers, layer: int, o: int, parameters: Array, t: Any) -> Any:
-    a, c = layers.gates[layer]
-    return sigmoid(parameters[a + o] * t + parameters[c + o]) if a >= 0 else type(t)(1)
-
-
-@compiled
-def _add_scaled(factor: Any, source: Array, down: int, target: Array, up: int, count: int) -> None:
+def _add_scaled(factor: Any, source: Array, step: int, target: Array, up: int, count: int) -> None:
     """``target += factor source``, of numbers so far apart from one another."""
-    if down == 1 and up == 1:
+    if step == 1 and up == 1:
         for i in range(count):
             target[i] += factor * source[i]
     else:
         for i in range(count):
-            target[i * up] += factor * source[i * down]
+            target[i * up] += factor * source[i * step]
 
 
 @compiled
-def _dot(left: Array, right: Array, down: int, count: int) -> Any:
+def _dot(left: Array, right: Array, step: int, count: int) -> Any:
     total = left.dtype.type(0)
-    if down == 1:
+    if step == 1:
         for i in range(count):
             total += left[i] * right[i]
     else:
         for i in range(count):
-            total += left[i] * right[i * down]
+            total += left[i] * right[i * step]
     return total
 
 
 @compiled
-def make(layers: Layers, parameters: Array, times: Array, weights: Array, shifts: Array) -> None:
+def make(table: Array, parameters: Array, times: Array, weights: Array, shifts: Array) -> None:
     """Add the weights and shifts at each time to ``(s, ...)`` zeros."""
     for place in range(len(times)):
         t = times[place]
-        for layer in range(len(layers.rows)):
-            inputs, row = layers.widths[layer], layers.rows[layer]
-            drift, drift_down = layers.drifts[layer]
-            for o in range(layers.widths[layer + 1]):
-                gate = _gate(layers, layer, o, parameters, t)
-                target = part(weights[place], layers.weights_at[layer] + o * row)
-                shift = layers.shifts_at[layer] + o
-                for k in range(layers.terms.shape[1]):
-                    at, down, along, shift_at, shift_down = layers.terms[layer, k]
-                    factor = gate * _phi(layers, layer, k, parameters, t)
-                    shifts[place, shift] += factor * parameters[shift_at + o * shift_down]
-                    if at >= 0:
-                        source = part(parameters, at + o * down)
-                        _add_scaled(factor, source, along, target, 1, inputs)
-                if drift >= 0:
-                    shifts[place, shift] += parameters[drift + o * drift_down] * t
+        for layer in range(len(table)):
+            drift = table[layer, _DRIFT]
+            of_layer = part(weights[place], table[layer, WEIGHTS])
+            shift = part(shifts[place], table[layer, SHIFTS])
+            for term in range(_TERMS, table.shape[1], _OF_TERM):
+                phi = _phi(table, layer, (term - _TERMS) // _OF_TERM, parameters, t)
+                weight, bias = table[layer, term + _WEIGHT], table[layer, term + _SHIFT]
+                for o in range(table[layer, OUTPUTS]):
+                    factor = phi * _gate(table, layer, o, parameters, t)
+                    shift[o] += factor * parameters[bias + o * table[layer, term + _SHIFT_STEP]]
+                    if weight >= 0:
+                        _add_scaled(
+                            factor,
+                            part(parameters, weight + o * table[layer, term + _DOWN]),
+                            table[layer, term + _ALONG],
+                            part(of_layer, o * table[layer, ROW]),
+                            1,
+                            table[layer, INPUTS],
+                        )
+            if drift >= 0:
+                for o in range(table[layer, OUTPUTS]):
+                    shift[o] += parameters[drift + o * table[layer, _DRIFT_STEP]] * t
+
+
+@compiled
+def _gate(table: Array, layer: int, o: int, parameters: Array, t: Any) -> Any:
+    a = table[layer, _GATE_A]
+    if a < 0:
+        return type(t)(1)
+    return sigmoid(parameters[a + o] * t + parameters[table[layer, _GATE_C] + o])
 
 
 @compiled
 def pull_back(
-    layers: Layers,
+    table: Array,
     parameters: Array,
     times: Array,
     weight_bars: Array,
@@ -151,36 +165,39 @@ def pull_back(
     """Add to the gradients by the parameters from those by weights and shifts at each time."""
     for place in range(len(times)):
         t = times[place]
-        for layer in range(len(layers.rows)):
-            inputs, row = layers.widths[layer], layers.rows[layer]
-            a, c = layers.gates[layer]
-            drift, drift_down = layers.drifts[layer]
-            for k in range(layers.terms.shape[1]):
-                phi = _phi(layers, layer, k, parameters, t)
-                at, down, along, shift_at, shift_down = layers.terms[layer, k]
+        for layer in range(len(table)):
+            drift, slopes, a = table[layer, _DRIFT], table[layer, _SLOPES], table[layer, _GATE_A]
+            of_layer = part(weight_bars[place], table[layer, WEIGHTS])
+            shift_bar = part(shift_bars[place], table[layer, SHIFTS])
+            for term in range(_TERMS, table.shape[1], _OF_TERM):
+                k = (term - _TERMS) // _OF_TERM
+                phi = _phi(table, layer, k, parameters, t)
+                weight, bias = table[layer, term + _WEIGHT], table[layer, term + _SHIFT]
+                along, inputs = table[layer, term + _ALONG], table[layer, INPUTS]
                 phi_bar = type(t)(0)
-                for o in range(layers.widths[layer + 1]):
-                    gate = _gate(layers, layer, o, parameters, t)
-                    shift_bar = shift_bars[place, layers.shifts_at[layer] + o]
+                for o in range(table[layer, OUTPUTS]):
+                    gate = _gate(table, layer, o, parameters, t)
                     # The sum over what the term has in this row, times the gradient by it.
-                    total = shift_bar * parameters[shift_at + o * shift_down]
-                    bars[shift_at + o * shift_down] += gate * phi * shift_bar
-                    if at >= 0:
-                        bar = part(weight_bars[place], layers.weights_at[layer] + o * row)
-                        source, target = part(parameters, at + o * down), part(bars, at + o * down)
-                        total += _dot(bar, source, along, inputs)
-                        _add_scaled(gate * phi, bar, 1, target, along, inputs)
+                    b = bias + o * table[layer, term + _SHIFT_STEP]
+                    total = shift_bar[o] * parameters[b]
+                    bars[b] += gate * phi * shift_bar[o]
+                    if weight >= 0:
+                        at = weight + o * table[layer, term + _DOWN]
+                        bar = part(of_layer, o * table[layer, ROW])
+                        total += _dot(bar, part(parameters, at), along, inputs)
+                        _add_scaled(gate * phi, bar, 1, part(bars, at), along, inputs)
                     phi_bar += gate * total
                     if a >= 0:
                         by_gate = phi * total * gate * (1 - gate)
                         bars[a + o] += by_gate * t
-                        bars[c + o] += by_gate
-                    if drift >= 0 and k == 0:
-                        bars[drift + o * drift_down] += shift_bar * t
-                if k > 0 and layers.lines[layer, 0] >= 0:
+                        bars[table[layer, _GATE_C] + o] += by_gate
+                if slopes >= 0 and k > 0:
                     by_line = phi_bar * (1 - phi * phi)
-                    bars[layers.lines[layer, 0] + k - 1] += by_line * t
-                    bars[layers.lines[layer, 1] + k - 1] += by_line
+                    bars[slopes + k - 1] += by_line * t
+                    bars[table[layer, _OFFSETS] + k - 1] += by_line
+            if drift >= 0:
+                for o in range(table[layer, OUTPUTS]):
+                    bars[drift + o * table[layer, _DRIFT_STEP]] += shift_bar[o] * t
 
 
 # -- which parameters are what ------------------------------------------------------------------
@@ -264,23 +281,17 @@ def _layers(
         if {name: p.shape for name, p in mine.items()} != expected:
             return None
         found.append(_PARTS[kind]({**mine, "inputs": torch.empty(inputs, device="meta")}))
-    inputs, outputs = [one for _, one, _ in kinds], [one for *_, one in kinds]
-    rows = [_ceiling(width, PANEL_BYTES // itemsize) for width in inputs]
-    tall = [_ceiling(width, PADDING) for width in outputs]
-
-    def ends(sizes: Sequence[int]) -> Array:
-        return np.cumsum([0, *sizes])
-
-    return Layers(
-        widths=np.array([inputs[0], *outputs]),
-        weights_at=ends([height * row for height, row in zip(tall, rows, strict=True)]),
-        shifts_at=ends(tall),
-        rows=np.array(rows),
-        terms=np.array([[_term(*term) for term in one.terms] for one in found]),
-        lines=np.array([_places(one.lines) for one in found]),
-        gates=np.array([_places(one.gate) for one in found]),
-        drifts=np.array([_place_and_stride(one.drift) for one in found]),
-    )
+    rows = []
+    weights = shifts = 0
+    for (_, inputs, outputs), parts in zip(kinds, found, strict=True):
+        row = _ceiling(inputs, PANEL_BYTES // itemsize)
+        places = *_places(parts.gate), *_place_and_step(parts.drift), *_places(parts.lines)
+        terms = [number for term in parts.terms for number in _term(*term)]
+        rows.append([inputs, outputs, weights, shifts, row, *places, *terms])
+        weights += row * _ceiling(outputs, PADDING)
+        shifts += _ceiling(outputs, PADDING)
+    table = np.array(rows)
+    return Layers(table, weights, shifts, int(table[:, [INPUTS, OUTPUTS, ROW]].max()))
 
 
 def _fresh(kind: type, inputs: int, outputs: int) -> torch.nn.Module:
@@ -297,7 +308,7 @@ def _term(weight: Tensor | None, shift: Tensor) -> tuple[int, ...]:
     of_weight = (_ABSENT, 0, 0)
     if weight is not None:
         of_weight = (int(weight.storage_offset()), *weight.stride())
-    return *of_weight, *_place_and_stride(shift)
+    return *of_weight, *_place_and_step(shift)
 
 
 def _places(pair: tuple[Tensor, Tensor] | None) -> tuple[int, int]:
@@ -307,5 +318,5 @@ def _places(pair: tuple[Tensor, Tensor] | None) -> tuple[int, int]:
     return int(pair[0].storage_offset()), int(pair[1].storage_offset())
 
 
-def _place_and_stride(vector: Tensor | None) -> tuple[int, int]:
+def _place_and_step(vector: Tensor | None) -> tuple[int, int]:
     return (_ABSENT, 0) if vector is None else (int(vector.storage_offset()), *vector.stride())

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from flows.continuous.kernels.activations import activate
 from flows.continuous.kernels.blocks import (
+    PADDING,
     PANEL_BYTES,
     multiply,
     multiply_transposed,
@@ -27,7 +28,7 @@ from flows.continuous.kernels.blocks import (
     turn,
 )
 from flows.continuous.kernels.compiled import compiled
-from flows.continuous.kernels.layers import Layers
+from flows.continuous.kernels.layers import INPUTS, OUTPUTS, ROW, SHIFTS, WEIGHTS
 
 __all__ = ["Network", "Room", "forward", "panel", "pull", "room_of"]
 
@@ -38,7 +39,7 @@ class Network(NamedTuple):
     """What is asked of a network.
 
     Attributes:
-        layers: its layers.
+        table: of its layers, see :mod:`flows.continuous.kernels.layers`.
         dimension: D, of the state.
         integrals: how many there are: the trace and the regularisers.
         probes: P, the number of products.
@@ -51,7 +52,7 @@ class Network(NamedTuple):
         jacobian: which is that of the sum of ||J v||^2 times ``weight``, or -1.
     """
 
-    layers: Layers
+    table: Array
     dimension: int
     integrals: int
     probes: int
@@ -114,12 +115,13 @@ class Room(NamedTuple):
 def room_of(net: Network, itemsize: int, stages: int, *, record: bool) -> Room:
     """The room for a step of so many stages, or with a record for its gradient."""
     points = PANEL_BYTES // itemsize
-    layers, depth, probes = net.layers, len(net.layers.rows), net.probes
-    highest = max(int(layers.widths.max()), net.width, net.dimension + net.integrals)
+    depth, probes = len(net.table), net.probes
+    widest = int(net.table[:, [INPUTS, OUTPUTS, ROW]].max())
+    highest = max(widest, net.width, net.dimension + net.integrals)
     # A row of the turned panel is one of the weights. One row more than are needed: were panels a
     # multiple of 4 kB apart, the processor would take a load from one for a load of what was just
     # stored to another.
-    size = (max(-(-highest // 8) * 8, int(layers.rows.max())) + 1) * points
+    size = (-(-highest // PADDING) * PADDING + 1) * points
     kept, one = (depth, depth) if record else (2, 0)
     counts = (
         1,
@@ -163,23 +165,23 @@ def forward(
         stage: where the results go.
         traced: whether the integrands are asked for.
     """
-    layers, depth = net.layers, len(net.layers.rows)
+    table, depth = net.table, len(net.table)
     points = PANEL_BYTES // work.itemsize
     number = work.dtype.type
     x = panel(room, work, room.point)
     for layer in range(depth):
-        outputs = layers.widths[layer + 1]
+        outputs = table[layer, OUTPUTS]
         y = panel(room, work, room.values + (layer + 1) % room.kept)
         if layer == depth - 1:
             y = panel(room, work, room.rates + stage)
         multiply(
-            part(weights, layers.weights_at[layer]),
-            layers.rows[layer],
-            part(shifts, layers.shifts_at[layer]),
+            part(weights, table[layer, WEIGHTS]),
+            table[layer, ROW],
+            part(shifts, table[layer, SHIFTS]),
             x,
             y,
             outputs,
-            layers.widths[layer],
+            table[layer, INPUTS],
         )
         if layer < depth - 1:
             slopes = panel(room, work, room.slopes + layer)
@@ -204,7 +206,7 @@ def _integrands(net: Network, room: Room, f: Array, q: Array, work: Array) -> No
     """The integrands, from the velocity and from what became of the tangents."""
     points = PANEL_BYTES // work.itemsize
     weight, nought = work.dtype.type(net.weight), work.dtype.type(0)
-    last = room.images + (len(net.layers.rows) - 1) % room.kept * net.probes
+    last = room.images + (len(net.table) - 1) % room.kept * net.probes
     ends = room.tangents + net.first % room.kept * net.probes if net.first > 0 else last
     for i in range(net.integrals * points):
         q[i] = nought
@@ -236,10 +238,10 @@ def _integrands(net: Network, room: Room, f: Array, q: Array, work: Array) -> No
 @compiled
 def _tangents(net: Network, room: Room, layer: int, weights: Array, work: Array) -> None:
     """Take the tangents through a layer."""
-    layers, last = net.layers, len(net.layers.rows) - 1
+    table, last = net.table, len(net.table) - 1
     points = PANEL_BYTES // work.itemsize
-    inputs = net.dimension if layer == 0 else layers.widths[layer]
-    outputs = layers.widths[layer + 1]
+    inputs = net.dimension if layer == 0 else table[layer, INPUTS]
+    outputs = table[layer, OUTPUTS]
     entered = room.tangents + layer % room.kept * net.probes
     if layer == net.first:
         entered = room.vectors
@@ -248,8 +250,8 @@ def _tangents(net: Network, room: Room, layer: int, weights: Array, work: Array)
     for probe in range(net.probes):
         image = panel(room, work, images + probe)
         multiply(
-            part(weights, layers.weights_at[layer]),
-            layers.rows[layer],
+            part(weights, table[layer, WEIGHTS]),
+            table[layer, ROW],
             panel(room, work, room.nothing),
             panel(room, work, entered + probe),
             image,
@@ -293,7 +295,7 @@ def pull(
         weight_bars: flat; the gradient by the weights is added.
         shift_bars: flat; likewise.
     """
-    layers, depth = net.layers, len(net.layers.rows)
+    table, depth = net.table, len(net.table)
     points = PANEL_BYTES // work.itemsize
     turned = panel(room, work, room.turned)
     if traced:
@@ -304,7 +306,7 @@ def pull(
     for i in range(net.dimension * points):
         p_bar[i] = f_bar[i]
     for layer in range(depth - 1, -1, -1):
-        inputs, outputs, row = layers.widths[layer], layers.widths[layer + 1], layers.rows[layer]
+        inputs, outputs, row = table[layer, INPUTS], table[layer, OUTPUTS], table[layer, ROW]
         if layer < depth - 1:
             slopes = panel(room, work, room.slopes + layer)
             curves = panel(room, work, room.curves + layer)
@@ -321,9 +323,9 @@ def pull(
             row,
             inputs,
         )
-        weights_at = layers.weights_at[layer]
+        weights_at = table[layer, WEIGHTS]
         outer(p_bar, turned, part(weight_bars, weights_at), row, outputs, inputs)
-        shift_bar = part(shift_bars, layers.shifts_at[layer])
+        shift_bar = part(shift_bars, table[layer, SHIFTS])
         for o in range(outputs):
             bar = part(p_bar, o * points)
             total = bar[0]
@@ -351,7 +353,7 @@ def _pull_integrands(
     """From the gradient by the integrands to those by the velocity and by the tangents' ends."""
     points = PANEL_BYTES // work.itemsize
     weight, two, nought = work.dtype.type(net.weight), work.dtype.type(2), work.dtype.type(0)
-    last = len(net.layers.rows) - 1
+    last = len(net.table) - 1
     for probe in range(net.probes):
         u_bar = panel(room, work, room.bars + probe)
         v = panel(room, work, room.vectors + probe)
@@ -377,13 +379,13 @@ def _pull_tangents(
     net: Network, room: Room, weights: Array, work: Array, weight_bars: Array
 ) -> None:
     """From the gradient by the tangents' ends to ``curved``, and to that by the weights."""
-    layers, depth = net.layers, len(net.layers.rows)
+    table, depth = net.table, len(net.table)
     points = PANEL_BYTES // work.itemsize
     turned = panel(room, work, room.turned)
     for place in range(depth - 1, -1, -1):
         layer = (net.first + place) % depth
-        inputs = net.dimension if layer == 0 else layers.widths[layer]
-        outputs, row = layers.widths[layer + 1], layers.rows[layer]
+        inputs = net.dimension if layer == 0 else table[layer, INPUTS]
+        outputs, row = table[layer, OUTPUTS], table[layer, ROW]
         before, after = (depth - 1 - place) % 2 * net.probes, (depth - place) % 2 * net.probes
         entered = room.vectors if place == 0 else room.tangents + layer * net.probes
         for probe in range(net.probes):
@@ -401,7 +403,7 @@ def _pull_tangents(
                         curved[i] += image[i] * u_bar[i]
                         u_bar[i] *= slopes[i]
             turn(panel(room, work, entered + probe), turned, row, inputs)
-            weights_at = layers.weights_at[layer]
+            weights_at = table[layer, WEIGHTS]
             outer(u_bar, turned, part(weight_bars, weights_at), row, outputs, inputs)
             if place > 0:
                 other = panel(room, work, room.bars + after + probe)

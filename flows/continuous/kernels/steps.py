@@ -112,7 +112,7 @@ def _load_given(
 ) -> None:
     """Context and the vectors of the products."""
     points = PANEL_BYTES // work.itemsize
-    width = net.layers.widths[0] - net.dimension
+    width = net.table[0, 0] - net.dimension
     context = part(batch.context, first * width)
     target = part(panel(room, work, room.point), net.dimension * points)
     _load(context, width, 1, target, width, valid)
@@ -277,7 +277,7 @@ def pull_step(
     """
     points = PANEL_BYTES // z.itemsize
     n, dimension, used = batch.size, net.dimension, method.used
-    context = net.layers.widths[0] - dimension
+    context = net.table[0, 0] - dimension
     number = z.dtype.type
     own = work[worker]
     zeros = panel(room, own, room.nothing)
