@@ -1,244 +1,370 @@
-"""Compiled kernels for dense dynamics, against autograd."""
+"""Compiled kernels for dense dynamics, against what torch does in their place."""
 
 from __future__ import annotations
 
+import copy
+import os
+import pickle
+import threading
 from collections.abc import Callable
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
-from flows.continuous.ode.dynamics import ACTIVATIONS, LAYERS, DenseDynamics
-from flows.continuous.ode.tableaus import TABLEAUS
+import flows
+from flows.base import InputError
+from flows.continuous import kernels
+from flows.continuous.ode.autograd import AutogradEvaluator
+from flows.continuous.ode.dense import DenseEvaluator
+from flows.continuous.ode.dynamics import LAYERS, DenseDynamics
+from flows.continuous.ode.evaluator import Evaluator
+from flows.continuous.ode.field import Field, Probes
+from flows.continuous.transform import evaluator_of
+from flows.meter import Meter
 
 pytest.importorskip("numba", reason="numba is not installed: the extra 'fast' brings it")
 
-from flows.continuous.kernels import activations, march
-from flows.continuous.kernels.march import DenseMarch, Path, covers
-from flows.continuous.kernels.panels import from_panels, to_panels
+from flows.continuous.kernels import activations, blocks, evaluator
+from flows.continuous.kernels.evaluator import KernelEvaluator
 
-STEPS = ((0.1, 0.3), (0.4, 0.35))
+Build = Callable[..., flows.Flow]
 
-
-def product(function: Callable[[Tensor], Tensor], x: Tensor, v: Tensor) -> Tensor:
-    """``J v``: what is linear in the w of ``w^T J`` is differentiated by w."""
-    y = function(x)
-    w = torch.zeros_like(y, requires_grad=True)
-    (pulled,) = torch.autograd.grad(y, x, w, create_graph=True)
-    (u,) = torch.autograd.grad(pulled, w, v, create_graph=True)
-    return u
-
-
-class Problem:
-    """Dense dynamics with everything held fixed, small and drawn."""
-
-    def __init__(
-        self,
-        *,
-        n: int = 70,
-        dimension: int = 3,
-        hidden: tuple[int, ...] = (10, 7),
-        probes: int = 1,
-        bottleneck: int | None = None,
-        narrow: bool | None = None,
-        context: int = 0,
-        weight: float | None = None,
-        regularizers: tuple[str, ...] = (),
-        dtype: torch.dtype = torch.float64,
-        solver: str = "dopri5",
-        size: float = 1.0,
-        **options: Any,
-    ) -> None:
-        generator = torch.Generator().manual_seed(0)
-
-        def draw(*shape: int) -> Tensor:
-            return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
-
-        self.block = DenseDynamics(
-            dimension, hidden, bottleneck=bottleneck, context_features=context, **options
-        ).to(dtype)
-        with torch.no_grad():
-            for parameter in self.block.parameters():
-                parameter.copy_(size * draw(*parameter.shape) / parameter.shape[-1] ** 0.5)
-        self.z = draw(n, dimension)
-        self.context = draw(n, context) if context else None
-        self.narrow = bottleneck is not None if narrow is None else narrow
-        width = bottleneck if self.narrow and bottleneck is not None else dimension
-        self.vectors = draw(probes, n, width) if probes else None
-        self.weight = weight or 1 / max(probes, 1)
-        self.regularizers = regularizers
-        self.solver = solver
-        self.integrals = (1 + len(regularizers)) if probes else 0
-        self.z_bar, self.q_bar = draw(n, dimension), draw(self.integrals, n)
-
-    def march(self, path: Path | None = None) -> DenseMarch:
-        """The kernels' solve of it."""
-        return DenseMarch(
-            self.block,
-            self.z,
-            self.context,
-            self.vectors,
-            narrow=self.narrow,
-            weight=self.weight,
-            regularizers=self.regularizers,
-            solver=self.solver,
-            atol=1e-5,
-            rtol=1e-4,
-            path=path,
-        )
-
-    def rates(self, t: float, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Velocity and integrands, by autograd."""
-        time = z.new_tensor(t)
-
-        def velocity(z: Tensor) -> Tensor:
-            f: Tensor = self.block(time, z, self.context)
-            return f - z if self.block.residual else f
-
-        f = velocity(z)
-        if self.vectors is None:
-            return f, z.new_empty(0, len(z))
-        products, images = [], []
-        for v in self.vectors:
-            if self.narrow:
-                h = self.block.narrow(time, z, self.context)
-                u = product(lambda h: self.block.widen(time, h), h, v)
-                u = product(lambda z: self.block.narrow(time, z, self.context), z, u)
-            else:
-                u = product(lambda z: self.block(time, z, self.context), z, v)
-            products.append((u * v).sum(1))
-            images.append(u - v if self.block.residual else u)
-        trace = torch.stack(products).sum(0) * self.weight
-        if self.block.residual:
-            trace = trace - z.shape[1]
-        rows = {
-            "kinetic_energy": lambda: f.square().sum(1),
-            "jacobian_norm": lambda: torch.stack(images).square().sum((0, 2)) * self.weight,
-        }
-        return f, torch.stack([trace, *(rows[name]() for name in self.regularizers)])
-
-    def step(self, t: float, dt: float, z: Tensor, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """State and integrals after a step, and the error's mean square."""
-        tableau = TABLEAUS[self.solver]
-        stages: list[tuple[Tensor, Tensor]] = []
-
-        def moved(weights: tuple[float, ...]) -> tuple[Tensor, Tensor]:
-            total = [torch.zeros_like(z), torch.zeros_like(q)]
-            for weight, rates in zip(weights, stages, strict=False):
-                total = [a + dt * weight * b for a, b in zip(total, rates, strict=True)]
-            return total[0], total[1]
-
-        for c, row in zip(tableau.times, tableau.stages, strict=True):
-            stages.append(self.rates(t + c * dt, z + moved(row)[0]))
-        dz, dq = moved(tableau.solution)
-        if tableau.error is None:
-            return z + dz, q + dq, z.new_zeros(())
-        squares = []
-        controlled = 1 if self.integrals else 0
-        errors = moved(tableau.error)
-        for error, before, after in zip(errors, (z, q), (z + dz, q + dq), strict=True):
-            scale = 1e-5 + 1e-4 * torch.maximum(before.abs(), after.abs())
-            squares.append((error / scale).square())
-        parts = [squares[0].mean(), *(row.mean() for row in squares[1][:controlled])]
-        return z + dz, q + dq, torch.stack(parts).max()
-
-
-CASES = {
+CASES: dict[str, dict[str, Any]] = {
     "plain": {},
-    "one hidden layer": {"hidden": (9,)},
+    "no hidden layer": {"hidden": ()},
     "wide": {"hidden": (64, 33), "dimension": 9, "n": 33},
-    "no trace": {"probes": 0},
     "probes": {"probes": 3},
-    "exact": {"probes": 3, "weight": 1.0},
+    "rademacher": {"noise": "rademacher"},
+    "exact": {"trace": "exact"},
     "bottleneck": {"bottleneck": 2, "probes": 2},
-    "bottleneck, exact trace of the whole": {"bottleneck": 2, "narrow": False},
+    "bottleneck, exact": {"bottleneck": 2, "trace": "exact"},
     "residual": {"residual": True, "probes": 2},
     "context": {"context": 2, "probes": 2},
-    "regularisers": {"regularizers": ("kinetic_energy", "jacobian_norm"), "probes": 2},
+    "regularisers": {"kinetic_energy": 0.1, "jacobian_norm": 0.2, "probes": 2},
+    "residual regularised": {"residual": True, "jacobian_norm": 0.3, "context": 1},
+    "learned end time": {"learned_end_time": True, "blocks": 2, "batch_norm": True},
     "all": {
         "bottleneck": 2,
         "context": 3,
         "residual": True,
-        "regularizers": ("kinetic_energy",),
+        "kinetic_energy": 0.1,
+        "learned_end_time": True,
         "probes": 2,
+        "blocks": 2,
         "activation": "softplus",
         "layers": "hyper",
     },
-    "residual regularised": {
-        "residual": True,
-        "regularizers": ("jacobian_norm", "kinetic_energy"),
-        "context": 1,
-    },
-    "fixed steps": {"solver": "rk4"},
+    "fixed steps": {"solver": "rk4", "steps": 3},
     "bosh3": {"solver": "bosh3"},
     "one point": {"n": 1},
-    "a full panel": {"n": 16},
+    "a full panel": {"n": 32},
     **{f"layers {kind}": {"layers": kind} for kind in LAYERS},
-    **{
-        f"activation {name}": {
-            "activation": name,
-            "probes": 2,
-            "size": 0.3 if name == "square" else 1,
-        }
-        for name in ACTIVATIONS
-    },
+    **{f"activation {name}": {"activation": name} for name in activations.ACTIVATIONS},
 }
 
 
-def relative(found: Tensor, truth: Tensor) -> float:
-    """The largest difference, over the truth's size."""
-    if not truth.numel():
-        return 0.0
-    return float((found - truth).abs().max() / (1e-3 + truth.abs().max()))
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def run(problem: Problem, path: Path | None = None) -> tuple[DenseMarch, list[float]]:
-    """Two steps of given sizes by the kernels."""
-    solve = problem.march(path)
-    errors = []
-    if TABLEAUS[problem.solver].error is not None:
-        solve.rates_at(STEPS[0][0], solve.y, solve.rates[0])
-    for t, dt in STEPS:
-        errors.append(solve.attempt(t, dt))
-        solve.accept(t, dt)
-    return solve, errors
+def made(
+    *, dimension: int = 3, context: int = 0, n: int = 70, dtype: torch.dtype, **options: Any
+) -> tuple[flows.Flow, Tensor, Tensor | None]:
+    """A flow with drawn weights, data and context."""
+    options = {"hidden": (10, 7), "atol": 1e-4, "rtol": 1e-4, **options}
+    torch.manual_seed(0)
+    flow = flows.build("ffjord", (dimension,), context, **options).to(dtype)
+    with torch.no_grad():
+        for index, parameter in enumerate(flow.parameters()):
+            if parameter.ndim:
+                change = draw(*parameter.shape, seed=index).to(dtype)
+                parameter.add_(0.3 * change / parameter.shape[-1] ** 0.5)
+    x = draw(n, dimension, seed=1).to(dtype)
+    return flow, x, draw(n, context, seed=2).to(dtype) if context else None
+
+
+def found(flow: flows.Flow, x: Tensor, context: Tensor | None) -> dict[str, Any]:
+    """All that a user may ask of a flow, and what the meter counts meanwhile."""
+    generator = torch.Generator().manual_seed(3)
+    results: dict[str, Any] = {}
+    with Meter() as meter:
+        flow.train()
+        x = x.clone().requires_grad_(True)
+        context = context if context is None else context.clone().requires_grad_(True)
+        loss, terms = flow.training_loss(x, context, generator=generator)
+        loss.backward()
+        results |= {"loss": loss.detach(), **{name: one.detach() for name, one in terms.items()}}
+        results |= {f"by {name}": p.grad for name, p in flow.named_parameters()}
+        results |= {"by x": x.grad, "by context": None if context is None else context.grad}
+        flow.eval()
+        with torch.no_grad():
+            results["log_prob"] = flow.log_prob(x, context, generator=generator)
+            results["exact"] = flow.log_prob(x, context, exact=True)
+            results["sample"] = flow.sample(len(x), context, generator=generator)
+        z, change = flow.encode(x, context, generator=generator)
+        results |= {"z": z.detach(), "change": change.detach()}
+    results["parts"] = {name: astuple(counts) for name, counts in meter.parts.items()}
+    results["generator"] = generator.get_state()
+    return results
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Gets the names of the kernels' steps as they are taken."""
+    taken: list[str] = []
+    for name in ("_step", "_pull"):
+        method = getattr(KernelEvaluator, name)
+
+        def noted(self: Any, *args: Any, _method: Any = method, _name: str = name) -> Any:
+            taken.append(_name)
+            return _method(self, *args)
+
+        monkeypatch.setattr(KernelEvaluator, name, noted)
+    return taken
+
+
+def both(
+    monkeypatch: pytest.MonkeyPatch, run: Callable[[], dict[str, Any]]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Results by the kernels, and by torch."""
+    taken = counted(monkeypatch)
+    by_kernels = run()
+    assert {"_step", "_pull"} <= set(taken)
+    monkeypatch.setenv(kernels.VARIABLE, "off")
+    taken.clear()
+    by_torch = run()
+    assert not taken
+    return by_kernels, by_torch
+
+
+def agree(one: dict[str, Any], other: dict[str, Any], tolerance: float) -> None:
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        truth = other[name]
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            same = torch.equal(value, truth) if isinstance(value, Tensor) else value == truth
+            assert same, name
+            continue
+        scale = float(truth.abs().max()) if truth.numel() else 0.0
+        assert float((value - truth).abs().max()) <= tolerance * (1e-2 + scale), name
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("options", CASES.values(), ids=CASES.keys())
-def test_steps_are_those_of_autograd(options: dict[str, Any], dtype: torch.dtype) -> None:
-    tolerance = 1e-11 if dtype == torch.float64 else 2e-5
-    problem = Problem(**options, dtype=dtype)
-    path = Path()
-    solve, errors = run(problem, path)
-    z, q = solve.state()
+def test_steps_values_and_gradients_are_those_of_torch(
+    options: dict[str, Any], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run() -> dict[str, Any]:
+        return found(*made(dtype=dtype, **options))
 
-    start = problem.z.clone().requires_grad_(True)
-    if problem.context is not None:
-        problem.context.requires_grad_(True)
-    expected: tuple[Tensor, Tensor] = (start, start.new_zeros(problem.integrals, len(start)))
-    for (t, dt), error in zip(STEPS, errors, strict=True):
-        *expected, square = problem.step(t, dt, *expected)
-        # The error is a small difference of large numbers.
-        assert error == pytest.approx(float(square.detach()), rel=1e4 * tolerance, abs=1e-4)
-    assert relative(z, expected[0].detach()) < tolerance
-    assert relative(q, expected[1].detach()) < tolerance
+    agree(*both(monkeypatch, run), 1e-9 if dtype == torch.float64 else 2e-4)
 
-    loss = (expected[0] * problem.z_bar).sum() + (expected[1] * problem.q_bar).sum()
-    parameters = dict(problem.block.named_parameters())
-    inputs = [start, *parameters.values()]
-    if problem.context is not None:
-        inputs.append(problem.context)
-    truth = torch.autograd.grad(loss, inputs)
-    z_bar, context_bar, found = solve.pull(problem.block, problem.z_bar, problem.q_bar)
-    assert relative(z_bar, truth[0]) < tolerance
-    for name, gradient, expected_gradient in zip(parameters, found, truth[1:], strict=False):
-        assert gradient is not None
-        assert relative(gradient, expected_gradient) < tolerance, name
-    if problem.context is not None:
-        assert relative(context_bar, truth[-1]) < tolerance
+
+def test_weights_that_a_functional_call_swaps_get_their_gradients(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    flow, x, _ = made(dtype=torch.float64)
+    weights = {name: 0.5 * p.detach() for name, p in flow.named_parameters()}
+
+    def run() -> dict[str, Any]:
+        flow.train()
+        for name in ("fitting_step",):
+            setattr(flow.blocks[0], name, None)
+        given = {name: one.clone().requires_grad_(True) for name, one in weights.items()}
+        generator = torch.Generator().manual_seed(0)
+        value = functional_call(flow, given, (x,), {"generator": generator}).sum()
+        # The call is over, and the flow has its own weights again.
+        value.backward()
+        assert all(p.grad is None for p in flow.parameters())
+        return {"value": value.detach(), **{name: one.grad for name, one in given.items()}}
+
+    agree(*both(monkeypatch, run), 1e-9)
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [copy.deepcopy, lambda flow: pickle.loads(pickle.dumps(flow)), "state"],
+    ids=["deepcopy", "pickle", "state_dict"],
+)
+def test_a_copy_computes_the_same(copied: Any) -> None:
+    flow, x, context = made(dtype=torch.float64)
+    first = found(flow, x, context)
+    if copied == "state":
+        other, _, _ = made(dtype=torch.float64)
+        with torch.no_grad():
+            for parameter in other.parameters():
+                parameter.zero_()
+        other.load_state_dict(flow.state_dict())
+    else:
+        flow.zero_grad()
+        flow.blocks[0].fitting_step = None
+        other = copied(flow)
+    agree(found(other, x, context), first, 0.0)
+
+
+def test_frozen_weights_have_no_gradient() -> None:
+    flow, x, _ = made(dtype=torch.float64)
+    first, *others = flow.parameters()
+    first.requires_grad_(False)
+    flow.loss(x).backward()
+    assert first.grad is None
+    assert all(parameter.grad is not None for parameter in others)
+
+
+def test_a_training_step_changes_the_next_solve(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run() -> dict[str, Any]:
+        flow, x, _ = made(dtype=torch.float64)
+        optimizer = torch.optim.Adam(flow.parameters(), 1e-2)
+        losses = []
+        for seed in range(3):
+            optimizer.zero_grad()
+            loss = flow.loss(x, generator=torch.Generator().manual_seed(seed))
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.detach())
+        return {"losses": torch.stack(losses), **dict(flow.state_dict())}
+
+    agree(*both(monkeypatch, run), 1e-8)
+
+
+def test_a_pull_of_one_evaluation_is_that_of_autograd() -> None:
+    block = DenseDynamics(3, (8,)).double()
+    z, vectors = draw(5, 3), draw(2, 5, 3, seed=1)
+    probes = Probes(vectors, False, 0.5)
+    mine = evaluator_of(block, z, None, probes, ())
+    assert isinstance(mine, KernelEvaluator)
+    results = []
+    for one in (mine, AutogradEvaluator(Field(block, None, probes))):
+        evaluator: Evaluator = one
+        times = torch.tensor([0.3], dtype=torch.float64)
+        (moment,) = evaluator.moments(times)
+        f, q = evaluator.rates(moment, z, integrands=True)
+        assert q is not None
+        bar, shares = evaluator.pull(moment, z, draw(5, 3, seed=2), draw(1, 5, seed=3))
+        sums = evaluator.gradients()
+        sums.add(times, [shares])
+        results.append([f, q, bar, *sums.totals()])
+    for value, truth in zip(*results, strict=True):
+        torch.testing.assert_close(value, truth)
+
+
+def test_threads_give_the_same_to_rounding() -> None:
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(found(*made(n=700, dtype=torch.float64, probes=2, context=1)))
+            assert evaluator._workers(700, 8) == threads
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        agree(results[0], other, 1e-10)
+
+
+def test_several_of_python_s_threads_may_solve_at_once() -> None:
+    flow, x, _ = made(n=300, dtype=torch.float64)
+    before = torch.get_num_threads()
+    truth = flow.log_prob(x, exact=True)
+    results: list[Tensor] = []
+
+    def run() -> None:
+        for _ in range(3):
+            results.append(flow.log_prob(x, exact=True))
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    try:
+        torch.set_num_threads(2)
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        torch.set_num_threads(before)
+    assert len(results) == 12
+    for found_there in results:
+        torch.testing.assert_close(found_there, truth)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no processes can be forked here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_solves_by_threads_of_its_own() -> None:
+    before = torch.get_num_threads()
+    flow, x, _ = made(n=300, dtype=torch.float64)
+    try:
+        torch.set_num_threads(2)
+        truth = flow.log_prob(x, exact=True).detach()
+        child = os.fork()
+        if not child:
+            same = torch.allclose(flow.log_prob(x, exact=True).detach(), truth)
+            os._exit(0 if same else 1)
+        _, status = os.waitpid(child, 0)
+    finally:
+        torch.set_num_threads(before)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+@pytest.mark.parametrize("part", ["z", "context"])
+def test_what_is_no_number_is_an_error_or_stays_in_its_row(part: str) -> None:
+    flow, x, context = made(n=40, dtype=torch.float32, context=2, solver="rk4", steps=2)
+    assert context is not None
+    (x if part == "z" else context)[5] = torch.nan
+    (block,) = flow.blocks
+    dense = DenseEvaluator(block.dynamics, context, None)
+    f, _ = KernelEvaluator(dense).rates(torch.tensor(0.5), x, integrands=False)
+    assert f[5].isnan().all()
+    assert not f[:5].isnan().any()
+    assert not f[6:].isnan().any()
+
+
+def test_strides_do_not_matter() -> None:
+    flow, x, context = made(dtype=torch.float64, context=2)
+    assert context is not None
+    truth = found(flow, x, context)
+    flow, *_ = made(dtype=torch.float64, context=2)
+    agree(found(flow, x.t().contiguous().t(), context.repeat(1, 2)[:, :2]), truth, 0.0)
+
+
+def test_which_problems_are_covered() -> None:
+    z = torch.zeros(4, 3)
+
+    def covered(block: nn.Module, z: Tensor = z, names: tuple[str, ...] = ()) -> bool:
+        probes = Probes(torch.zeros(1, *z.shape, dtype=z.dtype), False, 1.0)
+        return isinstance(evaluator_of(block, z, None, probes, names), KernelEvaluator)
+
+    class Other(DenseDynamics):
+        pass
+
+    assert covered(DenseDynamics(3, (8,)))
+    assert covered(DenseDynamics(3, (8,)).double(), z.double(), ("kinetic_energy",))
+    assert not covered(DenseDynamics(3, (8,)), z.double())
+    assert not covered(DenseDynamics(3, (8,)).bfloat16(), z.bfloat16())
+    assert not covered(DenseDynamics(3, (8,)), z[:0])
+    assert not covered(DenseDynamics(3, (8,)), z, ("mean_speed",))
+    assert not covered(nn.Linear(3, 3))
+    assert not covered(Other(3, (8,)))
+    assert not covered(DenseDynamics(3, (860, 860)))
+    assert not covered(DenseDynamics(3, (8,)).to("meta"), z.to("meta"))
+    normed = DenseDynamics(3, (8,))
+    nn.utils.parametrizations.weight_norm(normed.stack[0].linear)
+    assert not covered(normed)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not covered(DenseDynamics(3, (8,)))
+    with torch.utils.flop_counter.FlopCounterMode(display=False):
+        assert not covered(DenseDynamics(3, (8,)))
+
+
+def test_the_variable_turns_them_off_and_must_be_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kernels.in_use().startswith("numba ")
+    monkeypatch.setenv(kernels.VARIABLE, "off")
+    assert kernels.in_use() == "none"
+    monkeypatch.setenv(kernels.VARIABLE, "perhaps")
+    with pytest.raises(InputError, match=kernels.VARIABLE):
+        kernels.in_use()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -249,16 +375,16 @@ def test_activations_to_rounding(name: str, dtype: type) -> None:
     kind = activations.ACTIVATIONS.index(name)
     activations.activate(kind, value, slope, curve, len(p), True)
     x = torch.from_numpy(p.astype(np.float64)).requires_grad_(True)
-    a = ACTIVATIONS[name](x)
+    a = flows.activations.NONLINEARITIES[name].pure(x)
     (s,) = torch.autograd.grad(a.sum(), x, create_graph=True)
     (c,) = torch.autograd.grad(s.sum(), x, allow_unused=True)
     epsilon = np.finfo(dtype).eps
     # torch's softplus is its argument beyond 20, its slope 1 there and not the sigmoid.
     loose = 3e-9 if name == "softplus" else 0.0
-    for found, truth in ((value, a), (slope, s), (curve, c)):
+    for got, truth in ((value, a), (slope, s), (curve, c)):
         assert truth is not None
         expected = truth.detach().numpy()
-        assert (np.abs(found - expected) <= 10 * epsilon * (1 + np.abs(expected)) + loose).all()
+        assert (np.abs(got - expected) <= 10 * epsilon * (1 + np.abs(expected)) + loose).all()
 
 
 @pytest.mark.parametrize("name", activations.ACTIVATIONS)
@@ -269,78 +395,9 @@ def test_activations_let_what_is_no_number_through(name: str) -> None:
     assert np.isnan(value).all()
 
 
-def test_the_number_of_threads_changes_nothing() -> None:
-    results = []
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            problem = Problem(n=700, probes=2, context=1)
-            solve, errors = run(problem, Path())
-            z_bar, context_bar, found = solve.pull(problem.block, problem.z_bar, problem.q_bar)
-            results.append([*solve.state(), torch.tensor(errors), z_bar, context_bar, *found])
-    finally:
-        torch.set_num_threads(before)
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+def test_arrays_with_gaps_are_refused() -> None:
+    x = np.zeros((4, 4), np.float32)[:, :1]
+    with pytest.raises(Exception, match="without gaps"):
+        blocks.turn(x, x, 1, 1)
 
 
-@pytest.mark.parametrize("part", ["z", "context"])
-def test_what_is_no_number_reaches_the_error(part: str) -> None:
-    problem = Problem(context=1)
-    tensor = getattr(problem, part)
-    tensor[5] = torch.nan
-    solve = problem.march()
-    solve.rates_at(0.0, solve.y, solve.rates[0])
-    assert np.isnan(solve.attempt(0.0, 0.1))
-    assert np.isnan(from_panels(solve.y1, len(tensor))[5]).all()
-    assert not np.isnan(from_panels(solve.y1, len(tensor))[:5]).any()
-
-
-def test_strides_do_not_matter() -> None:
-    problem, other = Problem(context=2, probes=2), Problem(context=2, probes=2)
-    assert other.context is not None
-    assert other.vectors is not None
-    other.z = other.z.t().contiguous().t()
-    other.context = other.context.repeat(1, 2)[:, :2]
-    other.vectors = other.vectors.transpose(0, 1).contiguous().transpose(0, 1)
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(run(problem)[0].state(), run(other)[0].state(), strict=True)
-    )
-
-
-def test_covers_what_it_can_and_should() -> None:
-    block, z = DenseDynamics(3, (8,)), torch.zeros(4, 3)
-    vectors = torch.zeros(1, 4, 3)
-
-    def covered(block: torch.nn.Module = block, z: Tensor = z, *more: str) -> bool:
-        return covers(block, z, None, vectors.to(z), more)
-
-    assert covered()
-    assert covered(block.double(), z.double(), "kinetic_energy")
-    block.float()
-    assert not covered(block, z.double())
-    assert not covered(block.half(), z.half())
-    block.float()
-    assert not covered(block, z[:0])
-    assert not covered(block, z, "mean_speed")
-    assert not covered(torch.nn.Linear(3, 3))
-    assert not covered(DenseDynamics(3, (860, 860)))
-    assert not covered(block.to("meta"), z.to("meta"))
-
-
-@pytest.mark.parametrize("size", [1, 31, 32, 33, 64])
-def test_panels_and_back(size: int) -> None:
-    rows = np.random.default_rng(0).normal(size=(size, 3, 2))
-    panels = to_panels(rows, 32)
-    assert panels.shape == (-(-size // 32), 3, 2, 32)
-    assert (from_panels(panels, size) == rows).all()
-    assert (panels.reshape(-1, 6, 32)[-1, :, -1] == rows[-1].ravel()).all()
-
-
-def test_large_networks_are_left_to_a_library() -> None:
-    # 256 kB a layer of 256 x 256 is well within; 4 of them are not.
-    assert march.MOST_BYTES == 1 << 20
-    assert covers(DenseDynamics(3, (256, 256)), torch.zeros(4, 3), None, None, ())
-    assert not covers(DenseDynamics(3, (256,) * 6), torch.zeros(4, 3), None, None, ())
