@@ -61,7 +61,7 @@ def covers(dense: DenseEvaluator, z: Tensor) -> bool:
     return (
         found is not None
         and found.weights * size <= MOST_BYTES
-        and (1 + products) * found.highest * PANEL_BYTES <= MOST_BYTES
+        and (1 + products) * found.widest * PANEL_BYTES <= MOST_BYTES
     )
 
 
@@ -87,6 +87,7 @@ class KernelEvaluator(Evaluator):
         place = {name: 1 + index for index, name in enumerate(dense.regularizers)}
         self.network = network.Network(
             table=found.table,
+            widest=found.widest,
             dimension=dense.dimension,
             integrals=dense.integrals,
             probes=0 if probes is None else len(probes.vectors),
@@ -176,7 +177,7 @@ class KernelEvaluator(Evaluator):
 
         _share_out(workers, call)
         state, integrals = (squares if workers == 1 else squares.sum(0)).view(2).tolist()
-        state, integrals = state / (n * net.dimension), integrals / n
+        state, integrals = state / (n * net.dimension or 1), integrals / (n or 1)
         # The comparison as it stands lets NaN of either through.
         square = state if state >= integrals or state != state else integrals
         return Step(y1, torch.tensor(square), rate)

@@ -71,13 +71,13 @@ class Layers(NamedTuple):
         table: int64, a row a layer, see above.
         weights: numbers of all weights at one time.
         shifts: numbers of all shifts.
-        highest: width of the widest panel that goes through.
+        widest: features of the widest panel that goes through, whichever way it is turned.
     """
 
     table: Array
     weights: int
     shifts: int
-    highest: int
+    widest: int
 
 
 @compiled

@@ -13,6 +13,7 @@ beginning and comes out before layer ``first``.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
@@ -40,6 +41,7 @@ class Network(NamedTuple):
 
     Attributes:
         table: of its layers, see :mod:`flows.continuous.kernels.layers`.
+        widest: features of the widest panel that goes through.
         dimension: D, of the state.
         integrals: how many there are: the trace and the regularisers.
         probes: P, the number of products.
@@ -53,6 +55,7 @@ class Network(NamedTuple):
     """
 
     table: Array
+    widest: int
     dimension: int
     integrals: int
     probes: int
@@ -114,13 +117,17 @@ class Room(NamedTuple):
 
 def room_of(net: Network, itemsize: int, stages: int, *, record: bool) -> Room:
     """The room for a step of so many stages, or with a record for its gradient."""
+    highest = max(net.widest, net.width, net.dimension + net.integrals)
+    return _room(len(net.table), net.probes, highest, itemsize, stages, record)
+
+
+@lru_cache(256)
+def _room(
+    depth: int, probes: int, highest: int, itemsize: int, stages: int, record: bool
+) -> Room:
     points = PANEL_BYTES // itemsize
-    depth, probes = len(net.table), net.probes
-    widest = int(net.table[:, [INPUTS, OUTPUTS, ROW]].max())
-    highest = max(widest, net.width, net.dimension + net.integrals)
-    # A row of the turned panel is one of the weights. One row more than are needed: were panels a
-    # multiple of 4 kB apart, the processor would take a load from one for a load of what was just
-    # stored to another.
+    # One row more than are needed: were panels a multiple of 4 kB apart, the processor would take a
+    # load from one for a load of what was just stored to another.
     size = (-(-highest // PADDING) * PADDING + 1) * points
     kept, one = (depth, depth) if record else (2, 0)
     counts = (

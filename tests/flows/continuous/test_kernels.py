@@ -268,6 +268,7 @@ def test_threads_give_the_same_to_rounding() -> None:
 
 def test_several_of_python_s_threads_may_solve_at_once() -> None:
     flow, x, _ = made(n=300, dtype=torch.float64)
+    flow.eval()
     before = torch.get_num_threads()
     truth = flow.log_prob(x, exact=True)
     results: list[Tensor] = []
@@ -295,6 +296,7 @@ def test_several_of_python_s_threads_may_solve_at_once() -> None:
 def test_a_forked_process_solves_by_threads_of_its_own() -> None:
     before = torch.get_num_threads()
     flow, x, _ = made(n=300, dtype=torch.float64)
+    flow.eval()
     try:
         torch.set_num_threads(2)
         truth = flow.log_prob(x, exact=True).detach()
