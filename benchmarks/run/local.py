@@ -30,10 +30,11 @@ from flows.products import VARIABLE as PRODUCTS
 __all__ = ["Outcome", "run_cells"]
 
 # What every cell needs and takes its time to import. torch's optimisers import its compiler's
-# front end at their first step.
+# front end at their first step; compiled kernels are compiled, once, before anything is measured.
 PRELOAD = [
     "benchmarks.run.process",
     "torch._dynamo",
+    "flows.continuous.kernels.warmed",
     *(f"benchmarks.measures.{name}" for name in measures.FAMILIES),
 ]
 # Between a polite end and a forced one, seconds.

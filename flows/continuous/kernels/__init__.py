@@ -13,6 +13,7 @@ network         a panel through a network, forwards and backwards
 steps           a Runge-Kutta step of all panels, and its gradient
 evaluator       the solver's right-hand side made of these; torch's tensors in and out
 compiled        how functions are compiled, and where that is kept
+warmed          has it all compiled when it is imported
 ==============  ===================================================================
 
 They need Numba (the extra ``fast``); without it, where ``evaluator.covers`` says no, and where the

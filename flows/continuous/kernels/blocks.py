@@ -91,9 +91,7 @@ def _block(*, accumulate: bool) -> Callable[..., Any]:
         length,  # of the sum, 1 at the least
     ):
         index, array, number = types.intp, panel, panel.dtype
-        signature = types.void(
-            array, index, index, array, index, array, array, index, index
-        )
+        signature = types.void(array, index, index, array, index, array, array, index, index)
 
         def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
             values = [
@@ -218,7 +216,9 @@ def outer(y: Array, turned: Array, weights: Array, row: int, outputs: int, input
     for o in range(0, outputs, ROWS):
         factors = part(y, o * points)
         for i in range(0, inputs, step):
-            _add(factors, points, 1, part(turned, i), row, y, part(weights, o * row + i), row, points)
+            _add(
+                factors, points, 1, part(turned, i), row, y, part(weights, o * row + i), row, points
+            )
 
 
 @compiled

@@ -78,7 +78,11 @@ class KernelEvaluator(Evaluator):
     def __init__(self, dense: DenseEvaluator) -> None:
         self.dense = dense
         self.tensors, self.integrals = dense.tensors, dense.integrals
-        dynamics, probes, context = cast(DenseDynamics, dense.held.module), dense.probes, dense.context
+        dynamics, probes, context = (
+            cast(DenseDynamics, dense.held.module),
+            dense.probes,
+            dense.context,
+        )
         # One number after the other, as the kernels know them.
         self.parameters = _flatten_dense_tensors([tensor.detach() for tensor in dense.held.tensors])
         found = layers.layers_of(dynamics, dense.held.named, self.parameters.element_size())
@@ -246,7 +250,7 @@ class KernelEvaluator(Evaluator):
     def _work(self, workers: int, stages: int, *, record: bool) -> tuple[network.Room, Array]:
         itemsize = self.parameters.element_size()
         room = network.room_of(self.network, itemsize, stages, record=record)
-        return room, self.parameters.new_empty(workers, room.total * room.size).numpy()
+        return room, self.parameters.new_empty(workers, room.total).numpy()
 
     def _batch(self, n: int, atol: float, rtol: float) -> steps.Batch:
         vectors, context = _arrays(self.vectors, self.context.view(-1))
@@ -317,7 +321,8 @@ def _share_out(workers: int, call: Callable[[int], None]) -> None:
     """Call for each worker, the first one in this thread. Kernels let the others run."""
     global _pool
     if workers == 1:
-        return call(0)
+        call(0)
+        return
     if _pool is None:
         _pool = ThreadPoolExecutor(os.cpu_count(), "kernels")
     waiting = [_pool.submit(call, worker) for worker in range(1, workers)]

@@ -6,8 +6,9 @@ With k terms of time phi_k(t), a gate for each output and a drift, every kind of
     W(t) = gate(t) (sum of phi_k(t) W_k),
     b(t) = gate(t) (sum of phi_k(t) b_k) + drift t,      gate(t) = sigmoid(a t + c)
 
-where phi_0 is 1; with two terms they are 1 - t and t (blend), with more, tanh of a line (hyper). All
-are parts of one flat array, the block's parameters one after the other, and so are their gradients.
+where phi_0 is 1; with two terms they are 1 - t and t (blend), with more, tanh of a line (hyper).
+All are parts of one flat array, the block's parameters one after the other, and so are their
+gradients.
 """
 
 from __future__ import annotations
@@ -275,9 +276,7 @@ def _layers(
     for index, (kind, inputs, outputs) in enumerate(kinds):
         own = f"stack.{index}."
         mine = {name.removeprefix(own): p for name, p in named.items() if name.startswith(own)}
-        expected = {
-            name: p.shape for name, p in _fresh(kind, inputs, outputs).named_parameters()
-        }
+        expected = {name: p.shape for name, p in _fresh(kind, inputs, outputs).named_parameters()}
         if {name: p.shape for name, p in mine.items()} != expected:
             return None
         found.append(_PARTS[kind]({**mine, "inputs": torch.empty(inputs, device="meta")}))

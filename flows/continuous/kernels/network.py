@@ -31,7 +31,7 @@ from flows.continuous.kernels.blocks import (
 from flows.continuous.kernels.compiled import compiled
 from flows.continuous.kernels.layers import INPUTS, OUTPUTS, ROW, SHIFTS, WEIGHTS
 
-__all__ = ["Network", "Room", "forward", "panel", "pull", "room_of"]
+__all__ = ["Network", "Room", "forward", "low_panel", "panel", "pull", "room_of"]
 
 Array = NDArray[Any]
 
@@ -88,11 +88,13 @@ class Room(NamedTuple):
         curved: what comes by way of a slope, with a record.
         bars: twice P, with a record.
         turned: a panel as a matrix of columns, with a record.
+        nothing: zeros.
+        thin: where low panels begin, whose numbers these are:
         rates: one for each stage: velocity and integrands.
         stages: one for each stage, the gradient by its point, with a record.
         ends: five, for the ends of a step.
-        nothing: zeros.
-        total: panels in all.
+        thin_size: numbers of a low panel, as high as state, context and integrals.
+        total: numbers in all.
     """
 
     size: int
@@ -108,27 +110,36 @@ class Room(NamedTuple):
     curved: int
     bars: int
     turned: int
+    nothing: int
+    thin: int
     rates: int
     stages: int
     ends: int
-    nothing: int
+    thin_size: int
     total: int
 
 
 def room_of(net: Network, itemsize: int, stages: int, *, record: bool) -> Room:
     """The room for a step of so many stages, or with a record for its gradient."""
-    highest = max(net.widest, net.width, net.dimension + net.integrals)
-    return _room(len(net.table), net.probes, highest, itemsize, stages, record)
+    low = max(int(net.table[0, INPUTS]), net.dimension + net.integrals)
+    highest = max(net.widest, net.width, low)
+    return _room(len(net.table), net.probes, highest, low, itemsize, stages, record)
 
 
 @lru_cache(256)
 def _room(
-    depth: int, probes: int, highest: int, itemsize: int, stages: int, record: bool
+    depth: int,
+    probes: int,
+    highest: int,
+    low: int,
+    itemsize: int,
+    stages: int,
+    record: bool,
 ) -> Room:
     points = PANEL_BYTES // itemsize
     # One row more than are needed: were panels a multiple of 4 kB apart, the processor would take a
     # load from one for a load of what was just stored to another.
-    size = (-(-highest // PADDING) * PADDING + 1) * points
+    size, thin = ((-(-rows // PADDING) * PADDING + 1) * points for rows in (highest, low))
     kept, one = (depth, depth) if record else (2, 0)
     counts = (
         1,
@@ -141,19 +152,25 @@ def _room(
         one,
         2 * max(1, probes) if record else 0,
         int(record),
-        stages,
-        stages if record else 0,
-        5,
         1,
     )
     at = [sum(counts[:place]) for place in range(len(counts) + 1)]
-    return Room(size, record, kept, *at)
+    at[-1] *= size
+    ends = stages * (1 + record)
+    return Room(size, record, kept, *at, 0, stages, ends, thin, at[-1] + (ends + 5) * thin)
 
 
 @compiled
 def panel(room: Room, work: Array, number: int) -> Array:
     """The panel of a number."""
     made: Array = part(work, number * room.size)
+    return made
+
+
+@compiled
+def low_panel(room: Room, work: Array, number: int) -> Array:
+    """The low panel of a number."""
+    made: Array = part(work, room.thin + number * room.thin_size)
     return made
 
 
@@ -174,13 +191,12 @@ def forward(
     """
     table, depth = net.table, len(net.table)
     points = PANEL_BYTES // work.itemsize
-    number = work.dtype.type
     x = panel(room, work, room.point)
     for layer in range(depth):
         outputs = table[layer, OUTPUTS]
         y = panel(room, work, room.values + (layer + 1) % room.kept)
         if layer == depth - 1:
-            y = panel(room, work, room.rates + stage)
+            y = low_panel(room, work, room.rates + stage)
         multiply(
             part(weights, table[layer, WEIGHTS]),
             table[layer, ROW],
@@ -306,7 +322,7 @@ def pull(
     points = PANEL_BYTES // work.itemsize
     turned = panel(room, work, room.turned)
     if traced:
-        f = panel(room, work, room.rates + stage)
+        f = low_panel(room, work, room.rates + stage)
         _pull_integrands(net, room, f, work, f_bar, q_bar)
         _pull_tangents(net, room, weights, work, weight_bars)
     p_bar = panel(room, work, room.bars)
@@ -342,11 +358,9 @@ def pull(
         # In turn in two places: what comes from behind a layer, and what goes to the one before.
         x_bar = panel(room, work, room.bars + (depth - layer) % 2 * max(1, net.probes))
         if layer == 0:
-            x_bar = panel(room, work, room.stages + stage)
+            x_bar = low_panel(room, work, room.stages + stage)
         nothing = panel(room, work, room.nothing)
-        multiply_transposed(
-            part(weights, weights_at), row, nothing, p_bar, x_bar, outputs, inputs
-        )
+        multiply_transposed(part(weights, weights_at), row, nothing, p_bar, x_bar, outputs, inputs)
         p_bar = x_bar
     if net.residual:
         for i in range(net.dimension * points):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from flows.continuous.kernels.blocks import PANEL_BYTES, part
 from flows.continuous.kernels.compiled import compiled
-from flows.continuous.kernels.network import Network, Room, forward, panel, pull
+from flows.continuous.kernels.network import Network, Room, forward, low_panel, panel, pull
 
 __all__ = ["Batch", "Method", "pull_step", "step"]
 
@@ -140,7 +140,7 @@ def _combine(
     for stage in range(before):
         if weights[stage] != 0:
             factor = number(weights[stage] * dt)
-            rate = panel(room, work, room.rates + stage)
+            rate = low_panel(room, work, room.rates + stage)
             for i in range(count):
                 target[i] += factor * rate[i]
 
@@ -191,14 +191,14 @@ def step(
         zeros[i] = 0
     squares[worker] = 0
     x = panel(room, own, room.point)
-    begin, end = panel(room, own, room.ends), panel(room, own, room.ends + 1)
-    error = panel(room, own, room.ends + 2)
+    begin, end = low_panel(room, own, room.ends), low_panel(room, own, room.ends + 1)
+    error = low_panel(room, own, room.ends + 2)
     for first in range(worker * points, n, len(work) * points):
         valid = min(points, n - first)
         _load_given(net, room, batch, own, first, valid)
         _load_state(net, n, y, first, begin, valid)
         if method.adaptive:
-            _load_state(net, n, rates[0], first, panel(room, own, room.rates), valid)
+            _load_state(net, n, rates[0], first, low_panel(room, own, room.rates), valid)
         for stage in range(1 if method.adaptive else 0, last + 1):
             row = method.stages[stage]
             if method.adaptive and stage == last:
@@ -209,7 +209,7 @@ def step(
                 _combine(room, own, row, dt, stage, begin, x, dimension * points)
             traced = net.integrals > 0 and method.counts[stage]
             forward(net, room, weights[stage], shifts[stage], own, stage, traced)
-            rate = panel(room, own, room.rates + stage)
+            rate = low_panel(room, own, room.rates + stage)
             if net.integrals > 0 and not traced:
                 for i in range(dimension * points, everything):
                     rate[i] = 0
@@ -286,9 +286,9 @@ def pull_step(
     weight_bars[worker] = 0
     shift_bars[worker] = 0
     x = panel(room, own, room.point)
-    begin, bar = panel(room, own, room.ends), panel(room, own, room.ends + 1)
-    integral_bar = panel(room, own, room.ends + 2)
-    f_bar, stage_bar = panel(room, own, room.ends + 3), panel(room, own, room.ends + 4)
+    begin, bar = low_panel(room, own, room.ends), low_panel(room, own, room.ends + 1)
+    integral_bar = low_panel(room, own, room.ends + 2)
+    f_bar, stage_bar = low_panel(room, own, room.ends + 3), low_panel(room, own, room.ends + 4)
     for first in range(worker * points, n, len(work) * points):
         valid = min(points, n - first)
         _load_given(net, room, batch, own, first, valid)
@@ -302,14 +302,12 @@ def pull_step(
             for row in range(net.integrals):
                 integral_bar[row * points + c] = 0
         for stage in range(used - 1):
-            rate = panel(room, own, room.rates + stage)
+            rate = low_panel(room, own, room.rates + stage)
             if len(velocities) > 0:
                 source = part(velocities[stage], first * dimension)
                 _load(source, dimension, 1, rate, dimension, valid)
             else:
-                _combine(
-                    room, own, method.stages[stage], dt, stage, begin, x, dimension * points
-                )
+                _combine(room, own, method.stages[stage], dt, stage, begin, x, dimension * points)
                 forward(net, room, weights[stage], shifts[stage], own, stage, False)
         for stage in range(used - 1, -1, -1):
             scaled = number(method.solution[stage] * dt)
@@ -318,7 +316,7 @@ def pull_step(
             for later in range(stage + 1, used):
                 if method.stages[later, stage] != 0:
                     factor = number(method.stages[later, stage] * dt)
-                    by_point = panel(room, own, room.stages + later)
+                    by_point = low_panel(room, own, room.stages + later)
                     for i in range(dimension * points):
                         f_bar[i] += factor * by_point[i]
             for i in range(net.integrals * points):
@@ -338,9 +336,9 @@ def pull_step(
                 weight_bars[worker, stage],
                 shift_bars[worker, stage],
             )
-        total = panel(room, own, room.stages)
+        total = low_panel(room, own, room.stages)
         for stage in range(1, used):
-            by_point = panel(room, own, room.stages + stage)
+            by_point = low_panel(room, own, room.stages + stage)
             for i in range((dimension + context) * points):
                 total[i] += by_point[i]
         _store(total, part(begin_bar, first * dimension), dimension, 1, dimension, valid)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import astuple
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import flows
+from benchmarks.measures.memory import peak_above_start
 from flows.base import InputError
 from flows.continuous import kernels
 from flows.continuous.ode.autograd import AutogradEvaluator
@@ -403,3 +406,35 @@ def test_arrays_with_gaps_are_refused() -> None:
         blocks.turn(x, x, 1, 1)
 
 
+@pytest.mark.parametrize("n", [64, 512])
+def test_a_training_step_takes_no_more_memory_than_torch_s(
+    n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def peak() -> int:
+        flow, x, _ = made(n=n, dtype=torch.float32, hidden=(60, 60, 60), dimension=6)
+        flow.loss(x).backward()
+        flow.zero_grad()
+        return peak_above_start(lambda: flow.loss(x).backward())
+
+    by_kernels = peak()
+    monkeypatch.setenv(kernels.VARIABLE, "off")
+    assert by_kernels <= 1.1 * peak()
+
+
+def test_what_is_warmed_is_all_that_a_step_takes() -> None:
+    code = """
+import flows.continuous.kernels.warmed
+import torch, flows
+from flows.continuous.kernels import layers, steps
+compiled = (layers.make, layers.pull_back, steps.step, steps.pull_step)
+before = [len(one.signatures) for one in compiled]
+assert before == [2, 2, 2, 2], before
+for dtype in (torch.float32, torch.float64):
+    for options in ({}, {"trace": "exact"}, {"bottleneck": 1, "kinetic_energy": 0.1}):
+        flow = flows.build("ffjord", (2,), 1, hidden=(3,), **options).to(dtype)
+        x, context = torch.randn(5, 2, dtype=dtype), torch.randn(5, 1, dtype=dtype)
+        flow.loss(x, context).backward()
+        flow.sample(5, context)
+assert [len(one.signatures) for one in compiled] == before
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
