@@ -52,7 +52,7 @@ ROWS = 8 if _WIDE else 4
 
 @intrinsic
 def part(typing, array, at):  # type: ignore[no-untyped-def]
-    """A flat array from a place on. Unlike a slice it is not counted as a reference, and is free."""
+    """A flat array from a place on; unlike a slice it is no counted reference, and is free."""
     assert array.layout == "C", "kernels take arrays without gaps"
     view = types.Array(array.dtype, 1, "C")
 

@@ -115,8 +115,8 @@ class KernelEvaluator(Evaluator):
     def room(self, z: Tensor) -> int:
         return self.dense.room(z)
 
-    def moments(self, times: Tensor) -> Tensor:
-        return times
+    def moments(self, times: Tensor) -> Sequence[Tensor]:
+        return cast(Sequence[Tensor], times)
 
     def gradients(self) -> _Sums:
         return _Sums(self)
@@ -173,11 +173,10 @@ class KernelEvaluator(Evaluator):
             rate[0] = first_rate
         y1, squares = torch.empty_like(y), y.new_empty(workers, 2)
         batch = self._batch(n, *tolerances)
-        arguments = _arrays(weights, shifts, y), dt, _arrays(rate, y1, squares)
+        arrays = _arrays(weights, shifts, y, rate, y1, squares)
 
         def call(worker: int) -> None:
-            given, dt, made = arguments
-            steps.step(net, room, method, batch, work, worker, *given, dt, *made)
+            steps.step(net, room, method, batch, work, worker, dt, *arrays)
 
         _share_out(workers, call)
         state, integrals = (squares if workers == 1 else squares.sum(0)).view(2).tolist()
@@ -226,11 +225,10 @@ class KernelEvaluator(Evaluator):
             shifts.new_empty(workers, *shifts.shape),
         )
         batch = self._batch(n, 0.0, 0.0)
-        arguments = _arrays(weights, shifts, z, velocities), dt, _arrays(z_bar, q_bar, *made)
+        arrays = _arrays(weights, shifts, z, velocities, z_bar, q_bar, *made)
 
         def call(worker: int) -> None:
-            given, dt, rest = arguments
-            steps.pull_step(net, room, method, batch, work, worker, *given, dt, *rest)
+            steps.pull_step(net, room, method, batch, work, worker, dt, *arrays)
 
         _share_out(workers, call)
         bar, context_bar, *sums = made

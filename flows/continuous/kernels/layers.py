@@ -13,7 +13,7 @@ gradients.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -247,7 +247,7 @@ _PARTS: dict[type, Callable[[Named], _Parts]] = {
 }
 
 
-def layers_of(block: DenseDynamics, named: Named, itemsize: int) -> Layers | None:
+def layers_of(block: DenseDynamics, named: Mapping[str, Tensor], itemsize: int) -> Layers | None:
     """The layers of a block with parameters by name; None where these are not the known ones."""
     return _layers(
         tuple((type(layer), layer.inputs, layer.outputs) for layer in block.stack),
@@ -304,7 +304,7 @@ def _ceiling(count: int, step: int) -> int:
 
 
 def _term(weight: Tensor | None, shift: Tensor) -> tuple[int, ...]:
-    of_weight = (_ABSENT, 0, 0)
+    of_weight: tuple[int, ...] = (_ABSENT, 0, 0)
     if weight is not None:
         of_weight = (int(weight.storage_offset()), *weight.stride())
     return *of_weight, *_place_and_step(shift)
@@ -317,5 +317,5 @@ def _places(pair: tuple[Tensor, Tensor] | None) -> tuple[int, int]:
     return int(pair[0].storage_offset()), int(pair[1].storage_offset())
 
 
-def _place_and_step(vector: Tensor | None) -> tuple[int, int]:
+def _place_and_step(vector: Tensor | None) -> tuple[int, ...]:
     return (_ABSENT, 0) if vector is None else (int(vector.storage_offset()), *vector.stride())

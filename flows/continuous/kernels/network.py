@@ -157,7 +157,8 @@ def _room(
     at = [sum(counts[:place]) for place in range(len(counts) + 1)]
     at[-1] *= size
     ends = stages * (1 + record)
-    return Room(size, record, kept, *at, 0, stages, ends, thin, at[-1] + (ends + 5) * thin)
+    low_panels = 0, stages, ends
+    return Room(size, record, kept, *(*at, *low_panels, thin, at[-1] + (ends + 5) * thin))
 
 
 @compiled

@@ -58,7 +58,7 @@ class Batch(NamedTuple):
 
     size: int
     vectors: Array
-    strides: tuple[int, int, int]
+    strides: tuple[int, ...]
     context: Array
     atol: float
     rtol: float
@@ -153,10 +153,10 @@ def step(
     batch: Batch,
     work: Array,
     worker: int,
+    dt: float,
     weights: Array,
     shifts: Array,
     y: Array,
-    dt: float,
     rates: Array,
     y1: Array,
     squares: Array,
@@ -170,10 +170,10 @@ def step(
         batch: the batch.
         work: ``(workers, ...)``, the panels of each.
         worker: which one this is.
+        dt: step.
         weights: ``(s, ...)``, flat, at the stages' times.
         shifts: likewise.
         y: flat, the state.
-        dt: step.
         rates: ``(s, size of y)``; of an adaptive method the first is there, the rest are written.
         y1: gets the solution.
         squares: ``(workers, 2)``, gets the sums of squares of the error over its tolerance, of the
@@ -241,11 +241,11 @@ def pull_step(
     batch: Batch,
     work: Array,
     worker: int,
+    dt: float,
     weights: Array,
     shifts: Array,
     z: Array,
     velocities: Array,
-    dt: float,
     z_bar: Array,
     q_bar: Array,
     begin_bar: Array,
@@ -262,12 +262,12 @@ def pull_step(
         batch: the batch.
         work: ``(workers, ...)``, the panels of each.
         worker: which one this is.
+        dt: step.
         weights: ``(used, ...)``, flat, at the times of the stages that the solution depends on.
         shifts: likewise.
         z: flat, the state that the step began from.
         velocities: ``(used - 1, size of z)``, those of the stages but the last; with no rows where
             they were not kept, and are computed once more.
-        dt: step.
         z_bar: the gradient by the solution, shape of ``z``.
         q_bar: that by the integrals, flat.
         begin_bar: gets what the stages contribute to the gradient by ``z``.

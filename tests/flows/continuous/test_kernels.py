@@ -35,8 +35,6 @@ pytest.importorskip("numba", reason="numba is not installed: the extra 'fast' br
 from flows.continuous.kernels import activations, blocks, evaluator
 from flows.continuous.kernels.evaluator import KernelEvaluator
 
-Build = Callable[..., flows.Flow]
-
 CASES: dict[str, dict[str, Any]] = {
     "plain": {},
     "no hidden layer": {"hidden": ()},
@@ -77,7 +75,7 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 def made(
     *, dimension: int = 3, context: int = 0, n: int = 70, dtype: torch.dtype, **options: Any
-) -> tuple[flows.Flow, Tensor, Tensor | None]:
+) -> tuple[Any, Tensor, Tensor | None]:
     """A flow with drawn weights, data and context."""
     options = {"hidden": (10, 7), "atol": 1e-4, "rtol": 1e-4, **options}
     torch.manual_seed(0)
@@ -91,7 +89,7 @@ def made(
     return flow, x, draw(n, context, seed=2).to(dtype) if context else None
 
 
-def found(flow: flows.Flow, x: Tensor, context: Tensor | None) -> dict[str, Any]:
+def found(flow: Any, x: Tensor, context: Tensor | None) -> dict[str, Any]:
     """All that a user may ask of a flow, and what the meter counts meanwhile."""
     generator = torch.Generator().manual_seed(3)
     results: dict[str, Any] = {}
@@ -175,8 +173,7 @@ def test_weights_that_a_functional_call_swaps_get_their_gradients(
 
     def run() -> dict[str, Any]:
         flow.train()
-        for name in ("fitting_step",):
-            setattr(flow.blocks[0], name, None)
+        flow.blocks[0].fitting_step = None
         given = {name: one.clone().requires_grad_(True) for name, one in weights.items()}
         generator = torch.Generator().manual_seed(0)
         value = functional_call(flow, given, (x,), {"generator": generator}).sum()
@@ -355,7 +352,8 @@ def test_which_problems_are_covered() -> None:
     assert not covered(DenseDynamics(3, (860, 860)))
     assert not covered(DenseDynamics(3, (8,)).to("meta"), z.to("meta"))
     normed = DenseDynamics(3, (8,))
-    nn.utils.parametrizations.weight_norm(normed.stack[0].linear)
+    first: Any = normed.stack[0]
+    nn.utils.parametrizations.weight_norm(first.linear)
     assert not covered(normed)
     with torch.autocast("cpu", torch.bfloat16):
         assert not covered(DenseDynamics(3, (8,)))
@@ -375,7 +373,7 @@ def test_the_variable_turns_them_off_and_must_be_right(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", activations.ACTIVATIONS)
 def test_activations_to_rounding(name: str, dtype: type) -> None:
-    p = np.linspace(-40, 40, 4001).astype(dtype)
+    p: Any = np.linspace(-40, 40, 4001).astype(dtype)
     value, slope, curve = p.copy(), np.empty_like(p), np.empty_like(p)
     kind = activations.ACTIVATIONS.index(name)
     activations.activate(kind, value, slope, curve, len(p), True)
