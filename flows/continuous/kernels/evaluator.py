@@ -220,12 +220,13 @@ class KernelEvaluator(Evaluator):
             q_bar = z.new_zeros(self.integrals, n)
         made = (
             z.new_empty(z.numel()),
-            torch.empty_like(self.context),
+            self.context.new_empty(self.context.numel()),
             weights.new_empty(workers, *weights.shape),
             shifts.new_empty(workers, *shifts.shape),
         )
         batch = self._batch(n, 0.0, 0.0)
-        arrays = _arrays(weights, shifts, z, velocities, z_bar, q_bar, *made)
+        flat = z.reshape(-1), velocities, z_bar.reshape(-1), q_bar
+        arrays = _arrays(weights, shifts, *flat, *made)
 
         def call(worker: int) -> None:
             steps.pull_step(net, room, method, batch, work, worker, dt, *arrays)
@@ -233,7 +234,8 @@ class KernelEvaluator(Evaluator):
         _share_out(workers, call)
         bar, context_bar, *sums = made
         total = [one[0] if workers == 1 else one.sum(0) for one in sums]
-        return bar, [*total, None if self.dense.context is None else context_bar]
+        context = None if self.dense.context is None else context_bar.view(self.context.shape)
+        return bar, [*total, context]
 
     def _made(self, times: Tensor, stages: int) -> tuple[Tensor, Tensor]:
         """Weights and shifts at the times of the last of so many stages."""
