@@ -39,13 +39,21 @@ _TEXT = ("key", "status", "reason", "flow", "flow_name", "dataset", "dataset_nam
 _KINDS = ("toy", "tabular", "image", "family")
 # As records of before the families had a name of their own call them.
 _FORMER_KINDS = {"gaussian": "family"}
-_MACHINE = ("device", "threads", "dtype", "environment.torch", "machine", "environment.gpu")
+_MACHINE = (
+    *("device", "threads", "dtype", "environment.torch", "machine"),
+    *("environment.gpu", "environment.kernels"),
+)
 # A contestant's learning rate, where it ran at several.
 _RATE = "contestant.learning_rate"
 # What a column says where it says nothing that a label should repeat.
 _SILENT = {
     (name, "none")
-    for name in ("environment.gpu", _RATE, *(f"environment.{library}" for library in LIBRARIES))
+    for name in (
+        "environment.gpu",
+        "environment.kernels",
+        _RATE,
+        *(f"environment.{library}" for library in LIBRARIES),
+    )
 } | {("budget.compile", "False")}
 # Part of the setting too: results on data that have drifted are not compared.
 _DATA = "data"

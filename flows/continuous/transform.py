@@ -9,6 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from flows.continuous import kernels
 from flows.continuous.errors import CostWarning
 from flows.continuous.ode import torchdiffeq
 from flows.continuous.ode.autograd import AutogradEvaluator
@@ -143,7 +144,7 @@ class ContinuousTransform(nn.Module):
         start, end = way
         if config.resolved_backend == "torchdiffeq":
             return torchdiffeq.solve(Field(self.dynamics, context, probes), z, start, end, settings)
-        evaluator = evaluator_of(self.dynamics, context, probes, regularizers)
+        evaluator = evaluator_of(self.dynamics, z, context, probes, regularizers)
         remembers = config.remember_step and self.training and remember
         first_step = self.fitting_step if remembers else None
         z, integrals, fitting_step = integrate(evaluator, z, start, end, settings, first_step)
@@ -196,6 +197,7 @@ class ContinuousTransform(nn.Module):
 
 def evaluator_of(
     dynamics: nn.Module,
+    z: Tensor,
     context: Tensor | None,
     probes: Probes | None,
     regularizers: tuple[str, ...],
@@ -204,10 +206,17 @@ def evaluator_of(
 
     Args:
         dynamics: of the block.
+        z: initial state.
         context: shape ``(n, context_features)``, or None.
         probes: the vectors of the trace; None where no trace is asked for.
         regularizers: names whose integrals go along, after the trace.
     """
     if isinstance(dynamics, DenseDynamics) and DenseEvaluator.has(regularizers, probes):
-        return DenseEvaluator(dynamics, context, probes, regularizers)
+        dense = DenseEvaluator(dynamics, context, probes, regularizers)
+        if kernels.in_use() != "none":
+            from flows.continuous.kernels.evaluator import KernelEvaluator, covers
+
+            if covers(dense, z):
+                return KernelEvaluator(dense)
+        return dense
     return AutogradEvaluator(Field(dynamics, context, probes), regularizers)
