@@ -29,12 +29,14 @@ class Part:
     Attributes:
         study: whose it is.
         finding: one sentence that its records say; empty where they do not suffice.
+        usage: lines of Python for whoever goes on from there; empty for none.
         tables: written beside the page, in ``tables/``.
         figures: written beside it, in ``figures/``.
     """
 
     study: Study
     finding: str
+    usage: str
     tables: Sequence[Table]
     figures: Sequence[Drawn]
 
@@ -188,6 +190,7 @@ def write_page(
             {
                 "study": part.study,
                 "finding": part.finding,
+                "usage": part.usage,
                 "tables": [_table(table) for table in part.tables],
                 "figures": [_figure(drawn, out / "figures") for drawn in part.figures],
             }
