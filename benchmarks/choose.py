@@ -300,7 +300,9 @@ def _notes(records: Records, ranked: Sequence[Ranked]) -> list[str]:
         "alone on the machine; the density is the exact one up to 64 columns.",
     ]
     if ok["cost_shared"].any():
-        notes.append(f"{IN_COMPANY}: timed while others used the machine, and so too long.")
+        notes.append(
+            f"{IN_COMPANY}: timed while others used the machine, and so too long; shown here alone."
+        )
     if "data_remarks" in ok:
         notes += [f"The data: {text}." for text in sorted(set(ok["data_remarks"]) - {""})]
     shared = int(ok["training_shared"].sum())
@@ -355,12 +357,13 @@ def usage(records: Records) -> str | None:
         return None
     path = Path(str(records.ok["dataset.path"].iloc[0]))
     return f"""\
-import datasets, flows
+import datasets, flows, torch
 
 flow = flows.load({str(folder / "best.pt")!r})
 table = datasets.Standardisation.load({str(folder / "columns.json")!r})
 x = table.forward({str(path)!r})  # or a DataFrame with the same columns
-log_density = flow.log_prob(x, exact=True) + table.log_abs_det  # nats, in the units of the file
+with torch.no_grad():
+    log_density = flow.log_prob(x, exact=True) + table.log_abs_det  # nats, in the file's units
 rows = table.inverse(flow.sample(1000))  # a DataFrame
 """
 
@@ -390,14 +393,16 @@ def keep_best(records: Records, data: Dataset, store: Store) -> str | None:
     return None
 
 
-def _curves(scene: figures.Scene) -> Iterator[figures.Drawn]:
-    """Validation NLL while training, of the flows among the best."""
+def pictures(scene: figures.Scene) -> Iterator[figures.Drawn]:
+    """Curves of the six best flows, densities in two dimensions, fit against cost."""
     best = [item for item in ranking(scene.records) if len(item.cells)][:6]
     keys = [key for item in best for key in item.cells["key"]]
-    if keys:
-        cells = scene.records.cells
-        records = dataclasses.replace(scene.records, cells=cells[cells["key"].isin(keys)])
-        yield from figures.learning(dataclasses.replace(scene, records=records))
+    cells = scene.records.cells
+    records = dataclasses.replace(scene.records, cells=cells[cells["key"].isin(keys)])
+    few = dataclasses.replace(scene, records=records)
+    yield from figures.learning(few)
+    yield from figures.densities(few)
+    yield from figures.trade_offs(scene)
 
 
 STUDY = Study(
@@ -405,7 +410,7 @@ STUDY = Study(
     title="Which flow fits this table",
     answers="which flow fits the table best after equal time, how sure that is, and what it costs",
     tables=(table,),
-    figures=(_curves, figures.densities, figures.trade_offs),
+    figures=(pictures,),
     finding=finding,
     usage=usage,
 )

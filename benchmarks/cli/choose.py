@@ -82,7 +82,7 @@ def choose(
         data = datasets.load("table", **options)
         check(data, str(path))
     except datasets.DataError as error:
-        raise DataUnavailable(str(error)) from error
+        raise DataUnavailable(_with_flags(str(error))) from error
     jobs = jobs or jobs_for(chosen)
     cells = len(contestants()) * len(seeds)
     # In figures that a person would write, since they stand in the keys.
@@ -100,6 +100,19 @@ def choose(
     code = run_matrix(resolved, resolved.cells, store, jobs=jobs, keep_weights=True)
     _answer(data, store, {cell.key for cell in resolved.cells})
     return code
+
+
+_FLAGS = {
+    "missing = ": "--missing drop",
+    "dequantise = ": "--dequantise",
+    "drop_columns = ": "--drop-column NAME",
+}
+
+
+def _with_flags(message: str) -> str:
+    """What is said of the data set's options, with the flags that stand for them here."""
+    flags = [flag for option, flag in _FLAGS.items() if option in message]
+    return f"{message} (here {', '.join(flags)})" if flags else message
 
 
 def _answer(data: Any, store: Any, keys: set[str]) -> None:

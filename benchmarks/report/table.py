@@ -139,14 +139,17 @@ def number(
 
 
 def as_text(row: Sequence[Entry]) -> list[str]:
-    """A row for a terminal: what each entry says, and its half-width.
+    """A row for a terminal: what each entry says, its half-width and its mark.
 
     Example:
         >>> as_text([Entry("maf"), number(1.5, 0.25, decimals=2)])
         ['maf', '1.50 ± 0.25']
     """
     return [
-        f"{entry.text} ± {entry.plus_minus}" if entry.plus_minus else entry.text for entry in row
+        " ".join(
+            filter(None, (entry.text, entry.plus_minus and f"± {entry.plus_minus}", entry.mark))
+        )
+        for entry in row
     ]
 
 
