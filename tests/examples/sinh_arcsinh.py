@@ -1,6 +1,7 @@
 """A flow of one's own: a linear map, then a curve of learned skewness and tail for each feature."""
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -16,7 +17,7 @@ EXACT = Traits(density="exact", density_passes="1", sample_passes="1", jacobian=
 class SinhArcsinh(flows.VectorFlow):
     """``z = sinh(tail arcsinh(scale L x + shift) - skew)`` (Jones and Pewsey 2009, equation 1)."""
 
-    def __init__(self, event_shape: tuple[int, ...]) -> None:
+    def __init__(self, event_shape: Sequence[int]) -> None:
         super().__init__(event_shape)
         self.traits = EXACT
         self.parts = torch.nn.Parameter(0.1 * torch.randn(4, self.dimension))
@@ -50,7 +51,7 @@ class SinhArcsinhConfig(FlowConfig):
 
     traits: ClassVar[Traits] = EXACT
 
-    def build(self, event_shape: tuple[int, ...], context_features: int = 0) -> flows.Flow:  # type: ignore[override]
+    def build(self, event_shape: Sequence[int], context_features: int = 0) -> flows.Flow:
         if context_features:
             raise flows.InputError("sinh-arcsinh takes no context")
         return SinhArcsinh(event_shape)
