@@ -182,10 +182,11 @@ def ranking(records: Records) -> list[Ranked]:
             continue
         kept = [records.store_of[key].arrays(key) for key in group["key"]]
         if all("test_log_prob" in arrays for arrays in kept):
-            rows[name] = np.mean([arrays["test_log_prob"] for arrays in kept], 0, np.float64)
+            found = np.stack([arrays["test_log_prob"] for arrays in kept])
+            rows[name] = found.mean(0, dtype=np.float64)
             rows[GAUSSIAN] = kept[0]["gaussian_log_prob"].astype(np.float64)
     # Records of another table, or of other test rows, that were put into the folder.
-    if not rows or len({len(found) for found in rows.values()}) > 1:
+    if not rows or len({len(values) for values in rows.values()}) > 1:
         return []
     order = sorted(rows, key=lambda name: -float(rows[name].mean()))
     best = order[0]

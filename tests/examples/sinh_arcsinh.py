@@ -6,7 +6,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
 import flows
 from flows import Entry, FlowConfig, Traits
@@ -31,8 +30,8 @@ class SinhArcsinh(flows.VectorFlow):
         shift, log_scale, log_tail, skew = self.parts
         linear = (x @ self._triangle().T) * log_scale.exp() + shift
         bent = log_tail.exp() * linear.arcsinh() - skew
-        # log cosh, which overflows nowhere.
-        slope = bent.abs() + softplus(-2 * bent.abs()) - math.log(2) - linear.square().log1p() / 2
+        log_cosh = torch.logaddexp(bent, -bent) - math.log(2)
+        slope = log_cosh - linear.square().log1p() / 2
         return bent.sinh(), (slope + log_tail + log_scale).sum(1)
 
     def _decode_vector(self, z: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
