@@ -172,8 +172,11 @@ GAUSSIAN = "full-covariance Gaussian"
 def ranking(records: Records) -> list[Ranked]:
     """The contestants that lost no seed, and a Gaussian, the best first; empty without records.
 
-    The densities of a row are averaged over the seeds before rows are compared.
+    The densities of a row are averaged over the seeds before rows are compared. Rows of several
+    tables, whose folders are reported together, are not comparable: then it is empty too.
     """
+    if _tables(records) > 1:
+        return []
     cells = records.cells.assign(contestant=records.names(records.cells))
     rows: dict[str, np.ndarray[Any, Any]] = {}
     groups = {str(name): group for (name,), group in grouped(cells, ["contestant"])}
@@ -185,8 +188,7 @@ def ranking(records: Records) -> list[Ranked]:
             found = np.stack([arrays["test_log_prob"] for arrays in kept])
             rows[name] = found.mean(0, dtype=np.float64)
             rows[GAUSSIAN] = kept[0]["gaussian_log_prob"].astype(np.float64)
-    # Records of another table, or of other test rows, that were put into the folder.
-    if not rows or len({len(values) for values in rows.values()}) > 1:
+    if not rows:
         return []
     order = sorted(rows, key=lambda name: -float(rows[name].mean()))
     best = order[0]
@@ -202,6 +204,12 @@ def ranking(records: Records) -> list[Ranked]:
         )
         for name in order
     ]
+
+
+def _tables(records: Records) -> int:
+    """How many tables the cells are of, by what their test rows hold."""
+    known = [name for name in ("dataset", "data_hash.test") if name in records.raw]
+    return len(records.raw[records.raw["status"] == "ok"][known].drop_duplicates())
 
 
 def _over_rows(values: np.ndarray[Any, Any]) -> Interval:
@@ -325,6 +333,8 @@ def _only(values: pd.Series[Any]) -> str:
 
 def finding(records: Records) -> str | None:
     """Which flow fits best, how sure that is, and whether a Gaussian would do."""
+    if _tables(records) > 1:
+        return "These folders hold choices for several tables: report on each by itself."
     ranked = ranking(records)
     flows_ = [item for item in ranked if item.name != GAUSSIAN]
     if len(flows_) < 2:

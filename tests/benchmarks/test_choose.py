@@ -16,6 +16,7 @@ import flows
 from benchmarks import choose, cli
 from benchmarks.cell import Cell
 from benchmarks.matrix import matrix_of
+from benchmarks.report import write_report
 from benchmarks.report.records import gather
 from benchmarks.store import Record, Store
 
@@ -111,6 +112,7 @@ def _record(cell: Cell, status: Any, measures: dict[str, Any]) -> Record:
     )
 
 
+NORMAL = np.random.default_rng(1).normal(size=(200, 2))
 N = 100
 BASE = -np.linspace(0, 50, N)
 """Rows differ by far more than flows do."""
@@ -186,10 +188,18 @@ def test_a_gaussian_may_be_best(tmp_path: Path, csv: Path) -> None:
     assert "below a Gaussian's" not in str(finding)
 
 
+@pytest.mark.usefixtures("tiny")
+def test_choices_for_several_tables_are_not_mixed(tmp_path: Path, csv: Path) -> None:
+    rows = {("maf", 0): BASE, ("ffjord", 0): BASE - GAP}
+    other = write(tmp_path / "other.csv", dict(zip("ab", NORMAL.T, strict=True)))
+    stores = [folder(tmp_path / path.stem, path, rows) for path in (csv, other)]
+    records = gather(stores)
+    assert choose.ranking(records) == []
+    assert "choices for several tables" in str(choose.finding(records))
+    write_report(stores, tmp_path / "report")
+
+
 # -- at the command line ------------------------------------------------------------------------
-
-
-NORMAL = np.random.default_rng(1).normal(size=(200, 2))
 
 
 @pytest.mark.parametrize(
