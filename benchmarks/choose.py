@@ -370,7 +370,7 @@ def usage(records: Records) -> str | None:
     return f"""\
 import datasets, flows, torch
 
-flow = flows.load({str(folder / "best.pt")!r})
+flow = flows.load({str(folder / "best.pt")!r}, "cpu")
 table = datasets.Standardisation.load({str(folder / "columns.json")!r})
 x = table.forward({str(path)!r})  # or a DataFrame with the same columns
 with torch.no_grad():
