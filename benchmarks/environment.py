@@ -221,7 +221,9 @@ class OthersWork:
         # below a few of them.
         self.shared = others > self.LEAST_SHARE * wall * self.threads + 0.05
         if self.device.type == "cuda":
-            self.shared |= gpu_processes() > 1
+            # Another job on another GPU is none of this one's.
+            uuid = str(torch.cuda.get_device_properties(self.device).uuid)
+            self.shared |= gpu_processes(uuid) > 1
 
 
 def _own_seconds() -> float:

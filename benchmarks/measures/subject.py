@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,12 +16,15 @@ from datasets import Dataset
 from datasets.base import named_seed
 from flows import Flow
 
-__all__ = ["EXACT_UP_TO_DIMENSION", "Subject"]
+__all__ = ["EXACT_UP_TO_DIMENSION", "Form", "Subject"]
 
 # An exact trace costs D products with the Jacobian. Up to here the test density is exact, as in
 # the official evaluation of tabular sets (up to D = 63); beyond it one unbiased draw is used, as
 # there for images.
 EXACT_UP_TO_DIMENSION = 64
+
+Form = Literal["eager", "compiled", "JAX"]
+"""What computes a flow's training step: PyTorch call by call, torch.compile, or JAX."""
 
 
 @dataclass
@@ -44,6 +47,13 @@ class Subject:
     def device(self) -> torch.device:
         """Where the flow lives."""
         return self.flow.device
+
+    @property
+    def form(self) -> Form:
+        """What computes a training step."""
+        if not self.flow.in_torch:
+            return "JAX"
+        return "compiled" if self.cell.budget.compile else "eager"
 
     @cached_property
     def test_log_prob(self) -> tuple[Tensor, Tensor]:

@@ -29,16 +29,16 @@ class Part:
     Attributes:
         study: whose it is.
         finding: one sentence that its records say; empty where they do not suffice.
-        usage: lines of Python for whoever goes on from there; empty for none.
         tables: written beside the page, in ``tables/``.
         figures: written beside it, in ``figures/``.
+        usage: lines of Python for whoever goes on from there; empty for none.
     """
 
     study: Study
     finding: str
-    usage: str
     tables: Sequence[Table]
     figures: Sequence[Drawn]
+    usage: str = ""
 
 
 _RULES = (

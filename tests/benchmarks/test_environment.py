@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -164,3 +164,18 @@ def test_the_choice_is_not_made_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(environment, "chosen_products", refuse)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "matrix_products" not in describe_environment(torch.device("cuda"))
+
+
+@pytest.mark.parametrize(("where", "shared"), [("GPU-one", True), ("GPU-two", False)])
+def test_a_job_on_another_gpu_is_none_of_this_ones(
+    monkeypatch: pytest.MonkeyPatch, where: str, shared: bool
+) -> None:
+    """Of two processes one is this one, on GPU one; the other is on the GPU of the parameter."""
+    monkeypatch.setattr(environment, "_nvidia_smi", lambda query: ["GPU-one, 1", f"{where}, 2"])
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="one")
+    )
+    monkeypatch.setattr(environment, "_busy_seconds", lambda: 0.0)
+    with OthersWork(torch.device("cuda"), 1) as work:
+        pass
+    assert work.shared is shared
