@@ -31,7 +31,7 @@ import itertools
 import math
 import tomllib
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_origin
 
@@ -49,7 +49,7 @@ from benchmarks import measures, plugins
 from benchmarks.cell import Budget, Cell, Contestant, DType, Strict, Threads
 from benchmarks.errors import MatrixError, PluginError, brief, hint
 
-__all__ = ["Matrix", "load_matrix"]
+__all__ = ["Matrix", "load_matrix", "matrix_of"]
 
 
 class Study(Strict):
@@ -141,12 +141,36 @@ def load_matrix(
             ]
             return _union(study.name, study.title, parts)
         document, shown = study.matrix(profile), f"study {study.name}, {profile}"
+    folder = Path(name_or_path).parent
+    return matrix_of(document, shown, device=device, seeds=seeds, folder=folder)
+
+
+def matrix_of(
+    document: Mapping[str, Any],
+    shown: str,
+    *,
+    device: Literal["cpu", "cuda"] = "cpu",
+    seeds: Sequence[int] | None = None,
+    folder: Path = Path(),
+) -> Matrix:
+    """The cells of what a matrix file holds.
+
+    Args:
+        document: as :class:`MatrixFile` takes it.
+        shown: how it is called in messages.
+        device: where the cells are to run.
+        seeds: instead of the document's.
+        folder: to which the paths of plugins are relative.
+
+    Raises:
+        MatrixError: if anything in it is wrong.
+    """
     _refuse_extremes(document, shown)
     try:
         file = MatrixFile.model_validate(document)
     except ValidationError as error:
         raise MatrixError(_explain(shown, (), error)) from error
-    _load_plugins(file.plugins, Path(name_or_path).parent, shown)
+    _load_plugins(file.plugins, folder, shown)
     return _resolve(file, shown, device, seeds)
 
 

@@ -13,6 +13,7 @@ from datasets.base import (
 )
 from datasets.registry import ENTRIES, BadEntry, UnknownDataset, configure, entry, load
 from datasets.sampling import SampledConfig
+from datasets.standardisation import Standardisation
 from datasets.stored import ImageConfig, StoredConfig
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Preprocessing",
     "SampledConfig",
     "Split",
+    "Standardisation",
     "StoredConfig",
     "Truth",
     "UnknownDataset",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from datasets.base import DataError, Dataset, Split, named_seed
 
-__all__ = ["gaussian_baseline"]
+__all__ = ["gaussian_baseline", "gaussian_log_prob"]
 
 
 # Rows handled at a time: bounds the memory of the largest sets.
@@ -54,6 +54,19 @@ def gaussian_baseline(dataset: Dataset) -> tuple[float, float]:
         >>> abs(nll_nats - data.truth.entropy_nats) < 5 * nll_nats_stderr
         True
     """
+    nll = -gaussian_log_prob(dataset)
+    return float(nll.mean()), float(nll.std() / math.sqrt(len(nll)))
+
+
+def gaussian_log_prob(dataset: Dataset) -> Tensor:
+    """The log-density of each test row under the Gaussian of :func:`gaussian_baseline`.
+
+    Returns:
+        Nats, shape ``(n,)``, float64.
+
+    Raises:
+        DataError: as there.
+    """
     count = 0
     total = torch.zeros(dataset.dimension, dtype=torch.float64)
     moment = torch.zeros(dataset.dimension, dataset.dimension, dtype=torch.float64)
@@ -75,7 +88,7 @@ def gaussian_baseline(dataset: Dataset) -> tuple[float, float]:
             "so a Gaussian has no density there"
         )
     normaliser = 0.5 * dataset.dimension * math.log(2 * math.pi) + factor.diagonal().log().sum()
-    nll = torch.cat(
+    return -torch.cat(
         [
             torch.linalg.solve_triangular(factor, (x - shift - offset).T, upper=False)
             .square()
@@ -86,4 +99,3 @@ def gaussian_baseline(dataset: Dataset) -> tuple[float, float]:
             for x, log_abs_det in _batches(dataset, "test")
         ]
     )
-    return float(nll.mean()), float(nll.std() / math.sqrt(len(nll)))

@@ -19,6 +19,7 @@ from typing import NoReturn
 import click
 
 from benchmarks.cli.check import check
+from benchmarks.cli.choose import choose
 from benchmarks.cli.data import data
 from benchmarks.cli.records import collect, compare, report, status
 from benchmarks.cli.run import run
@@ -85,6 +86,19 @@ def cli() -> None:
     """FFJORD against discrete normalizing flows: which one, at what cost."""
 
 
-for command in (run, status, collect, report, compare, data, list_, describe, check, doctor, perf):
+for command in (
+    run,
+    choose,
+    status,
+    collect,
+    report,
+    compare,
+    data,
+    list_,
+    describe,
+    check,
+    doctor,
+    perf,
+):
     cli.add_command(command)
 take_plugins(cli)

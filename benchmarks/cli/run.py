@@ -17,10 +17,11 @@ from benchmarks.text import printable
 
 if TYPE_CHECKING:
     from benchmarks.cell import Cell
+    from benchmarks.matrix import Matrix
     from benchmarks.run.local import Outcome, Running
     from benchmarks.store import LeftOut, Record, Stale, Store
 
-__all__ = ["run"]
+__all__ = ["device_named", "jobs_for", "run", "run_matrix"]
 
 LINE_SECONDS = 60.0
 """Between two lines that say how far a run is, where there is no terminal."""
@@ -77,13 +78,46 @@ def run(
     """
     from benchmarks.matrix import load_matrix
     from benchmarks.select import filter_cells, parse_seeds
-    from benchmarks.store import LeftOut, Store
+    from benchmarks.store import Store
 
-    chosen = _device(device)
+    chosen = device_named(device)
     seeds = parse_seeds(seeds_text) if seeds_text else None
     resolved = load_matrix(matrix, device=chosen, seeds=seeds, profile=profile)
-    cells = filter_cells(resolved, filter_text)
-    store = Store(out or Path("results/runs") / resolved.name)
+    return run_matrix(
+        resolved,
+        filter_cells(resolved, filter_text),
+        Store(out or Path("results/runs") / resolved.name),
+        jobs=jobs,
+        timeout=timeout,
+        limit=limit,
+        retry_failed=retry_failed,
+        force=force,
+        skip_missing=skip_missing,
+        keep_weights=keep_weights,
+        dry_run=dry_run,
+    )
+
+
+def run_matrix(
+    resolved: Matrix,
+    cells: Sequence[Cell],
+    store: Store,
+    *,
+    jobs: int | None = None,
+    timeout: float | None = None,
+    limit: int | None = None,
+    retry_failed: bool = False,
+    force: bool = False,
+    skip_missing: bool = False,
+    keep_weights: bool = False,
+    dry_run: bool = False,
+) -> int:
+    """Run those of a matrix's cells that have no record, as the options of :func:`run` say.
+
+    Returns:
+        The exit code.
+    """
+    from benchmarks.store import LeftOut
 
     records: dict[str, Record] = {}
     left_out: list[LeftOut] = []
@@ -100,8 +134,9 @@ def run(
     stale = _stale(store)
     print_stale([item for cell in to_run for item in stale.get(cell.identity, ())])
     missing = _missing_data(to_run)
-    gpus = _gpus(chosen)
-    jobs = jobs or _jobs(gpus, cells)
+    device, threads = (cells[0].device, cells[0].threads) if cells else ("cpu", 1)
+    gpus = _gpus(device)
+    jobs = jobs or jobs_for(device, threads)
     if dry_run:
         for cell in to_run:
             click.echo(f"{cell.key}  {printable(str(cell))}")
@@ -145,7 +180,12 @@ def _stale(store: Store) -> dict[str, list[Stale]]:
     return found
 
 
-def _device(name: str) -> Any:
+def device_named(name: str) -> Any:
+    """``cpu`` or ``cuda``, as ``--device`` says.
+
+    Raises:
+        MatrixError: if there is no CUDA device.
+    """
     import torch
 
     if name == "auto":
@@ -163,12 +203,11 @@ def _gpus(device: str) -> list[str]:
     return visible_gpus() if device == "cuda" else []
 
 
-def _jobs(gpus: Sequence[str], cells: Sequence[Cell]) -> int:
+def jobs_for(device: str, threads: int = 1) -> int:
+    """How many cells train at once unless somebody says otherwise: cores / threads; 1 a GPU."""
     import os
 
-    if gpus or not cells:
-        return max(1, len(gpus))
-    return max(1, (os.cpu_count() or 1) // cells[0].threads)
+    return len(_gpus(device)) or max(1, (os.cpu_count() or 1) // threads)
 
 
 def _missing_data(cells: Sequence[Cell]) -> dict[str, str]:

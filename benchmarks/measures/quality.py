@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.measures.base import Column, Family
-from benchmarks.measures.subject import Subject
+from benchmarks.measures.subject import EXACT_UP_TO_DIMENSION, Subject
 from benchmarks.quadrature import RARE, Divergence, kullback_leibler
-from benchmarks.train import EVALUATION_SCALARS, evaluate, evaluation_mode
+from benchmarks.train import EVALUATION_SCALARS, evaluation_mode
 from datasets.gaussian_baseline import gaussian_baseline
 from datasets.preprocessing import bits_per_dim
 from flows import FlowError
@@ -127,11 +127,6 @@ COLUMNS = (
     ),
 )
 
-# An exact trace costs D products with the Jacobian. Up to here the test density is exact, as in
-# the official evaluation of tabular sets (up to D = 63); beyond it one unbiased draw is used, as
-# there for images.
-EXACT_UP_TO_DIMENSION = 64
-
 LARGEST_SHARE = 1000
 OUTSIDE_ROWS = 10_000
 
@@ -140,7 +135,7 @@ def measure(subject: Subject) -> dict[str, float | bool]:
     """Log-likelihood of the test split, in every unit that applies."""
     dataset, flow = subject.dataset, subject.flow
     exact = dataset.dimension <= EXACT_UP_TO_DIMENSION
-    x, log_prob = evaluate(flow, dataset, "test", exact=exact)
+    x, log_prob = subject.test_log_prob
     n = len(log_prob)
     nll, stderr = -float(log_prob.mean()), float(log_prob.std()) / math.sqrt(n)
     gaussian_nll, _ = gaussian_baseline(dataset)

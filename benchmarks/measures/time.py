@@ -13,8 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from benchmarks.measures.base import Column, Family, with_quartile_columns
-from benchmarks.measures.quality import EXACT_UP_TO_DIMENSION
-from benchmarks.measures.subject import Subject
+from benchmarks.measures.subject import EXACT_UP_TO_DIMENSION, Subject
 from benchmarks.train import Trainer
 
 

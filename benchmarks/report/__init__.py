@@ -113,6 +113,7 @@ def _part(study: Study, records: Records, prefix: str) -> tuple[Part, list[str]]
         Part(
             study=study,
             finding=(study.finding and study.finding(records)) or "",
+            usage=(study.usage and study.usage(records)) or "",
             tables=[replace(table, name=prefix + table.name) for table in tables],
             figures=[replace(drawn, name=prefix + drawn.name) for drawn in figures],
         ),

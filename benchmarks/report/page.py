@@ -31,12 +31,14 @@ class Part:
         finding: one sentence that its records say; empty where they do not suffice.
         tables: written beside the page, in ``tables/``.
         figures: written beside it, in ``figures/``.
+        usage: lines of Python for whoever goes on from there; empty for none.
     """
 
     study: Study
     finding: str
     tables: Sequence[Table]
     figures: Sequence[Drawn]
+    usage: str = ""
 
 
 _RULES = (
@@ -188,6 +190,7 @@ def write_page(
             {
                 "study": part.study,
                 "finding": part.finding,
+                "usage": part.usage,
                 "tables": [_table(table) for table in part.tables],
                 "figures": [_figure(drawn, out / "figures") for drawn in part.figures],
             }

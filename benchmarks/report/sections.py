@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from benchmarks import studies
+from benchmarks import choose, studies
 from benchmarks.errors import StoreError
 from benchmarks.report import figures, tables
 from benchmarks.report.records import Records
@@ -40,6 +40,8 @@ ANYTHING = Study(
 
 def sections_of(records: Records) -> list[tuple[Study, Records]]:
     """Studies with their records, in the order of the studies; then what is of none."""
+    # Not among the studies: its cells are made for a table of the user's.
+    catalog = {**studies.STUDIES, choose.STUDY.name: choose.STUDY}
     keys: dict[str, set[str]] = {}
     own: dict[str, Study] = {}
     for store in dict.fromkeys(records.store_of.values()):
@@ -52,10 +54,10 @@ def sections_of(records: Records) -> list[tuple[Study, Records]]:
             continue
         for name, mine in studies.keys_by_study(plan).items():
             keys.setdefault(name, set()).update(mine)
-            if name not in studies.STUDIES:
+            if name not in catalog:
                 title = f"{name}: {plan.description}" if plan.description else name
                 own[name] = dataclasses.replace(ANYTHING, name=name, title=title)
-    known = [studies.STUDIES[name] for name in studies.STUDIES if name in keys]
+    known = [study for name, study in catalog.items() if name in keys]
     found = [(study, keys[study.name]) for study in (*known, *own.values())]
     rest = {_key(key) for key in records.cells["key"]} - set().union(*keys.values())
     return [

@@ -16,7 +16,17 @@ from pathlib import Path
 
 import pandas as pd
 
-__all__ = ["Entry", "Section", "Table", "as_html", "as_latex", "as_markdown", "number", "write"]
+__all__ = [
+    "Entry",
+    "Section",
+    "Table",
+    "as_html",
+    "as_latex",
+    "as_markdown",
+    "as_text",
+    "number",
+    "write",
+]
 
 DASH = "\u2013"
 """Stands where there is no number."""
@@ -126,6 +136,21 @@ def number(
         # Rounded away, but there: one digit of it.
         plus_minus = f"{half_width:.1g}"
     return Entry(text, plus_minus, numeric=True)
+
+
+def as_text(row: Sequence[Entry]) -> list[str]:
+    """A row for a terminal: what each entry says, its half-width and its mark.
+
+    Example:
+        >>> as_text([Entry("maf"), number(1.5, 0.25, decimals=2)])
+        ['maf', '1.50 ± 0.25']
+    """
+    return [
+        " ".join(
+            filter(None, (entry.text, entry.plus_minus and f"± {entry.plus_minus}", entry.mark))
+        )
+        for entry in row
+    ]
 
 
 def _titles(table: Table) -> bool:

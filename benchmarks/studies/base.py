@@ -35,6 +35,7 @@ class Study:
         figures: each draws figures likewise.
         finding: one sentence computed from the records, with its uncertainty; None where they do
             not suffice.
+        usage: lines of Python by which a reader goes on with what the finding says, if any.
         includes: of a study that is the union of others, their names; it has nothing of its own.
         place: studies stand in this order, in lists and reports.
         origin: where a study from outside the project comes from, with its version or the hash of
@@ -49,6 +50,7 @@ class Study:
     tables: tuple[Callable[[Records], Iterable[Table]], ...] = ()
     figures: tuple[Callable[[Scene], Iterable[Drawn]], ...] = ()
     finding: Callable[[Records], str | None] | None = None
+    usage: Callable[[Records], str | None] | None = None
     includes: tuple[str, ...] = ()
     place: int = 50
     origin: str = ""

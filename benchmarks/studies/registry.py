@@ -91,8 +91,10 @@ def _check(found: object, where: str) -> None:
         for made in getattr(found, attribute):
             if not callable(made):
                 raise refuse(attribute, f"{made!r} is no function")
-    if found.finding is not None and not callable(found.finding):
-        raise refuse("finding", f"{found.finding!r} is no function")
+    for attribute in ("finding", "usage"):
+        made = getattr(found, attribute)
+        if made is not None and not callable(made):
+            raise refuse(attribute, f"{made!r} is no function")
     if bool(found.small) == bool(found.includes):
         raise refuse("small", "a study has cells of its own, or includes others: one of the two")
 

@@ -18,7 +18,7 @@ from datasets.files.recognise import DAMAGE, open_plain
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["module", "read_array", "read_frame"]
+__all__ = ["module", "numbers", "read_array", "read_frame", "without"]
 
 _TEXT = {".csv": ",", ".tsv": "\t"}
 _ARRAYS = (".npy", ".npz", ".h5", ".hdf5")
@@ -176,3 +176,30 @@ def without(frame: pd.DataFrame, columns: list[str], path: Path) -> pd.DataFrame
             hint = f"; did you mean {near[0]!r}?" if near else f": {', '.join(frame.columns)}"
             raise DataError(f"{path} has no column {column!r}{hint}")
     return frame.drop(columns=columns)
+
+
+def numbers(column: pd.Series[float], path: Path) -> Array:
+    """A column as float64, NaN where a value is missing.
+
+    Raises:
+        DataError: if it holds text; the row is named.
+    """
+    import pandas as pd
+
+    types = pd.api.types
+    if types.is_complex_dtype(column) or not (
+        types.is_numeric_dtype(column)
+        or types.is_object_dtype(column)
+        or types.is_string_dtype(column)
+    ):
+        found = pd.Series(np.nan, index=column.index)
+    else:
+        found = pd.to_numeric(column, errors="coerce")
+    text = (found.isna() & column.notna()).to_numpy()
+    if text.any():
+        row = int(np.flatnonzero(text)[0])
+        raise DataError(
+            f"{path}, row {row + 1}, column {column.name!r}: {column.iloc[row]!r} is no number; "
+            f"drop_columns = [{column.name!r}] leaves the column out"
+        )
+    return found.to_numpy(dtype=np.float64, na_value=np.nan)

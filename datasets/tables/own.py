@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from datasets.base import SPLITS, Array, Column, DataError, Dataset, Entry, Split, make_dataset
-from datasets.files.arrays import read_frame, without
+from datasets.files.arrays import numbers, read_frame, without
 from datasets.own import OwnConfig
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class OwnTableConfig(OwnConfig):
         if frame.shape[1] == 0:
             raise DataError(f"{path} has no column left")
         for name in frame.columns:
-            frame[name] = _numbers(frame[name], path)
+            frame[name] = numbers(frame[name], path)
         return frame
 
     def whole(self, name: str) -> Dataset:
@@ -219,29 +219,6 @@ def _moments(name: str, seen: Array, spacing: float | None, path: str) -> Column
             f"standardised; rescale it, or leave it out with drop_columns = [{name!r}]"
         )
     return Column(name, mean, deviation, spacing)
-
-
-def _numbers(column: pd.Series[float], path: Path) -> Array:
-    """A column as float64, NaN where a value is missing; text is refused."""
-    import pandas as pd
-
-    types = pd.api.types
-    if types.is_complex_dtype(column) or not (
-        types.is_numeric_dtype(column)
-        or types.is_object_dtype(column)
-        or types.is_string_dtype(column)
-    ):
-        numbers = pd.Series(np.nan, index=column.index)
-    else:
-        numbers = pd.to_numeric(column, errors="coerce")
-    text = (numbers.isna() & column.notna()).to_numpy()
-    if text.any():
-        row = int(np.flatnonzero(text)[0])
-        raise DataError(
-            f"{path}, row {row + 1}, column {column.name!r}: {column.iloc[row]!r} is no number; "
-            f"drop_columns = [{column.name!r}] leaves the column out"
-        )
-    return numbers.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
 def _described(column: str, found: Discreteness) -> str:

@@ -397,7 +397,8 @@ def test_rows_of_ones_own_are_trained_on() -> None:
         train(flow, torch.zeros(50, 2))
 
 
-def test_the_examples_of_the_readme_run() -> None:
+def test_the_examples_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     text = (Path(__file__).parents[2] / "README.md").read_text()
     section = text.split("### From Python")[1].split("\n## ")[0]
     code = "\n".join(block.split("```")[0] for block in section.split("```python")[1:])
@@ -407,3 +408,4 @@ def test_the_examples_of_the_readme_run() -> None:
     exec(code.replace('"results/', f'"{Path(__file__).parents[2]}/results/'), names)
     assert len(names["frame"]) > 10
     assert not names["flow"].training
+    assert (tmp_path / "mine.pt").exists()

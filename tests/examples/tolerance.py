@@ -11,10 +11,10 @@ from benchmarks.studies import Study
 SMALL = """
 seeds = [0, 1, 2]
 measures = ["quality", "work"]
-budget = { steps = 200, learning_rate = 1e-2 }
+budget = { steps = 100, learning_rate = 1e-2, validation_rows = 500 }
 [[study]]
-flows = [{ name = "ffjord", atol = 1e-5, rtol = [1e-2, 1e-3, 1e-4] }]
-datasets = ["8gaussians"]
+flows = [{ name = "ffjord", hidden = [32], atol = 1e-5, rtol = [1e-2, 1e-3, 1e-4] }]
+datasets = [{ name = "student-t", dimension = 4, test_rows = 500 }]
 """
 WANTED = ("nfe_train_forward", "nll_nats")
 
