@@ -40,6 +40,8 @@ class Diverged(Exception):
 class CurveRow:
     """One row of a training curve: means since the row before, validation at this step.
 
+    ``train_nll_nats`` is NaN where the loss is another (:attr:`flows.Flow.loss_is_nll`).
+
     Seconds are those of the training so far: steps and what batch norm's statistics took,
     validation apart.
     """
@@ -149,7 +151,7 @@ class Trainer:
             x: model values, shape ``(n, *event_shape)``.
 
         Returns:
-            The loss before the step, detached, in nats; a scalar on the device.
+            The loss before the step, detached; a scalar on the device.
         """
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.loss(x, generator=self.generator)
@@ -320,7 +322,7 @@ def train(
         row = CurveRow(
             step=step,
             seconds=seconds,
-            train_nll_nats=float(losses) / good,
+            train_nll_nats=float(losses) / good if flow.loss_is_nll else math.nan,
             validation_nll_nats=validation,
             nfe_forward=meter.forward / steps if counted else math.nan,
             nfe_backward=meter.backward / steps if counted else math.nan,
