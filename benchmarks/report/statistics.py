@@ -19,8 +19,10 @@ from scipy import stats
 __all__ = [
     "CONFIDENCE",
     "Interval",
+    "Line",
     "best_of",
     "difference",
+    "line_through",
     "paired_difference",
     "t_interval",
     "welch_difference",
@@ -134,6 +136,70 @@ def difference(first: pd.Series[float], second: pd.Series[float]) -> Interval:
     if set(first.index) == set(second.index):
         return paired_difference(first, second)
     return welch_difference(first.to_list(), second.to_list())
+
+
+@dataclass(frozen=True)
+class Line:
+    """``y = intercept + slope x``, fitted with errors in proportion to ``y``.
+
+    Attributes:
+        intercept: at ``x = 0``.
+        slope: of the line.
+        covariance: of the two.
+        spread: standard deviation of the residuals over ``y``.
+        freedom: how many points there are beyond two.
+    """
+
+    intercept: float
+    slope: float
+    covariance: tuple[tuple[float, float], tuple[float, float]]
+    spread: float
+    freedom: int
+
+    @property
+    def slope_interval(self) -> Interval:
+        """The slope with its 95 % interval; no half-width for two points."""
+        half_width = self._quantile * math.sqrt(self.covariance[1][1])
+        return Interval(self.slope, half_width, self.freedom + 2)
+
+    @property
+    def _quantile(self) -> float:
+        if self.freedom < 1:
+            return math.nan
+        return float(stats.t.ppf((1 + CONFIDENCE) / 2, self.freedom))
+
+    def where(self, y: float) -> Interval:
+        """The ``x`` at which a new observation would be ``y``, by the delta method."""
+        x = (y - self.intercept) / self.slope
+        (aa, ab), (_, bb) = self.covariance
+        variance = (self.spread * y) ** 2 + aa + 2 * x * ab + x * x * bb
+        half_width = self._quantile * math.sqrt(max(0.0, variance)) / abs(self.slope)
+        return Interval(x, half_width, self.freedom + 2)
+
+
+def line_through(x: Sequence[float], y: Sequence[float]) -> Line | None:
+    """The line of least squares of ``residual / y``.
+
+    Args:
+        x: with two different values or more; else there is no line.
+        y: above 0.
+
+    Example:
+        >>> line = line_through([1, 2, 4], [5.0, 7.0, 11.0])
+        >>> round(line.intercept, 9), round(line.slope, 9), round(line.where(9.0).mean, 9)
+        (3.0, 2.0, 3.0)
+    """
+    points = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if len(np.unique(points[0])) < 2:
+        return None
+    design = np.stack([np.ones_like(points[0]), points[0]], axis=1) / points[1][:, None]
+    (intercept, slope), *_ = np.linalg.lstsq(design, np.ones_like(points[1]), rcond=None)
+    freedom = len(points[0]) - 2
+    residual = 1 - design @ np.array([intercept, slope])
+    variance = float(residual @ residual) / freedom if freedom else math.nan
+    (aa, ab), (_, bb) = variance * np.linalg.inv(design.T @ design)
+    covariance = ((float(aa), float(ab)), (float(ab), float(bb)))
+    return Line(float(intercept), float(slope), covariance, math.sqrt(variance), freedom)
 
 
 def best_of(
