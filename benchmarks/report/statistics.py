@@ -1,14 +1,15 @@
 """What the report does with several seeds: t intervals, paired differences, the choice of the best.
 
 A percentile bootstrap of three seeds covers 74 % where it says 95 %, a t interval 94 %, so means
-over seeds carry a t interval and nothing else. Errors over test points describe another thing, the
-size of the test set, and never enter here.
+over seeds carry a t interval. Only scores that several data sets are pooled in have a bootstrap,
+which is nearer to what it says: 89 % at three seeds. Errors over test points describe another
+thing, the size of the test set, and never enter here.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +23,15 @@ __all__ = [
     "Line",
     "best_of",
     "difference",
+    "interquartile_mean",
     "line_through",
     "paired_difference",
+    "stratified_bootstrap",
     "t_interval",
     "welch_difference",
 ]
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 CONFIDENCE = 0.95
 """Nominal coverage of every interval of the report."""
@@ -136,6 +141,51 @@ def difference(first: pd.Series[float], second: pd.Series[float]) -> Interval:
     if set(first.index) == set(second.index):
         return paired_difference(first, second)
     return welch_difference(first.to_list(), second.to_list())
+
+
+def interquartile_mean(scores: Floats) -> Floats:
+    """The mean of the middle half of the values on the last two axes together.
+
+    That of Agarwal et al. 2021 (arXiv:2108.13264, section 4.3), over seeds and data sets.
+
+    Example:
+        >>> float(interquartile_mean(np.array([[0.0, 1.0], [2.0, 90.0]])))
+        1.5
+    """
+    flat = scores.reshape(*scores.shape[:-2], -1)
+    return np.asarray(stats.trim_mean(flat, 0.25, axis=-1))
+
+
+def stratified_bootstrap(
+    scores: Floats, statistic: Callable[[Floats], Floats], draws: int = 2000
+) -> tuple[Floats, Floats]:
+    """Percentile intervals of pooled scores, the seeds of each data set drawn anew by themselves.
+
+    That of rliable (Agarwal et al. 2021, arXiv:2108.13264, section 4.2), but with the same seeds
+    for all contestants, so that what a seed does to all of them is no difference between them.
+    Resamples of n seeds vary by sqrt(1 - 1/n) of what new seeds would: the intervals are a fifth
+    too narrow at three, a tenth at five.
+
+    Args:
+        scores: shape ``(contestants, seeds, data sets)``.
+        statistic: from that shape to ``(contestants,)``.
+        draws: how many resamples; they come from a seed of their own.
+
+    Returns:
+        The ends of the 95 % intervals, shape ``(contestants,)`` each; NaN for a single seed.
+    """
+    _, seeds, sets = scores.shape
+    if seeds < 2:
+        nothing = np.full(len(scores), math.nan)
+        return nothing, nothing
+    random = np.random.default_rng(0)
+    drawn = []
+    for _ in range(draws):
+        chosen = random.integers(seeds, size=(seeds, sets))
+        drawn.append(statistic(np.take_along_axis(scores, chosen[None], axis=1)))
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.percentile(np.stack(drawn), [tail, 100 - tail], axis=0)
+    return low, high
 
 
 @dataclass(frozen=True)
