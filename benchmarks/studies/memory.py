@@ -162,7 +162,7 @@ def growth(records: Records) -> list[Table]:
                     Entry(f"{x.min():,g} to {x.max():,g}"),
                     number(y.iloc[0]),
                     number(y.iloc[-1]),
-                    number(slope.mean / 2**10, slope.half_width / 2**10),
+                    number(slope.mean / 2**10, slope.half_width / 2**10, decimals=2),
                     number(exponent.mean, exponent.half_width, decimals=2),
                 ]
             )

@@ -34,7 +34,7 @@ seconds = 25.0
 steps = 1000000
 batch_size = 256
 schedule = "constant"
-validate_every = 50
+validate_every = 40
 validation_rows = 1000
 
 [[study]]
@@ -192,6 +192,8 @@ def crossovers(records: Records) -> pd.DataFrame:
                     if mine == name and (plain, replicate) in curves
                 ]
                 known = [each for each in found if each is not None]
+                if not known:
+                    continue
                 logs = t_interval([math.log(e.at) for e in known if math.isfinite(e.at)])
                 rows.append(
                     {

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 
 from benchmarks.measures.solver import ADAPTIVE, FIXED, REFERENCE, SWEEP
 from benchmarks.report.figures import Drawn, Scene
+from benchmarks.report.figures.against import bars
 from benchmarks.report.figures.panels import (
-    LOG_INTERVAL,
     draw_line,
     file_name,
     handles,
@@ -111,8 +111,8 @@ def sweep(records: Records) -> pd.DataFrame:
     """A row a setting of a cell that ended well: the arrays of the measure, and whose they are.
 
     Returns:
-        Columns ``method``, those of :data:`SWEEP`, ``dataset``, ``flow``, ``setting``, ``state``
-        and ``replicate``; seconds are missing where others used the device.
+        Columns ``method``, those of :data:`SWEEP`, ``dataset``, ``flow``, ``state`` and
+        ``replicate``; seconds are missing where others used the device.
     """
     parts = []
     for _, cell in records.ok.iterrows():
@@ -251,8 +251,7 @@ def against_tolerance(scene: Scene) -> Iterator[Drawn]:
             f"{scene.records.short[flow]}",
             f"Left: mean over test points of the distance of log p from that of the same weights "
             f"in float64 at {REFERENCE:g}. The mass is by the trapezoidal rule. Where a line stops "
-            f"falling, rounding or the grid is what is left. Error bars: {scene.interval}. "
-            f"{LOG_INTERVAL}",
+            f"falling, rounding or the grid is what is left. {bars(scene)}",
         )
 
 
@@ -286,7 +285,7 @@ def against_cost(scene: Scene) -> Iterator[Drawn]:
             f"Error of log p against what it costs: {dataset}, {scene.records.short[flow]}",
             "A marker a setting: tolerances of the adaptive methods, numbers of steps of the "
             "fixed ones (white inside). Grey: the Pareto front, the least mean error that was had "
-            f"at a cost. Error bars: {scene.interval}. {LOG_INTERVAL}",
+            f"at a cost. {bars(scene)}",
         )
 
 
