@@ -2,8 +2,8 @@
 
 A percentile bootstrap of three seeds covers 74 % where it says 95 %, a t interval 94 %, so means
 over seeds carry a t interval. Only scores that several data sets are pooled in have a bootstrap,
-which is nearer to what it says: 87 % at three seeds of ten sets. Errors over test points describe another
-thing, the size of the test set, and never enter here.
+which is nearer to what it says: 87 % at three seeds of ten sets. Errors over test points describe
+another thing, the size of the test set, and never enter here.
 """
 
 from __future__ import annotations

@@ -369,11 +369,15 @@ def _common(curves: pd.DataFrame, axis: str) -> pd.DataFrame:
 
 
 def finding(records: Records) -> str | None:
-    """Where each objective crosses plain likelihood, and what its density takes in the end."""
+    """Where flow matching crosses plain likelihood, and what each density takes in the end."""
     data = crossovers(records)
-    if data.empty or (data["seeds"] < 2).all():
+    if data.empty:
         return None
-    data = data[data["seeds"] > 1]
+    cells = records.ok
+    regularised = set(records.names(cells[cells["flow_name"] == "ffjord"]))
+    data = data[(data["seeds"] > 1) & ~data["contestant"].isin(regularised)]
+    if data.empty:
+        return None
     said = []
     for (name, dataset), rows in grouped(data, ["contestant", "dataset"]):
         words = " and ".join(_where(row) for _, row in rows.iterrows())

@@ -15,6 +15,7 @@ from benchmarks.report import write_report
 from benchmarks.report.figures import Scene
 from benchmarks.report.fronts import on_front
 from benchmarks.report.statistics import interquartile_mean, stratified_bootstrap
+from benchmarks.report.table import DASH
 from benchmarks.studies.cost import finding, front_table, fronts, ranking_table, rankings, ranks
 
 FLOWS = ("ffjord", "realnvp", "glow", "nice", "maf", "rqnsf-c", "rqnsf-ar")
@@ -71,7 +72,7 @@ def test_one_seed_ranks_without_intervals(tmp_path: Path) -> None:
     (table,) = ranking_table(records)
     assert table.data["mean_rank"].notna().all()
     assert table.data["mean_rank_low"].isna().all()
-    assert {row[2].text for section in table.sections for row in section.rows} == {"–"}
+    assert {row[2].text for section in table.sections for row in section.rows} == {DASH}
 
 
 def test_the_front_of_a_data_set(tmp_path: Path) -> None:

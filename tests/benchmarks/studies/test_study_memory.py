@@ -37,20 +37,23 @@ def measured(cell: Cell) -> dict[str, Any]:
 
 def test_growth_is_found(tmp_path: Path) -> None:
     (table,) = growth(records_of(tmp_path, "memory", measured))
-    data = table.data.set_index(["against", "contestant"])
+    data: dict[Any, dict[Any, Any]] = table.data.set_index(["against", "contestant"]).to_dict(
+        "index"
+    )
     for gradient, bytes_each in EACH.items():
-        row = data.loc["evaluations", f"ffjord[gradient={gradient}]"]
+        row = data["evaluations", f"ffjord[gradient={gradient}]"]
         assert row["bytes_each"] == pytest.approx(256 * bytes_each, abs=1e-3)
         assert row["bytes_each_half_width"] == pytest.approx(0, abs=1e-3)
         assert (row["from"], row["to"], row["points"]) == (8, 128, 5)
         # At eight steps, 32 evaluations, whatever is one block deep.
-        batch = data.loc["batch", f"ffjord[gradient={gradient}]"]
+        batch = data["batch", f"ffjord[gradient={gradient}]"]
         assert batch["bytes_each"] == pytest.approx(2048 + 32 * bytes_each, rel=1e-6)
         assert batch["bytes_at_zero"] == pytest.approx(FIXED, rel=1e-6)
-    assert data.loc[("evaluations", "ffjord[gradient=adjoint]"), "exponent"] == pytest.approx(0)
-    assert data.loc[("depth", "maf"), "bytes_each"] == pytest.approx(256 * 2048, rel=1e-6)
+    assert data["evaluations", "ffjord[gradient=adjoint]"]["exponent"] == pytest.approx(0)
+    assert data["depth", "maf"]["bytes_each"] == pytest.approx(256 * 2048, rel=1e-6)
     # The evaluations of discrete flows are their depth.
-    assert set(data.loc["evaluations"].index) == {f"ffjord[gradient={each}]" for each in EACH}
+    swept = {name for against, name in data if against == "evaluations"}
+    assert swept == {f"ffjord[gradient={each}]" for each in EACH}
 
 
 def test_the_largest_batch_is_that_of_the_line(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_what_is_missing_is_missing(tmp_path: Path, failed: str) -> None:
     def known(cell: Cell) -> dict[str, Any] | None:
         return None if failed == "all" or (failed == "some" and cell.seed == 1) else measured(cell)
 
-    given = {} if failed == "no arrays" else {"arrays": arrays}
+    given: dict[str, Any] = {} if failed == "no arrays" else {"arrays": arrays}
     store = store_of(tmp_path / "run", "solver", known, **given)
     records = records_of(tmp_path / "again", "solver", known, **given)
     drawn = [*against_tolerance(Scene.of(records)), *against_cost(Scene.of(records))]
