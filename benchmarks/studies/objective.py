@@ -394,8 +394,11 @@ def _where(row: pd.Series[float]) -> str:
     unit = {"evaluations": "evaluations", "seconds": "s"}[str(row["axis"])]
     seeds, below, crossed = int(row["seeds"]), int(row["below_at_end"]), int(row["crossed"])
     over = f"({seeds} seeds)"
-    if below not in (0, seeds) or crossed not in (0, seeds):
-        return f"is lower at the end of equal {row['axis']} in {below} of {seeds} seeds"
+    if below not in (0, seeds):
+        return f"ends below at equal {row['axis']} in {below} of {seeds} seeds"
+    if 0 < crossed < seeds:
+        side = "below" if below else "above"
+        return f"ends {side} at equal {row['axis']}, having crossed in {crossed} of {seeds} seeds"
     if not crossed:
         side = "below" if below else "above"
         return f"stays {side} at equal {row['axis']} throughout {over}"
