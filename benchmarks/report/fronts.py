@@ -11,11 +11,10 @@ from matplotlib.axes import Axes
 __all__ = ["draw_front", "on_front"]
 
 _GREY = "#999999"
+Booleans = np.ndarray[Any, np.dtype[np.bool_]]
 
 
-def on_front(
-    costs: Sequence[float], losses: Sequence[float]
-) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def on_front(costs: Sequence[float], losses: Sequence[float]) -> Booleans:
     """Which points no other point beats: at most as dear and as bad, and better in one of the two.
 
     Args:
@@ -27,9 +26,10 @@ def on_front(
         [True, True, False, True]
     """
     points = np.stack([np.asarray(costs, float), np.asarray(losses, float)], axis=-1)
-    found = np.isfinite(points).all(1)
-    for index in np.flatnonzero(found):
-        others = points[np.isfinite(points).all(1)]
+    finite: Booleans = np.isfinite(points).all(1)
+    found: Booleans = finite.copy()
+    for index in np.flatnonzero(finite):
+        others = points[finite]
         beats = (others <= points[index]).all(1) & (others < points[index]).any(1)
         found[index] = not beats.any()
     return found
@@ -41,7 +41,7 @@ def draw_front(ax: Axes, costs: Sequence[float], losses: Sequence[float]) -> Non
     Plain matplotlib: seaborn draws means of replicates, and these are no replicates.
     """
     front = on_front(costs, losses)
-    points = sorted({(costs[i], losses[i]) for i in np.flatnonzero(front)})
+    points = sorted({(x, y) for x, y, kept in zip(costs, losses, front, strict=True) if kept})
     if len(points) > 1:
         x, y = zip(*points, strict=True)
         ax.step(x, y, where="post", color=_GREY, lw=1, zorder=1)

@@ -375,7 +375,7 @@ def fronts(scene: Scene) -> Iterator[Drawn]:
         cut = False
         for ax, (cost, label) in zip(axes, _COSTS.items(), strict=True):
             cut |= _panel(ax, scene, within, cost)
-            ax.set_xlabel(label)
+            ax.set_xlabel(f"thousands of {label}" if cost == "parameters" else label)
             ax.set_ylabel("test NLL [nats]")
         names = scene.present(within["contestant"])
         legend(figure, handles({name: scene.looks[name] for name in names}, line=False))
@@ -396,7 +396,9 @@ def _panel(ax: Axes, scene: Scene, cells: pd.DataFrame, cost: str) -> bool:
     points = []
     for (name, _), group in grouped(data, ["contestant", "bound"]):
         nll = centre_and_bounds(group["nll_nats"])
-        spent = log_centre_and_bounds(group[cost].dropna())
+        # Small numbers leave room between the ticks.
+        factor = 1e-3 if cost == "parameters" else 1.0
+        spent = log_centre_and_bounds(group[cost].dropna() * factor)
         if all(map(math.isfinite, (nll[0], spent[0]))):
             points.append((name, spent, nll))
     if not points:

@@ -13,7 +13,13 @@ from scipy import stats
 from benchmarks import measures
 from benchmarks.report.figures import Drawn, Scene
 from benchmarks.report.figures.against import lines
-from benchmarks.report.figures.panels import handles, legend, panels, whole_number_axis
+from benchmarks.report.figures.panels import (
+    handles,
+    legend,
+    log_axis,
+    panels,
+    whole_number_axis,
+)
 from benchmarks.report.findings import in_words
 from benchmarks.report.groups import grouped
 from benchmarks.report.notes import machine_notes
@@ -304,7 +310,11 @@ def figure(scene: Scene) -> Iterator[Drawn]:
     drawn, axes = panels(len(sweeps), height=2.6)
     present = []
     for ax, (sweep, cells) in zip(axes, sweeps, strict=True):
-        whole_number_axis(ax, cells[sweep.column])
+        if sweep is _DEPTH:
+            # The layers of one system fall between those of another: no tick at each.
+            log_axis(ax.xaxis, cells[sweep.column])
+        else:
+            whole_number_axis(ax, cells[sweep.column])
         found = [
             (points.sort_values(sweep.column), scene.looks[name])
             for (name, _), points in grouped(cells, ["contestant", "series"])
