@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := results/runs/quick
 
-.PHONY: quick test lint lock clean
+.PHONY: quick test lint lock shell clean
 
 quick: .venv
 	$(BIN)/ffjord-bench run quick --out $(RUN)
@@ -18,6 +18,10 @@ lint: .venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# A shell with ffjord-bench and this environment's Python on the PATH; `exit` leaves it.
+shell: .venv
+	@. $(BIN)/activate && exec $${SHELL:-/bin/sh}
 
 # The lock says which versions; pyproject.toml says what is needed. The stamp inside the folder
 # makes an interrupted installation start again.

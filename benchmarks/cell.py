@@ -1,7 +1,9 @@
 """A cell: one contestant's training, with everything that determines its result.
 
-Its key is the hash of that: the same key never runs twice, and a default that changes in the code,
-or a version raised by hand (:mod:`benchmarks.versions`), changes the key.
+Its key is the hash of that, without what is as it comes: of the options of flow, data set and
+budget those count that differ from the defaults of their classes, so that a new option with a
+neutral default orphans no record. A default whose *value* changes, like all other changes of code,
+changes a key by a version that is raised by hand (:mod:`benchmarks.versions`).
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -23,23 +25,29 @@ from pydantic import (
     PositiveInt,
     model_validator,
 )
+from pydantic_core import to_jsonable_python
 
 import datasets
 import flows
 from benchmarks.versions import versions_of
+from datasets.own import OwnConfig
 
-__all__ = ["SCHEMA", "Budget", "Cell", "Contestant", "DType", "Strict"]
+__all__ = ["SCHEMA", "Budget", "Cell", "Contestant", "DType", "Strict", "Threads", "defaults_of"]
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of cells and records. Raising it makes every cell a new one."""
 
 DType = Literal["float32", "float64"]
+Threads = Annotated[int, Field(gt=0, le=4096)]
 
 
 class Strict(BaseModel):
-    """Base of what is read from a matrix file: unknown keys and other types are errors."""
+    """Base of what is read from a matrix file: unknown keys and other types are errors.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    So are numbers that are not finite.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Budget(Strict):
@@ -101,7 +109,7 @@ class Contestant(Strict):
     @cached_property
     def label(self) -> str:
         """Name with the options that differ from the catalog's, as ``ffjord[bottleneck=8]``."""
-        return _label(self.flow, self.flow_options, flows.configure(self.flow))
+        return _label(self.flow, self.flow_options, flows)
 
     def config(self) -> flows.FlowConfig:
         """The typed options."""
@@ -139,7 +147,7 @@ class Cell(Strict):
     learning_rates: Annotated[tuple[PositiveFloat, ...], _as_tuple] = ()
     measures: Annotated[tuple[str, ...], _as_tuple]
     device: Literal["cpu", "cuda"]
-    threads: PositiveInt
+    threads: Threads
     dtype: DType = "float32"
     reference: Contestant | None = None
 
@@ -162,8 +170,20 @@ class Cell(Strict):
 
     @cached_property
     def identity(self) -> str:
-        """The cell as text, the same for the same cell whatever the versions of the code."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, allow_nan=False)
+        """What makes the cell as text, the same whatever the versions of the code.
+
+        Left out is what is as the classes of the options and of the cell have it. An entry's own
+        options stand in it, so that a preset that changes makes other cells. A user's own file
+        counts by what it holds, not by its name.
+        """
+        document = self.model_dump(mode="json", exclude_defaults=True)
+        document["flow_options"] = _changed(flows.ENTRIES.get(self.flow), self.flow_options)
+        options = _changed(datasets.ENTRIES.get(self.dataset), self.dataset_options)
+        document["dataset_options"] = options | _contents(self.dataset, self.dataset_options)
+        if (reference := self.reference) is not None:
+            options = _changed(flows.ENTRIES.get(reference.flow), reference.flow_options)
+            document["reference"]["flow_options"] = options
+        return json.dumps(document, sort_keys=True, allow_nan=False)
 
     def at_rate(self, learning_rate: float) -> Cell:
         """The same cell with one learning rate and no grid."""
@@ -184,7 +204,7 @@ class Cell(Strict):
     @cached_property
     def dataset_label(self) -> str:
         """Name with the options that differ from the catalog's, as ``power[rows=20000]``."""
-        return _label(self.dataset, self.dataset_options, datasets.configure(self.dataset))
+        return _label(self.dataset, self.dataset_options, datasets)
 
     def __str__(self) -> str:
         return f"{self.flow_label} on {self.dataset_label}, seed {self.seed}"
@@ -194,8 +214,41 @@ class Cell(Strict):
         return datasets.configure(self.dataset, self.dataset_options)
 
 
-def _label(name: str, options: Mapping[str, Any], default: BaseModel) -> str:
-    usual = default.model_dump(mode="json")
+@cache
+def defaults_of(config_class: type[BaseModel]) -> dict[str, Any]:
+    """Each option that has a default, with that default as JSON has it."""
+    return {
+        name: to_jsonable_python(field.get_default(call_default_factory=True))
+        for name, field in config_class.model_fields.items()
+        if not field.is_required()
+    }
+
+
+def _changed(
+    entry: flows.Entry | datasets.Entry | None, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The options that differ from their class's defaults; all of an entry that is not here."""
+    usual = defaults_of(entry.config_class) if entry is not None else {}
+    return {
+        name: value
+        for name, value in options.items()
+        if not (name in usual and usual[name] == value)
+    }
+
+
+def _contents(name: str, options: Mapping[str, Any]) -> dict[str, str]:
+    """The options that name a user's own files, each with the hash of what its file holds."""
+    entry = datasets.ENTRIES.get(name)
+    if entry is None or not issubclass(entry.config_class, OwnConfig):
+        return {}
+    return entry.config_class.file_contents(options)
+
+
+def _label(name: str, options: Mapping[str, Any], catalog: Any) -> str:
+    """Name and changed options; all options where the plugin that knows the name is not here."""
+    usual = {}
+    if (entry := catalog.ENTRIES.get(name)) is not None:
+        usual = defaults_of(entry.config_class) | to_jsonable_python(dict(entry.options))
     changed = [
         f"{option}={'-'.join(map(str, value)) if isinstance(value, list) else value}"
         # In the config's order, since a record's options come back in another.

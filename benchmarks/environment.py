@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+import sys
 import time
 from functools import cache
 from pathlib import Path
@@ -20,15 +21,33 @@ from flows.processor import processor
 from flows.products import Products, chosen_products
 
 __all__ = [
+    "LIBRARIES",
     "OthersWork",
     "describe_environment",
     "git_state",
     "gpu_processes",
     "matrix_products",
     "process_peak_bytes",
+    "version_of",
 ]
 
-PACKAGES = ("torch", "torchdiffeq", "nflows", "numpy", "pandas", "ffjord-bench")
+COMMON = ("torch", "numpy", "scipy", "pandas", "ffjord-bench")
+"""Distributions that take part in every measurement."""
+
+LIBRARIES = (
+    "torchdiffeq",
+    "nflows",
+    "zuko",
+    "normflows",
+    "torchflows",
+    "jax",
+    "jaxlib",
+    "diffrax",
+    "flowjax",
+    "numba",
+)
+"""Those that take part where they were imported: each cell has a process of its own, which imports
+the libraries of its contestants alone. Named like their modules."""
 
 
 @cache
@@ -58,7 +77,8 @@ def _git(root: Path, *words: str) -> str:
 def describe_environment(device: torch.device) -> dict[str, float | int | str | bool | None]:
     """Versions and machine, flat, for a record.
 
-    ``machine`` is the same for all machines with one kind of processor, and other for others;
+    Of :data:`LIBRARIES` those are named that this process has imported. ``machine`` is the same
+    for all machines with one kind of processor, and other for others;
     ``matrix_products`` says which library multiplies large float32 matrices on the CPU.
 
     Args:
@@ -84,8 +104,8 @@ def describe_environment(device: torch.device) -> dict[str, float | int | str | 
         "memory_bytes": psutil.virtual_memory().total,
         **git_state(),
     }
-    for package in PACKAGES:
-        found[package.replace("-", "_")] = _version(package)
+    for package in (*COMMON, *(name for name in LIBRARIES if name in sys.modules)):
+        found[package.replace("-", "_")] = version_of(package)
     if device.type == "cuda" and torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(device)
         found |= {
@@ -111,7 +131,8 @@ def matrix_products() -> Products:
         raise BenchError(str(error)) from error
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """The installed version of a distribution; None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -200,7 +221,9 @@ class OthersWork:
         # below a few of them.
         self.shared = others > self.LEAST_SHARE * wall * self.threads + 0.05
         if self.device.type == "cuda":
-            self.shared |= gpu_processes() > 1
+            # Another job on another GPU is none of this one's.
+            uuid = str(torch.cuda.get_device_properties(self.device).uuid)
+            self.shared |= gpu_processes(uuid) > 1
 
 
 def _own_seconds() -> float:

@@ -11,7 +11,10 @@ __all__ = [
     "DataUnavailable",
     "Interrupted",
     "MatrixError",
+    "PluginError",
+    "RunStopped",
     "StoreError",
+    "brief",
     "hint",
 ]
 
@@ -30,6 +33,10 @@ class BadEntry(BenchError, TypeError):
     """A measure or a study cannot be taken; the message says where it is from and what is wrong."""
 
 
+class PluginError(BenchError):
+    """What comes from outside the project cannot be loaded; the message says where and why."""
+
+
 class StoreError(BenchError):
     """A folder of records cannot be used as asked."""
 
@@ -40,10 +47,33 @@ class DataUnavailable(BenchError):
     exit_code = 3
 
 
+class RunStopped(BenchError):
+    """A run could not go on, for a full disk or the like; what was finished stays."""
+
+    exit_code = 1
+
+
 class Interrupted(BenchError):
     """The run was interrupted; what was finished stays."""
 
     exit_code = 130
+
+
+def brief(value: object) -> str:
+    """What to show of a value that may be of any size.
+
+    Example:
+        >>> brief([1, 2])
+        '[1, 2]'
+        >>> brief("x" * 1000)
+        "'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...' (1,002 characters)"
+    """
+    try:
+        text = repr(value)
+    # An integer of thousands of digits has no decimal form.
+    except ValueError:
+        return "a number of thousands of digits"
+    return text if len(text) <= 200 else f"{text[:50]}...{text[-1]} ({len(text):,} characters)"
 
 
 def hint(name: str, known: Iterable[str]) -> str:
@@ -55,5 +85,6 @@ def hint(name: str, known: Iterable[str]) -> str:
         >>> hint("maf", ["ffjord", "realnvp"])
         ''
     """
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    # Longer names than any there is are near to none, and take difflib long.
+    near = difflib.get_close_matches(name[:200], list(known), n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else ""

@@ -14,6 +14,10 @@ contestant's own learning rate can stand beside it::
     datasets = ["8gaussians"]
     budget = { batch_size = 128 }
 
+Flows, data sets and measures of one's own come in by files beside the matrix or by modules::
+
+    plugins = ["mine.py"]
+
 A list of learning rates is no axis of the product: it is a grid that is *tuned*. Each cell trains a
 fresh flow of the same seed at every rate of it, and the one with the best validation is tested
 (:mod:`benchmarks.tune`)::
@@ -35,16 +39,15 @@ from pydantic import (
     BaseModel,
     Field,
     NonNegativeInt,
-    PositiveInt,
     ValidationError,
     field_validator,
 )
 
 import datasets
 import flows
-from benchmarks import measures
-from benchmarks.cell import Budget, Cell, Contestant, DType, Strict
-from benchmarks.errors import MatrixError, hint
+from benchmarks import measures, plugins
+from benchmarks.cell import Budget, Cell, Contestant, DType, Strict, Threads
+from benchmarks.errors import MatrixError, PluginError, brief, hint
 
 __all__ = ["Matrix", "load_matrix"]
 
@@ -66,8 +69,9 @@ class MatrixFile(Strict):
 
     name: str
     description: str = ""
+    plugins: list[str] = Field(default_factory=list)
     seeds: list[NonNegativeInt] = Field(default=[0], min_length=1)
-    threads: PositiveInt = 1
+    threads: Threads = 1
     dtype: DType = "float32"
     measures: list[str] = Field(default_factory=measures.by_default, min_length=1)
     budget: dict[str, Any] = Field(default_factory=dict)
@@ -78,6 +82,8 @@ class MatrixFile(Strict):
     def _name(cls, value: str) -> str:
         if not value.replace("-", "").replace("_", "").isalnum():
             raise ValueError("a matrix's name consists of letters, digits, '-' and '_'")
+        if len(value.encode()) > MAX_NAME:
+            raise ValueError(f"a matrix's name has at most {MAX_NAME} bytes")
         return value
 
 
@@ -121,7 +127,7 @@ def load_matrix(
     if name_or_path.endswith(".toml"):
         if profile is not None:
             raise MatrixError(f"{name_or_path}: a matrix file has no profiles, studies have")
-        document, shown = _read(Path(name_or_path)), name_or_path
+        document, shown = _read(Path(name_or_path), name_or_path), name_or_path
     else:
         # Studies know how to report their records, and those what a cell is.
         from benchmarks import studies
@@ -135,20 +141,13 @@ def load_matrix(
             ]
             return _union(study.name, study.title, parts)
         document, shown = study.matrix(profile), f"study {study.name}, {profile}"
+    _refuse_extremes(document, shown)
     try:
         file = MatrixFile.model_validate(document)
     except ValidationError as error:
         raise MatrixError(_explain(shown, (), error)) from error
+    _load_plugins(file.plugins, Path(name_or_path).parent, shown)
     return _resolve(file, shown, device, seeds)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise MatrixError(f"there is no matrix file {path}")
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise MatrixError(f"{path}: not valid TOML: {error}") from error
 
 
 def _union(name: str, description: str, parts: Sequence[Matrix]) -> Matrix:
@@ -161,6 +160,70 @@ def _union(name: str, description: str, parts: Sequence[Matrix]) -> Matrix:
             f"{part.name}/{block}": keys for part in parts for block, keys in part.studies.items()
         },
     )
+
+
+def _read(path: Path, shown: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise MatrixError(f"there is no matrix file {shown}") from error
+    except OSError as error:
+        raise MatrixError(f"{shown[:200]}: cannot be read: {error.strerror}") from error
+    # Not valid TOML, no text, an integer of thousands of digits; or nested too deeply.
+    except (ValueError, RecursionError) as error:
+        raise MatrixError(f"{shown[:200]}: not valid TOML: {error}") from error
+
+
+def _load_plugins(sources: Sequence[str], folder: Path, shown: str) -> None:
+    for source in sources:
+        try:
+            plugins.load(source, folder)
+        except PluginError as error:
+            raise PluginError(f"{shown}: plugins: {error}") from error
+
+
+# -- bounds -----------------------------------------------------------------------------------
+
+
+MAX_DEPTH = 20
+MAX_NAME = 100
+MAX_CHARACTERS = 4096
+MAX_INTEGER = 2**63 - 1
+MAX_CELLS = 100_000
+
+
+def _refuse_extremes(value: Any, shown: str, place: tuple[str | int, ...] = ()) -> None:
+    """Refuse values with which nothing can be meant, and which fail later where nobody expects it.
+
+    Raises:
+        MatrixError: with the place and the bound.
+    """
+    why = ""
+    if len(place) > MAX_DEPTH:
+        why = f"is nested more than {MAX_DEPTH} deep"
+    elif isinstance(value, float) and not math.isfinite(value):
+        why = "numbers must be finite"
+    elif isinstance(value, int) and abs(value) > MAX_INTEGER:
+        why = f"integers have at most 64 bits, from -{MAX_INTEGER} to {MAX_INTEGER}"
+    elif isinstance(value, str) and (len(value) > MAX_CHARACTERS or not value.isprintable()):
+        # Descriptions may have lines.
+        if len(value) > MAX_CHARACTERS:
+            why = f"a text has at most {MAX_CHARACTERS} characters, this one {len(value)}"
+        elif place[-1:] != ("description",):
+            why = "control characters are not allowed here"
+    if why:
+        raise MatrixError(f"{shown}: {_place(place)}: {why}, got {brief(value)}")
+    if isinstance(value, dict):
+        for name, part in value.items():
+            if len(name) > MAX_NAME:
+                raise MatrixError(
+                    f"{shown}: {_place((*place, brief(name)))}: a name has at most {MAX_NAME} "
+                    "characters"
+                )
+            _refuse_extremes(part, shown, (*place, name))
+    elif isinstance(value, list):
+        for number, part in enumerate(value, start=1):
+            _refuse_extremes(part, shown, (*place, number))
 
 
 def _resolve(
@@ -207,8 +270,10 @@ def _resolve(
         if name in studies:
             raise MatrixError(f"{shown}: {_place(place)}: another study is called {name!r} too")
         studies[name] = []
+        own_seeds = seeds or study.seeds or file.seeds
+        _bounded(len(cells) + len(flow_axis) * len(dataset_axis) * len(own_seeds), shown, place)
         for contestant, (dataset, dataset_options), seed in itertools.product(
-            flow_axis, dataset_axis, seeds or study.seeds or file.seeds
+            flow_axis, dataset_axis, own_seeds
         ):
             flow, flow_options, budget, rates = contestant
             cell = Cell(
@@ -233,6 +298,13 @@ def _resolve(
     )
 
 
+def _bounded(count: int, shown: str, place: tuple[str | int, ...]) -> None:
+    if count > MAX_CELLS:
+        raise MatrixError(
+            f"{shown}: {_place(place)}: makes {count:,} cells, more than {MAX_CELLS:,}: divide it"
+        )
+
+
 def _own_budget(
     item: str | dict[str, Any], shown: str, place: tuple[str | int, ...]
 ) -> tuple[str | dict[str, Any], dict[str, Any]]:
@@ -243,7 +315,7 @@ def _own_budget(
     if not isinstance(own, dict):
         raise MatrixError(
             f"{shown}: {_place((*place, 'budget'))}: expected a table such as "
-            f"{{ learning_rate = 1e-3 }}, got {own!r}"
+            f"{{ learning_rate = 1e-3 }}, got {brief(own)}"
         )
     return {name: value for name, value in item.items() if name != "budget"}, own
 
@@ -265,7 +337,7 @@ def _budget(
         if isinstance(value, list) and name in Budget.model_fields and name != "learning_rate":
             raise MatrixError(
                 f"{shown}: {_place((*place, name))}: only learning_rate may be a list in a "
-                f"budget, got {value!r}; make a study for each"
+                f"budget, got {brief(value)}; make a study for each"
             )
     rates: tuple[float, ...] = ()
     if isinstance(merged.get("learning_rate"), list):
@@ -290,14 +362,14 @@ def _grid(values: list[Any], shown: str, place: tuple[str | int, ...]) -> tuple[
         if not number or not 0 < value < math.inf:
             raise MatrixError(
                 f"{shown}: {_place((*place, index))}: a learning rate is a number above 0, "
-                f"got {value!r}"
+                f"got {brief(value)}"
             )
         if value in values[: index - 1]:
             raise MatrixError(f"{shown}: {_place((*place, index))}: {value!r} is there already")
     if len(values) < 2:
         raise MatrixError(
-            f"{shown}: {_place(place)}: a grid has two learning rates or more, got {values!r}; "
-            "write a single one without brackets"
+            f"{shown}: {_place(place)}: a grid has two learning rates or more, got "
+            f"{brief(values)}; write a single one without brackets"
         )
     return tuple(sorted(map(float, values)))
 
@@ -311,23 +383,28 @@ def _configure(
     """One item of an axis to (name, all options); a list, of names too, is an axis."""
     options = {"name": item} if isinstance(item, str) else dict(item)
     names = options.pop("name", None)
-    resolved = []
+    resolved: list[tuple[str, dict[str, Any]]] = []
+    if names == []:
+        raise MatrixError(f"{shown}: {_place((*place, 'name'))}: {_EMPTY}")
     for name in names if isinstance(names, list) else [names]:
         if not isinstance(name, str):
             raise MatrixError(
-                f"{shown}: {_place(place)}: expected a table with a name, got {item!r}"
+                f"{shown}: {_place(place)}: expected a table with a name, got {brief(item)}"
             )
         try:
             entry = catalog.entry(name)
         except (flows.UnknownFlow, datasets.UnknownDataset) as error:
             raise MatrixError(f"{shown}: {_place(place)}: {error}") from error
         fields = entry.config_class.model_fields
-        axes = [
-            [(option, each) for each in value]
-            if _is_axis(value, fields.get(option))
-            else [(option, value)]
-            for option, value in options.items()
-        ]
+        axes = []
+        for option, value in options.items():
+            if not _is_axis(value, fields.get(option)):
+                axes.append([(option, value)])
+            elif value:
+                axes.append([(option, each) for each in value])
+            else:
+                raise MatrixError(f"{shown}: {_place((*place, name, option))}: {_EMPTY}")
+        _bounded(len(resolved) + math.prod(map(len, axes)), shown, (*place, name))
         for combination in itertools.product(*axes):
             try:
                 config = catalog.configure(name, dict(combination))
@@ -337,6 +414,9 @@ def _configure(
                 ) from error
             resolved.append((name, config.model_dump(mode="json")))
     return resolved
+
+
+_EMPTY = "an empty list has no values, so that nothing would run; give one, or leave it out"
 
 
 def _is_axis(value: Any, field: Any) -> bool:
@@ -380,5 +460,5 @@ def _explain(
         elif item["type"] == "missing":
             lines.append(f"{shown}: {where}: is missing")
         else:
-            lines.append(f"{shown}: {where}: {item['msg']}, got {item['input']!r}")
+            lines.append(f"{shown}: {where}: {item['msg']}, got {brief(item['input'])}")
     return "\n".join(lines)

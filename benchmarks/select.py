@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from benchmarks.cell import Cell
-from benchmarks.errors import MatrixError, hint
-from benchmarks.matrix import Matrix
+from benchmarks.errors import MatrixError, brief, hint
+from benchmarks.matrix import MAX_CELLS, Matrix
 
 __all__ = ["filter_cells", "parse_seeds"]
 
@@ -21,16 +22,22 @@ def parse_seeds(text: str) -> list[int]:
         >>> parse_seeds("0-2,7")
         [0, 1, 2, 7]
     """
-    seeds: list[int] = []
+    seeds: dict[int, None] = {}
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
-            raise MatrixError(f"seeds {text!r}: expected numbers and ranges such as 0-4 or 0,2,5")
-        numbers = range(int(first), int(last or first) + 1)
+        ends = (first, last) if dash else (first,)
+        if not all(re.fullmatch(r"[0-9]{1,18}", end) for end in ends):
+            raise MatrixError(
+                f"seeds {brief(text)}: expected numbers and ranges such as 0-4 or 0,2,5, of at "
+                "most 18 digits"
+            )
+        numbers = range(int(first), int(ends[-1]) + 1)
         if not numbers:
-            raise MatrixError(f"seeds {text!r}: the range {part.strip()} is empty")
-        seeds.extend(number for number in numbers if number not in seeds)
-    return seeds
+            raise MatrixError(f"seeds {brief(text)}: the range {part.strip()} is empty")
+        if len(numbers) + len(seeds) > MAX_CELLS:
+            raise MatrixError(f"seeds {brief(text)}: more than {MAX_CELLS:,} seeds")
+        seeds.update(dict.fromkeys(numbers))
+    return list(seeds)
 
 
 def filter_cells(matrix: Matrix, text: str) -> list[Cell]:
@@ -64,7 +71,7 @@ def filter_cells(matrix: Matrix, text: str) -> list[Cell]:
         axis = axis.strip()
         if axis not in axes or not equals:
             raise MatrixError(
-                f"filter {text!r}: {axis!r} is no axis{hint(axis, axes)} "
+                f"filter {brief(text)}: {brief(axis)} is no axis{hint(axis, axes)} "
                 f"The form is 'flow=ffjord,maf;dataset=power'"
             )
         known = {name: None for cell in matrix.cells for name in sorted(axes[axis](cell))}
@@ -72,7 +79,7 @@ def filter_cells(matrix: Matrix, text: str) -> list[Cell]:
         for value in wanted:
             if value not in known:
                 raise MatrixError(
-                    f"filter {text!r}: matrix {matrix.name} has no {axis} {value!r}"
+                    f"filter {brief(text)}: matrix {matrix.name} has no {axis} {brief(value)}"
                     f"{hint(value, known)}"
                 )
         kept = [cell for cell in kept if axes[axis](cell) & set(wanted)]

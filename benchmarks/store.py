@@ -6,12 +6,16 @@ A folder of a run holds::
     cells/<flow>/<dataset>/<key>.json           the record of a cell: final, whatever its status
     cells/<flow>/<dataset>/<key>.curve.jsonl    its training curve, a row a validation
     cells/<flow>/<dataset>/<key>.npz            arrays for the density panels
+    cells/<flow>/<dataset>/<key>.pt             the tested weights, where they were to be kept
     cells/<flow>/<dataset>/<key>.log            what the cell's processes printed
-    pending/<key>.*                             what a trained cell that awaits its timing needs
+    pending/<key>.checkpoint                    the state of a training that is not done
+    pending/<key>.json, .pt                     what a trained cell that awaits its timing needs
+    pending/<key>.progress, .lock               how far a cell is, and that a process is at work
 
-A record is written to a temporary name, synced and renamed, so that it is whole or absent, also
-on a network file system. A file that is not a record is named and left alone. A record that ended
-well is not overwritten: who wants it anew discards it first.
+Files are written to a temporary name, synced and renamed, so that they are whole or absent, also on
+a network file system. (Curves and logs are appended to, so that they can be followed; a curve is
+written anew from the checkpoint when a training goes on.) A file that is not a record is named and
+left alone. A record that ended well is not overwritten: who wants it anew discards it first.
 
 A record of another schema, or of code with other versions (:mod:`benchmarks.versions`), is *stale*:
 it counts nowhere, and is removed when its cell has been measured anew.
@@ -21,9 +25,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import json
-import math
 import os
+import re
+import stat
+import time
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,13 +41,17 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+import datasets
 from benchmarks.cell import SCHEMA, Cell
 from benchmarks.errors import StoreError
 from benchmarks.matrix import Matrix
-from benchmarks.versions import explain_difference, versions_of
+from benchmarks.text import bounded
+from benchmarks.versions import ORIGIN, explain_difference, is_known, versions_of
+from flows import FlowError
 
 __all__ = [
     "FAILED",
+    "LARGEST",
     "Foreign",
     "LeftOut",
     "Record",
@@ -47,6 +59,8 @@ __all__ = [
     "Status",
     "Store",
     "frame_of",
+    "labels_of",
+    "refuse_conflicts",
     "write_atomically",
 ]
 
@@ -56,6 +70,14 @@ FAILED: tuple[Status, ...] = ("diverged", "oom", "timeout", "crashed", "error")
 library that it needs is not installed."""
 
 Value = float | int | str | bool | None
+
+LARGEST = 1e100
+"""No number that was measured is as large: what is past it breaks the arithmetic of reports."""
+MOST_BYTES = 2**22
+"""No record is larger."""
+LONGEST_LABEL = 1000
+"""Characters; a path may stand in one."""
+PLAIN_LABEL = re.compile(r"[\w./,=+:@\[\] -]*")
 
 
 class Record(BaseModel):
@@ -79,7 +101,7 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     schema_version: int = SCHEMA
-    versions: dict[str, int] = {}
+    versions: dict[str, int | str] = {}
     key: str
     cell: Cell
     flow_label: str
@@ -102,6 +124,17 @@ class Record(BaseModel):
     def failed(self) -> bool:
         """Whether the status counts as a failure."""
         return self.status in FAILED
+
+    @property
+    def form(self) -> str:
+        """What computed a training step; empty if it did not end well.
+
+        A record from before there was JAX does not say it itself.
+        """
+        if self.status != "ok":
+            return ""
+        asked = "compiled" if self.cell.budget.compile else "eager"
+        return str(self.measures.get("form", asked))
 
 
 @dataclass(frozen=True)
@@ -147,11 +180,11 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.close(folder)
 
 
-def _finite(value: Any) -> Any:
-    """JSON knows no NaN and no infinity: what is not a number is null."""
-    if isinstance(value, float) and not math.isfinite(value):
+def _storable(value: Any) -> Any:
+    """JSON knows no NaN and no infinity: what is not a number is null. Text is bounded."""
+    if isinstance(value, float) and not abs(value) < LARGEST:
         return None
-    return value
+    return bounded(value) if isinstance(value, str) else value
 
 
 class Store:
@@ -248,27 +281,42 @@ class Store:
             if there.status == "ok":
                 return
         document = record.model_dump(mode="json")
-        document["measures"] = {k: _finite(v) for k, v in document["measures"].items()}
+        document["measures"] = {k: _storable(v) for k, v in document["measures"].items()}
+        document["reason"] = bounded(record.reason)
         text = json.dumps(document, indent=1, sort_keys=True, allow_nan=False)
         write_atomically(path, text.encode() + b"\n")
 
     def discard(self, cell: Cell) -> None:
         """Make room for a cell that is to be measured again; what it had trained stays."""
-        for suffix in (".json", ".npz"):
+        for suffix in (".json", ".npz", ".pt"):
             self.path(cell, suffix).unlink(missing_ok=True)
 
     def remove(self, stale: Stale) -> None:
         """Remove a stale record and what lies beside it."""
-        for suffix in (".curve.jsonl", ".npz", ".log", ".json"):
+        for suffix in (".curve.jsonl", ".npz", ".pt", ".log", ".json"):
             stale.path.with_suffix(suffix).unlink(missing_ok=True)
 
     def write_arrays(self, cell: Cell, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
         """Keep arrays beside a cell's record."""
-        path = self.path(cell, ".npz")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.npz")
-        np.savez_compressed(temporary, allow_pickle=False, **dict(arrays))
-        temporary.replace(path)
+        file = io.BytesIO()
+        np.savez_compressed(file, allow_pickle=False, **dict(arrays))
+        write_atomically(self.path(cell, ".npz"), file.getvalue())
+
+    def write_progress(self, key: str, found: Mapping[str, Value]) -> None:
+        """Say how far a cell is. What cannot be written is not: nothing depends on it."""
+        path = self.pending(key, ".progress")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        with contextlib.suppress(OSError):
+            temporary.write_text(json.dumps(found))
+            temporary.replace(path)
+
+    def clean(self) -> None:
+        """Remove what writers that were killed have left; to be called under :meth:`lock`."""
+        for path in (*self.directory.glob("pending/.*.tmp*"), *self.directory.glob("**/.*.tmp")):
+            # A cell that outlives its run by seconds may be writing.
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime > 60:
+                    path.unlink()
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -279,11 +327,14 @@ class Store:
             StoreError: if the plan cannot be read.
         """
         path = self.directory / "plan.json"
-        if not path.exists():
+        if not path.is_file():
             return None
         try:
-            return Matrix.model_validate_json(path.read_bytes())
-        except ValidationError as error:
+            found = Matrix.model_validate_json(path.read_bytes())
+            for cell in found.cells:
+                str(cell)
+            return found
+        except (ValueError, KeyError, OSError, FlowError, datasets.DataError) as error:
             raise StoreError(
                 f"{path} is damaged or of another version: move it away and run again"
             ) from error
@@ -293,12 +344,18 @@ class Store:
         path = self.path(cell)
         return self._read(path) if path.exists() else None
 
-    def records(self) -> tuple[list[Record], list[LeftOut]]:
-        """Every record that counts, ordered by path, and the files that do not."""
+    def records(self, *, stale: bool = False) -> tuple[list[Record], list[LeftOut]]:
+        """Every record that counts, ordered by path, and the files that do not.
+
+        Args:
+            stale: whether those of other versions of the code count too.
+        """
         records: list[Record] = []
         left_out: list[LeftOut] = []
         for path in sorted(self.directory.glob("cells/*/*/*.json")):
             found = self._read(path)
+            if stale and isinstance(found, Stale):
+                found = Record.model_validate_json(path.read_bytes())
             if isinstance(found, Record):
                 records.append(found)
             else:
@@ -307,22 +364,37 @@ class Store:
 
     def _read(self, path: Path) -> Record | LeftOut:
         try:
+            found = path.stat()
+            # A pipe would be waited for.
+            if not stat.S_ISREG(found.st_mode):
+                return Foreign(path, "not a record: no file")
+            if found.st_size > MOST_BYTES:
+                return Foreign(path, f"not a record: {found.st_size} bytes are too many")
             record = Record.model_validate_json(path.read_bytes())
+            _check_options(record.cell)
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
+            first = error.errors(include_url=False, include_input=False)[0]
             place = ".".join(map(str, first["loc"]))
             return Foreign(path, f"not a record: {place + ': ' if place else ''}{first['msg']}")
         except OSError as error:
             return Foreign(path, f"unreadable: {error.strerror}")
+        except ValueError as error:
+            return Foreign(path, str(error))
         if record.key != path.stem:
             return Foreign(path, f"holds the record of {record.key}")
+        if odd := _oddity(record):
+            return Foreign(path, odd)
         if record.schema_version > SCHEMA:
             return Foreign(path, f"schema {record.schema_version}, this version reads {SCHEMA}")
         if record.schema_version < SCHEMA:
             why = f"measured under schema {record.schema_version} of records, now {SCHEMA}"
         else:
             why = explain_difference(record.cell, record.versions, versions_of(record.cell))
-        return Stale(path, why, record.cell) if why else record
+        if why:
+            return Stale(path, why, record.cell)
+        if is_known(record.cell) and record.cell.key != record.key:
+            return Foreign(path, f"its content is that of {record.cell.key}")
+        return record
 
     def frame(self) -> pd.DataFrame:
         """A row a cell, columns as ARCHITECTURE.md lists them; empty if there are no records."""
@@ -331,9 +403,26 @@ class Store:
     def arrays(self, key: str) -> dict[str, np.ndarray[Any, Any]]:
         """The arrays kept beside a record; empty if there are none."""
         for path in self.directory.glob(f"cells/*/*/{key}.npz"):
-            with np.load(path, allow_pickle=False) as file:
+            # What is no such file is as good as none.
+            with (
+                contextlib.suppress(OSError, ValueError, EOFError, zipfile.BadZipFile),
+                path.open("rb") as source,
+                np.load(source, allow_pickle=False) as file,
+            ):
                 return {name: file[name] for name in file.files}
         return {}
+
+    def progress(self, key: str) -> dict[str, Any]:
+        """How far a cell is that is running: what its process last said; empty if nothing.
+
+        ``stage``, ``seconds`` of it, ``at`` what time that was said; of a training ``used``, the
+        part of the budget, ``step``, ``steps``, ``validation_nll_nats``, ``learning_rate``.
+        """
+        try:
+            found = json.loads(self.pending(key, ".progress").read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
     def curve(self, key: str) -> pd.DataFrame:
         """The training curve of a cell, a row a validation; empty if there is none.
@@ -343,15 +432,98 @@ class Store:
         """
         rows = []
         for path in self.directory.glob(f"cells/*/*/{key}.curve.jsonl"):
-            for line in path.read_text(encoding="utf-8").splitlines():
+            if not path.is_file():
+                continue
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 # The last line of a killed process may be cut off.
-                with contextlib.suppress(json.JSONDecodeError):
-                    rows.append(json.loads(line))
+                with contextlib.suppress(ValueError):
+                    row = json.loads(line)
+                    if _is_curve_row(row):
+                        rows.append(row)
             record = self._read(path.with_name(f"{key}.json"))
             if isinstance(record, Record) and record.cell.learning_rates:
                 chosen = record.measures.get("learning_rate")
-                rows = [row for row in rows if chosen in (None, row["learning_rate"])]
+                rows = [row for row in rows if chosen in (None, row.get("learning_rate"))]
         return pd.DataFrame(rows)
+
+
+def labels_of(cell: Cell) -> tuple[str, str]:
+    """The labels of a cell's flow and data set; of what is not known here the bare names."""
+    found = []
+    for name, label in (
+        (cell.flow, lambda: cell.flow_label),
+        (cell.dataset, lambda: cell.dataset_label),
+    ):
+        try:
+            found.append(label())
+        except (FlowError, datasets.DataError, KeyError, ValueError):
+            found.append(name)
+    return found[0], found[1]
+
+
+def _check_options(cell: Cell) -> None:
+    """Refuse a cell whose options are of no kind that options are.
+
+    Raises:
+        ValueError: says which one.
+    """
+    several = [cell.flow_options, cell.dataset_options]
+    if cell.reference is not None:
+        several.append(cell.reference.flow_options)
+    for option, value in (item for options in several for item in options.items()):
+        values = value if isinstance(value, list) else [value]
+        if not all(v is None or isinstance(v, str | int | float) for v in values):
+            raise ValueError(f"not a record: option {option} is {type(value).__name__}")
+        if not all(abs(v) < LARGEST for v in values if isinstance(v, int | float)):
+            raise ValueError(f"not a record: option {option} is no number")
+
+
+def _oddity(record: Record) -> str:
+    """What in a record's numbers and names cannot be, in words; empty if nothing."""
+    for name, value in record.measures.items():
+        if not name.isidentifier() or name in _IDENTITY:
+            return f"not a record: a measure is called {name[:80]!r}"
+        if isinstance(value, int | float) and not abs(value) < LARGEST:
+            return f"not a record: {name} is {value:.3g}" if value < LARGEST**3 else "not a record"
+    cell = record.cell
+    labels = (record.flow_label, record.dataset_label)
+    for label, own in zip(labels, labels_of(cell), strict=True):
+        # Figures read some characters as formulas. Those of a path stand in the cell as well.
+        if label != own and (len(label) > LONGEST_LABEL or not PLAIN_LABEL.fullmatch(label)):
+            return "not a record: its labels are not its cell's"
+    return ""
+
+
+def _is_curve_row(row: Any) -> bool:
+    return (
+        isinstance(row, dict)
+        and "step" in row
+        and all(
+            value is None or (isinstance(value, int | float) and abs(value) < LARGEST)
+            for value in row.values()
+        )
+    )
+
+
+def refuse_conflicts(stores: Sequence[Store]) -> None:
+    """Check that folders can be taken together.
+
+    Raises:
+        StoreError: if two of them hold different records of one cell, both ended well and measured
+            on the same machine; both are named.
+    """
+    seen: dict[tuple[str, Any], tuple[Path, Record]] = {}
+    for store in stores:
+        for record in store.records()[0]:
+            if record.status != "ok":
+                continue
+            path = store.path(record.cell)
+            place = record.key, record.environment.get("machine")
+            other_path, other = seen.setdefault(place, (path, record))
+            if other != record:
+                raise StoreError(
+                    f"{other_path} and {path} are different records of one cell: keep one of them"
+                )
 
 
 def frame_of(records: Sequence[Record]) -> pd.DataFrame:
@@ -404,7 +576,7 @@ def _row(record: Record) -> dict[str, Any]:
         "key": record.key,
         "dtype": cell.dtype,
     }
-    row |= record.measures
+    row |= {**record.measures, "form": record.form}
     row |= {f"flow.{name}": _flat(value) for name, value in cell.flow_options.items()}
     row |= {f"dataset.{name}": _flat(value) for name, value in cell.dataset_options.items()}
     row |= {f"budget.{name}": value for name, value in cell.budget.model_dump().items()}
@@ -412,7 +584,8 @@ def _row(record: Record) -> dict[str, Any]:
         # The rate of the tested weights is a result, under ``learning_rate``.
         row["budget.learning_rate"] = None
         row["budget.learning_rates"] = _flat([f"{rate:g}" for rate in cell.learning_rates])
-    row |= {f"version.{name}": value for name, value in record.versions.items()}
+    for name, value in record.versions.items():
+        row[name if name.startswith(ORIGIN) else f"version.{name}"] = value
     row |= {f"environment.{name}": value for name, value in record.environment.items()}
     row |= {f"data_hash.{name}": value for name, value in record.data_hashes.items()}
     return row

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,14 +21,27 @@ from torch import Tensor
 from benchmarks.cell import Budget
 from datasets import Dataset, Split
 from datasets.base import named_seed
-from flows import Flow, FlowError, Meter
+from flows import Flow, FlowError, InputError, Meter
 
-__all__ = ["Batches", "CurveRow", "Diverged", "Trainer", "TrainingResult", "evaluate", "train"]
+__all__ = [
+    "Batches",
+    "CurveRow",
+    "Diverged",
+    "Progress",
+    "Trainer",
+    "Training",
+    "TrainingResult",
+    "evaluate",
+    "initialisation_rows",
+    "train",
+]
 
 # A run in which more than this part of the steps had to be skipped has diverged.
 SKIPPED_AT_MOST = 0.1
 # Scalars that are evaluated at once: bounds the memory of a validation or a test.
 EVALUATION_SCALARS = 2**18
+# Scalars that a flow is initialised on: bounds the memory of the one pass, which keeps no graph.
+INITIALISATION_SCALARS = 2**17
 # Training rows whose statistics batch norm is given before a validation: the error of a mean is a
 # three-hundredth of the deviation, and the cost does not grow with the training set.
 STATISTICS_ROWS = 100_000
@@ -99,17 +114,37 @@ class Batches:
         self.preprocessing = dataset.preprocessing
         self.dtype = dtype
         self.generator = generator
+        self._epoch: Tensor | None = None
+        self._order: Tensor | None = None
+        self._next = 0
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Batches:
+        return self
+
+    def __next__(self) -> tuple[Tensor, Tensor]:
         """Model values ``(batch_size, *event_shape)`` and preprocessing log-determinants."""
-        while True:
-            order = torch.randperm(
-                len(self.rows), generator=self.generator, device=self.rows.device
-            )
-            for first in range(0, len(order) - self.batch_size + 1, self.batch_size):
-                raw = self.rows[order[first : first + self.batch_size]]
-                x, log_abs_det = self.preprocessing.forward(raw, self.generator)
-                yield x.to(self.dtype), log_abs_det.to(self.dtype)
+        if self._order is None or self._next + self.batch_size > len(self._order):
+            self._epoch = self.generator.get_state()
+            self._order, self._next = self._permutation(), 0
+        raw = self.rows[self._order[self._next : self._next + self.batch_size]]
+        self._next += self.batch_size
+        x, log_abs_det = self.preprocessing.forward(raw, self.generator)
+        return x.to(self.dtype), log_abs_det.to(self.dtype)
+
+    def _permutation(self) -> Tensor:
+        return torch.randperm(len(self.rows), generator=self.generator, device=self.rows.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where in which epoch; the order of the rows follows from the generator's state then."""
+        return {"epoch": self._epoch, "next": self._next, "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was asked."""
+        self._epoch, self._next = state["epoch"], state["next"]
+        if self._epoch is not None:
+            self.generator.set_state(self._epoch)
+            self._order = self._permutation()
+        self.generator.set_state(state["generator"])
 
 
 class Trainer:
@@ -240,15 +275,44 @@ def evaluation_mode(flow: Flow) -> Iterator[None]:
         flow.train(was)
 
 
-def train(
-    flow: Flow,
-    dataset: Dataset,
-    budget: Budget,
-    *,
-    seed: int,
-    on_row: Callable[[CurveRow], None],
-) -> TrainingResult:
-    """Train a flow under a budget and leave it with the weights of its best validation.
+@dataclass
+class Progress:
+    """How far a training run is.
+
+    Attributes:
+        step: steps taken.
+        seconds, nfe: of them, up to the last row of the curve or the last pause.
+        refused: steps whose solve failed; ``last_refusal`` says why the last did.
+        best_step, best_nll: of the best validation; ``without_gain`` counts those since.
+        validation_nll_nats: of the last validation.
+        stopped_by: what has ended it; empty while it goes on.
+        row_step, row_skipped: steps taken and skipped at the last row of the curve.
+        forward, backward: network evaluations since, ``losses`` the sum of the losses since.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    nfe: int = 0
+    refused: int = 0
+    last_refusal: str = ""
+    best_step: int = 0
+    best_nll: float = math.inf
+    without_gain: int = 0
+    validation_nll_nats: float = math.nan
+    stopped_by: str = ""
+    row_step: int = 0
+    row_skipped: int = 0
+    forward: int = 0
+    backward: int = 0
+    losses: float = 0.0
+
+
+class Training:
+    """A training run under a budget, which can be put down after any step and taken up again.
+
+    Who takes it up makes one of a fresh flow and hands it what :meth:`state_dict` gave. On the CPU
+    it then ends with the curve and the weights, to the last bit, that it would have had without
+    the break; what lies between counts as no time.
 
     A flow with batch norm is validated with the statistics of a fixed random part of the training
     set (all of it, up to :data:`STATISTICS_ROWS` rows), and left with those of the whole, as MAF's
@@ -259,99 +323,309 @@ def train(
         dataset: train and validation splits are used.
         budget: the training rule.
         seed: of batch order, dequantisation and estimator noise.
+
+    Attributes:
+        progress: how far it is.
+        interruptible: whether an exception may be raised into it from outside, which happens
+            while it validates: its state is then that of the last step.
+    """
+
+    def __init__(self, flow: Flow, dataset: Dataset, budget: Budget, *, seed: int) -> None:
+        generator = torch.Generator(flow.device).manual_seed(named_seed("training", seed))
+        self.flow, self.dataset, self.budget = flow, dataset, budget
+        self.batches = Batches(dataset, budget.batch_size, flow.device, flow.dtype, generator)
+        self.trainer = Trainer(flow, budget, generator)
+        self.progress = Progress()
+        self.interruptible = False
+        self._best = copy.deepcopy(flow.state_dict())
+        self._losses = torch.zeros((), dtype=torch.float64, device=flow.device)
+        self._meter = Meter()
+        # When the clock was last read; None while it stands.
+        self._since: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of the steps and what batch norm's statistics took."""
+        running = 0.0 if self._since is None else time.perf_counter() - self._since
+        return self.progress.seconds + running
+
+    @property
+    def used(self) -> float:
+        """The part of the budget that is used, by the bound that comes first."""
+        progress, meter = self.progress, self._meter
+        work = progress.nfe + progress.forward + progress.backward + meter.forward + meter.backward
+        return self._used(self.seconds, work)
+
+    def _used(self, seconds: float, work: int) -> float:
+        budget = self.budget
+        bounds = ((self.progress.step, budget.steps), (seconds, budget.seconds), (work, budget.nfe))
+        # An untrained flow has used up its no steps.
+        return max(used / bound if bound else 1.0 for used, bound in bounds if bound is not None)
+
+    def run(
+        self,
+        on_row: Callable[[CurveRow], None] = lambda row: None,
+        after_step: Callable[[], None] = lambda: None,
+    ) -> TrainingResult:
+        """Train to the end and leave the flow with the weights of its best validation.
+
+        Args:
+            on_row: called with each row of the training curve.
+            after_step: called after each step, on the clock; :meth:`paused` takes it off.
+
+        Raises:
+            Diverged: if too many steps had to be skipped, or no validation was finite.
+        """
+        progress = self.progress
+        has_density = self.flow.traits.trains_on_data
+        if self.budget.steps == 0:
+            # An untrained flow is a contestant too: its speed can be compared.
+            progress.stopped_by = "budget"
+            progress.seconds = _refresh(self.flow, self.batches)
+            progress.best_nll = (
+                _validate(self.flow, self.dataset, self.budget) if has_density else math.nan
+            )
+            self._best = copy.deepcopy(self.flow.state_dict())
+        self.flow.train()
+        while not progress.stopped_by or progress.row_step < progress.step:
+            self._take_steps(after_step)
+            self._validate(on_row)
+        if has_density and not math.isfinite(progress.best_nll):
+            raise Diverged("no validation gave a finite log-density")
+        self.flow.load_state_dict(self._best)
+        seconds = progress.seconds
+        if progress.step > 0 and len(self.batches.rows) > STATISTICS_ROWS:
+            seconds += _refresh(self.flow, self.batches)
+        return TrainingResult(
+            steps=progress.step,
+            best_step=progress.best_step,
+            validation_nll_nats=progress.best_nll,
+            train_seconds=seconds,
+            nfe=progress.nfe,
+            skipped_steps=self._skipped(),
+            stopped_by=progress.stopped_by,
+        )
+
+    def _take_steps(self, after_step: Callable[[], None]) -> None:
+        """Steps up to the next validation, or the end of the budget."""
+        progress = self.progress
+        _synchronize(self.flow.device)
+        self._since = time.perf_counter()
+        with self._meter:
+            while (
+                progress.step - progress.row_step < self.budget.validate_every
+                and not progress.stopped_by
+            ):
+                rate = _learning_rate(self.budget, progress.step, self.used)
+                self.trainer.set_learning_rate(rate)
+                x, log_abs_det = next(self.batches)
+                try:
+                    loss = self.trainer.step(x)
+                except FlowError as error:
+                    # A solve that fails costs a step, not the run; too many of them do.
+                    progress.refused += 1
+                    progress.last_refusal = str(error)
+                else:
+                    kept = torch.isfinite(loss)
+                    self._losses += torch.where(
+                        kept, loss.double() - log_abs_det.double().mean(), 0.0
+                    )
+                progress.step += 1
+                if self.used >= 1:
+                    progress.stopped_by = "budget"
+                after_step()
+            self._read_clock()
+        self._since = None
+
+    def _validate(self, on_row: Callable[[CurveRow], None]) -> None:
+        """A row of the curve, and what follows from it."""
+        progress, budget = self.progress, self.budget
+        # Until both are done they are as good as not begun.
+        self.interruptible = True
+        refreshing = _refresh(self.flow, self.batches, STATISTICS_ROWS)
+        validation = _validate(self.flow, self.dataset, budget)
+        self.interruptible = False
+        progress.seconds += refreshing
+        progress.nfe += progress.forward + progress.backward
+        if self._used(progress.seconds, progress.nfe) >= 1:
+            progress.stopped_by = "budget"
+        steps = progress.step - progress.row_step
+        skipped = self._skipped()
+        newly_skipped = skipped - progress.row_skipped
+        mean = float(self._losses) / max(1, steps - newly_skipped)
+        # A step that was compiled whole reports no passes through networks.
+        counted = progress.forward > 0 or not budget.compile
+        row = CurveRow(
+            step=progress.step,
+            seconds=progress.seconds,
+            train_nll_nats=mean if self.flow.loss_is_nll else math.nan,
+            validation_nll_nats=validation,
+            nfe_forward=progress.forward / steps if counted else math.nan,
+            nfe_backward=progress.backward / steps if counted else math.nan,
+            skipped_steps=skipped,
+        )
+        progress.validation_nll_nats = validation
+        progress.row_step, progress.row_skipped = progress.step, skipped
+        progress.forward = progress.backward = 0
+        self._losses.zero_()
+        if validation < progress.best_nll:
+            self._best = copy.deepcopy(self.flow.state_dict())
+            progress.best_step, progress.best_nll = progress.step, validation
+            progress.without_gain = 0
+        else:
+            progress.without_gain += 1
+            if budget.patience is not None and progress.without_gain >= budget.patience:
+                progress.stopped_by = progress.stopped_by or "patience"
+        on_row(row)
+        if newly_skipped == steps or skipped > max(10, SKIPPED_AT_MOST * progress.step):
+            why = f"; the last: {progress.last_refusal}" if progress.refused else ""
+            raise Diverged(
+                f"{skipped} of {progress.step} steps had no finite loss or gradient{why}"
+            )
+
+    def _skipped(self) -> int:
+        return int(self.trainer.skipped) + self.progress.refused
+
+    def _read_clock(self) -> None:
+        """Put what the running clock and the open meter show to the rest."""
+        _synchronize(self.flow.device)
+        progress, meter = self.progress, self._meter
+        if self._since is not None:
+            now = time.perf_counter()
+            progress.seconds += now - self._since
+            self._since = now
+        progress.forward += meter.forward
+        progress.backward += meter.backward
+        self._meter.forward = self._meter.backward = 0
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens in the block counts as no time of the training."""
+        self._read_clock()
+        try:
+            yield
+        finally:
+            if self._since is not None:
+                self._since = time.perf_counter()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the training depends on: numbers, text and tensors.
+
+        To be asked for in :meth:`paused`, or after an exception that came while it was
+        :attr:`interruptible`.
+        """
+        device = self.flow.device
+        self.progress.losses = float(self._losses)
+        return {
+            "progress": dataclasses.asdict(self.progress),
+            "flow": self.flow.state_dict(),
+            "best": self._best,
+            "fitting_steps": {name: block.fitting_step for name, block in _blocks(self.flow)},
+            "optimizer": self.trainer.optimizer.state_dict(),
+            "skipped": int(self.trainer.skipped),
+            "batches": self.batches.state_dict(),
+            # Dropout draws from torch's global generator.
+            "generator": torch.get_rng_state(),
+            "generator_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was asked."""
+        self.progress = Progress(**state["progress"])
+        self._losses.fill_(self.progress.losses)
+        self.flow.load_state_dict(state["flow"])
+        self._best = {name: value.to(self.flow.device) for name, value in state["best"].items()}
+        for name, block in _blocks(self.flow):
+            block.fitting_step = state["fitting_steps"][name]
+        self.trainer.optimizer.load_state_dict(state["optimizer"])
+        self.trainer.skipped.fill_(state["skipped"])
+        self.batches.load_state_dict(state["batches"])
+        torch.set_rng_state(state["generator"])
+        if state["generator_cuda"] is not None and self.flow.device.type == "cuda":
+            torch.cuda.set_rng_state(state["generator_cuda"], self.flow.device)
+
+
+def _blocks(flow: Flow) -> list[tuple[str, Any]]:
+    """What remembers the step size of its last solve, which is no part of a flow's state."""
+    return [
+        (name, module) for name, module in flow.named_modules() if hasattr(module, "fitting_step")
+    ]
+
+
+def train(
+    flow: Flow,
+    data: Dataset | Tensor,
+    budget: Budget | None = None,
+    *,
+    seed: int = 0,
+    on_row: Callable[[CurveRow], None] = lambda row: None,
+    initialize: bool = True,
+) -> TrainingResult:
+    """Train a flow and leave it with the weights of its best validation, in evaluation mode.
+
+    Args:
+        flow: on its device; trained in place.
+        data: a data set, of which train and validation splits are used, or rows of shape
+            ``(n, *event_shape)``, of which a random tenth validates.
+        budget: the training rule; 1,000 steps of 256 rows unless given.
+        seed: of batch order, dequantisation and estimator noise.
         on_row: called with each row of the training curve.
+        initialize: whether the flow is initialised on training rows first; False for one that has
+            been trained before.
 
     Returns:
         How it went.
 
     Raises:
         Diverged: if too many steps had to be skipped, or no validation was finite.
+        InputError: if the data do not fit the flow.
+
+    Example:
+        >>> import datasets, flows
+        >>> from benchmarks.cell import Budget
+        >>> flow = flows.build("realnvp", event_shape=(2,), layers=4, hidden=(32,))
+        >>> result = train(flow, datasets.load("moons"), Budget(steps=50))
+        >>> result.steps, result.stopped_by
+        (50, 'budget')
     """
-    generator = torch.Generator(flow.device).manual_seed(named_seed("training", seed))
-    batches = Batches(dataset, budget.batch_size, flow.device, flow.dtype, generator)
-    stream = iter(batches)
-    trainer = Trainer(flow, budget, generator)
-    # An untrained flow is a contestant too: its speed can be compared before it has learned.
-    untrained = budget.steps == 0
-    seconds = _refresh(flow, batches) if untrained else 0.0
-    best_state, best_step = copy.deepcopy(flow.state_dict()), 0
-    best_nll = _validate(flow, dataset, budget) if untrained else math.inf
-    step, refused, without_gain, work = 0, 0, 0, 0
-    skipped, last_refusal = 0, ""
-    reason = "budget" if untrained else ""
-    flow.train()
-    while not reason:
-        losses = torch.zeros((), dtype=torch.float64, device=flow.device)
-        summed, first_step = 0, step
-        skipped_before = int(trainer.skipped) + refused
-        _synchronize(flow.device)
-        start = time.perf_counter()
-        with Meter() as meter:
-            while step - first_step < budget.validate_every and not reason:
-                so_far = seconds + time.perf_counter() - start
-                used = _used(budget, step, so_far, work + meter.forward + meter.backward)
-                trainer.set_learning_rate(_learning_rate(budget, step, used))
-                x, log_abs_det = next(stream)
-                try:
-                    loss = trainer.step(x)
-                except FlowError as error:
-                    # A solve that fails costs a step, not the run; too many of them do.
-                    refused += 1
-                    last_refusal = str(error)
-                else:
-                    kept = torch.isfinite(loss)
-                    losses += torch.where(kept, loss.double() - log_abs_det.double().mean(), 0.0)
-                    summed += 1
-                step += 1
-                so_far = seconds + time.perf_counter() - start
-                used = _used(budget, step, so_far, work + meter.forward + meter.backward)
-                if used >= 1:
-                    reason = "budget"
-            _synchronize(flow.device)
-        seconds += time.perf_counter() - start
-        work += meter.forward + meter.backward
-        steps = step - first_step
-        skipped = int(trainer.skipped) + refused
-        seconds += _refresh(flow, batches, STATISTICS_ROWS)
-        if _used(budget, step, seconds, work) >= 1:
-            reason = "budget"
-        validation = _validate(flow, dataset, budget)
-        good = max(1, steps - (skipped - skipped_before))
-        # A step that was compiled whole reports no passes through networks.
-        counted = meter.forward > 0 or not budget.compile
-        row = CurveRow(
-            step=step,
-            seconds=seconds,
-            train_nll_nats=float(losses) / good if flow.loss_is_nll else math.nan,
-            validation_nll_nats=validation,
-            nfe_forward=meter.forward / steps if counted else math.nan,
-            nfe_backward=meter.backward / steps if counted else math.nan,
-            skipped_steps=skipped,
+    dataset = data if isinstance(data, Dataset) else _dataset_of(data, flow)
+    budget = Budget() if budget is None else budget  # type: ignore[call-arg]
+    if initialize:
+        flow.initialize(initialisation_rows(flow, dataset, budget.batch_size, seed))
+    result = Training(flow, dataset, budget, seed=seed).run(on_row)
+    flow.eval()
+    return result
+
+
+def initialisation_rows(flow: Flow, dataset: Dataset, batch_size: int, seed: int) -> Tensor:
+    """Training rows for :meth:`flows.Flow.initialize`, the same at every call.
+
+    More than a batch where rows are short: what is to hold the data (a spline's box, the scale of
+    an actnorm) is found the better the more of them are seen.
+    """
+    generator = torch.Generator(flow.device)
+    generator.manual_seed(named_seed("initialisation", seed))
+    size = max(batch_size, INITIALISATION_SCALARS // dataset.dimension)
+    return next(Batches(dataset, size, flow.device, flow.dtype, generator))[0]
+
+
+def _dataset_of(rows: Tensor, flow: Flow) -> Dataset:
+    if rows.ndim == 0 or rows.shape[1:] != flow.event_shape or len(rows) < 10:
+        raise InputError(
+            f"rows of shape (n, {', '.join(map(str, flow.event_shape))}), ten or more, were "
+            f"expected, got {tuple(rows.shape)}"
         )
-        on_row(row)
-        if skipped - skipped_before == steps or skipped > max(10, SKIPPED_AT_MOST * step):
-            why = f"; the last: {last_refusal}" if refused else ""
-            raise Diverged(f"{skipped} of {step} steps had no finite loss or gradient{why}")
-        if row.validation_nll_nats < best_nll:
-            best_state = copy.deepcopy(flow.state_dict())
-            best_step, best_nll, without_gain = step, row.validation_nll_nats, 0
-        else:
-            without_gain += 1
-            if budget.patience is not None and without_gain >= budget.patience:
-                reason = reason or "patience"
-    if not math.isfinite(best_nll):
-        raise Diverged("no validation gave a finite log-density")
-    flow.load_state_dict(best_state)
-    if step > 0 and len(batches.rows) > STATISTICS_ROWS:
-        seconds += _refresh(flow, batches)
-    return TrainingResult(
-        steps=step,
-        best_step=best_step,
-        validation_nll_nats=best_nll,
-        train_seconds=seconds,
-        nfe=work,
-        skipped_steps=skipped,
-        stopped_by=reason,
+    source = torch.Generator().manual_seed(named_seed("rows", "split"))
+    order = torch.randperm(len(rows), generator=source)
+    values = rows.detach().float().cpu()[order].numpy()
+    held_out = len(values) // 10
+    return Dataset(
+        name="rows",
+        kind="tabular",
+        event_shape=tuple(flow.event_shape),
+        train=values[held_out:],
+        validation=values[:held_out],
+        test=values[:0],
     )
 
 
@@ -391,20 +665,6 @@ def _validate(flow: Flow, dataset: Dataset, budget: Budget) -> float:
         return math.inf
     nll = -float(log_prob.mean())
     return nll if math.isfinite(nll) else math.inf
-
-
-def _used(budget: Budget, step: int, seconds: float, work: int) -> float:
-    """The part of the budget that is used, from 0 to 1: of the bound that comes first."""
-    parts = [
-        used / bound
-        for used, bound in (
-            (step, budget.steps),
-            (seconds, budget.seconds),
-            (work, budget.nfe),
-        )
-        if bound is not None
-    ]
-    return max(parts)
 
 
 def _learning_rate(budget: Budget, step: int, used: float) -> float:

@@ -237,6 +237,10 @@ class Dataset:
         return found
 
 
+MAX_ROWS = 10**8
+"""Of a training split: what fits into the memory of large machines, in two dimensions."""
+
+
 class DatasetConfig(BaseModel, abc.ABC):
     """Options of one data set. Strict: an unknown option or another type is an error.
 
@@ -251,6 +255,8 @@ class DatasetConfig(BaseModel, abc.ABC):
         test_rows: size of the test split, where all of it is too dear to evaluate; None for all.
             It does not depend on ``rows`` either. The first of the split, or where a published
             order may be no random one, a random choice that is always the same.
+        version: of the set's defaults. Raised by hand when the default of an option changes in
+            value, since what has its default does not stand in a cell's key.
         split: which division into the three splits; 0 is the published one, or the one that has
             always been this set's. Any other number draws anew, from a seed that the set and the
             number name: other samples of the same density, or all rows of a table shuffled
@@ -262,6 +268,7 @@ class DatasetConfig(BaseModel, abc.ABC):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     kind: ClassVar[Kind]
+    version: ClassVar[int] = 1
 
     rows: PositiveInt | None = Field(None, description="size of the training split; None for all")
     test_rows: PositiveInt | None = Field(
@@ -272,6 +279,8 @@ class DatasetConfig(BaseModel, abc.ABC):
     @model_validator(mode="after")
     def _within_sizes(self) -> Self:
         train, _, test = self.sizes()
+        if self.rows is not None and self.rows > MAX_ROWS:
+            raise ValueError(f"rows = {self.rows} is more than {MAX_ROWS}")
         if self.rows is not None and train is not None and self.rows > train:
             raise ValueError(f"rows = {self.rows} of a training split of {train}")
         if self.test_rows is not None and test is not None and self.test_rows > test:

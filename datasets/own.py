@@ -5,8 +5,9 @@ from __future__ import annotations
 import abc
 import hashlib
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -139,11 +140,40 @@ class OwnConfig(DatasetConfig):
     @staticmethod
     def file_hashes(paths: Mapping[Split, Path]) -> dict[str, str]:
         """The sha256 of each file, or of a folder's files with their names, as ``train_file``."""
-        return {f"{split}_file": _sha256(path) for split, path in paths.items()}
+        return {
+            f"{split}_file": _sha256_if_changed(path, _signature(path))
+            for split, path in paths.items()
+        }
+
+    @classmethod
+    def file_contents(cls, options: Mapping[str, Any]) -> dict[str, str]:
+        """The options among these that name a file that is there, with the sha256 of what it holds.
+
+        Args:
+            options: as JSON has them.
+        """
+        return {
+            option: _sha256_if_changed(path, _signature(path))
+            for option in ("path", "validation_path", "test_path")
+            if (value := options.get(option)) and (path := Path(value).expanduser()).exists()
+        }
 
     @abc.abstractmethod
     def read(self, path: Path) -> object:
         """What a file holds."""
+
+
+def _signature(path: Path) -> tuple[tuple[str, int, int], ...]:
+    """Names, sizes and times of a file or of a folder's files: what changes when they do."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    stats = [(str(file.absolute()), file.stat()) for file in files if file.is_file()]
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+
+
+@lru_cache(maxsize=256)
+def _sha256_if_changed(path: Path, signature: tuple[tuple[str, int, int], ...]) -> str:
+    """A file's hash, computed once a process for each state of it."""
+    return _sha256(path)
 
 
 def _sha256(path: Path) -> str:

@@ -8,7 +8,7 @@ import platform
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from pydantic import ValidationError
@@ -29,7 +29,7 @@ class NotLoadable(FlowError, ValueError):
     """A file that holds no flow, or one that cannot be made here; the message says why."""
 
 
-def save(flow: Flow, path: str | os.PathLike[str]) -> None:
+def save(flow: Flow, path: str | os.PathLike[str] | BinaryIO) -> None:
     """Write a flow to a file, from which :func:`load` makes it again.
 
     The file holds the name of the entry, its options, the event's shape, the weights, and which
@@ -38,7 +38,7 @@ def save(flow: Flow, path: str | os.PathLike[str]) -> None:
 
     Args:
         flow: made by :func:`flows.build`.
-        path: of the file, which is replaced if it is there.
+        path: of the file, which is replaced if it is there; or an open binary file.
 
     Raises:
         NotSaveable: if the flow was made otherwise.
@@ -61,6 +61,9 @@ def save(flow: Flow, path: str | os.PathLike[str]) -> None:
         "written_by": {"torch": str(torch.__version__), "python": platform.python_version()},
         "state": flow.state_dict(),
     }
+    if not isinstance(path, str | os.PathLike):
+        torch.save(content, path)
+        return
     path = Path(path)
     with tempfile.NamedTemporaryFile(
         dir=path.parent, prefix=f".{path.name}.", delete=False

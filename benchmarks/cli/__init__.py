@@ -18,52 +18,60 @@ from typing import NoReturn
 
 import click
 
+from benchmarks.cli.check import check
 from benchmarks.cli.data import data
-from benchmarks.cli.records import collect, report, status
+from benchmarks.cli.records import collect, compare, report, status
 from benchmarks.cli.run import run
 from benchmarks.cli.show import describe, doctor, list_
-from benchmarks.cli.words import NearestGroup
+from benchmarks.cli.words import NearestGroup, lasting_streams, take_plugins
 from benchmarks.errors import BenchError, Interrupted
 from benchmarks.perf.commands import perf
+from benchmarks.text import printable
 
 __all__ = ["main"]
 
 
 def main() -> NoReturn:
     """Run the command line and leave with its exit code."""
+    with lasting_streams():
+        code = _code()
+    sys.exit(code)
+
+
+def _code() -> int:
     try:
         with _interruptible():
             code = cli.main(standalone_mode=False)
     except BenchError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {printable(str(error), 20_000)}", err=True)
         code = error.exit_code
     except click.ClickException as error:
         error.show()
         code = error.exit_code
+    except MemoryError as error:
+        click.echo(f"error: not enough memory for what was asked: {error}", err=True)
+        code = BenchError.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         code = Interrupted.exit_code
-    except BrokenPipeError:
-        # The reader of a pipe (``| head``) has seen enough.
-        sys.stderr.close()
-        code = 0
-    sys.exit(code if isinstance(code, int) else 0)
+    return code if isinstance(code, int) else 0
 
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """SIGINT and SIGTERM raise KeyboardInterrupt inside the block, whatever was inherited.
+    """SIGINT, SIGTERM and SIGUSR2 raise KeyboardInterrupt inside the block, whatever was inherited.
 
     A shell starts what a script runs in the background with SIGINT ignored, and Python then leaves
-    it so.
+    it so. A terminal that goes away (SIGHUP) interrupts too, unless that was to be ignored (nohup).
     """
 
     def interrupt(number: int, frame: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt
 
-    before = {
-        number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:
@@ -77,5 +85,6 @@ def cli() -> None:
     """FFJORD against discrete normalizing flows: which one, at what cost."""
 
 
-for command in (run, status, collect, report, data, list_, describe, doctor, perf):
+for command in (run, status, collect, report, compare, data, list_, describe, check, doctor, perf):
     cli.add_command(command)
+take_plugins(cli)

@@ -38,7 +38,23 @@ def data_list() -> int:
         size = "" if found.bytes is None else f"{found.bytes / 1e6:.1f} MB"
         rows.append((name, found.state, size, found.licence or "", found.citation))
     table(rows)
+    for names in _sharing():
+        click.echo(f"one download serves {', '.join(names[:-1])} and {names[-1]}")
     return 0
+
+
+def _sharing() -> list[list[str]]:
+    """The names of data sets that are made of the same files, together."""
+    import datasets
+
+    by_files: dict[tuple[str, ...], list[str]] = {}
+    for name, entry in datasets.ENTRIES.items():
+        source = entry.config.files()
+        form = source.download if source is not None else None
+        if form is not None:
+            addresses = tuple(address for file in form.files for address in file.addresses[:1])
+            by_files.setdefault(addresses, []).append(name)
+    return [names for names in by_files.values() if len(names) > 1]
 
 
 @data.command("fetch")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,15 +11,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from benchmarks.cli.words import first_line, print_stale, table, warn
+from benchmarks.cli.words import bytes_text, count, duration, first_line, print_stale, table, warn
 from benchmarks.errors import DataUnavailable, Interrupted, MatrixError
+from benchmarks.text import printable
 
 if TYPE_CHECKING:
     from benchmarks.cell import Cell
-    from benchmarks.run.local import Outcome
+    from benchmarks.run.local import Outcome, Running
     from benchmarks.store import LeftOut, Record, Stale, Store
 
 __all__ = ["run"]
+
+LINE_SECONDS = 60.0
+"""Between two lines that say how far a run is, where there is no terminal."""
 
 
 @click.command()
@@ -37,7 +42,7 @@ __all__ = ["run"]
 @click.option("--filter", "filter_text", default="", help="such as 'flow=ffjord,maf;dataset=power'")
 @click.option("--seeds", "seeds_text", help="instead of the matrix's, such as 0-4")
 @click.option(
-    "--jobs", type=click.IntRange(1), help="cells trained at once  [cores / threads; 1 on a GPU]"
+    "--jobs", type=click.IntRange(1), help="cells trained at once  [cores / threads; 1 a GPU]"
 )
 @click.option(
     "--timeout", type=click.FloatRange(0, min_open=True), help="seconds for a stage of a cell"
@@ -45,7 +50,9 @@ __all__ = ["run"]
 @click.option("--limit", type=click.IntRange(1), help="run at most so many cells")
 @click.option("--retry-failed", is_flag=True, help="run cells again that failed before")
 @click.option("--force", is_flag=True, help="run every cell again")
-@click.option("--dry-run", is_flag=True, help="show what would run, and run nothing")
+@click.option("--skip-missing", is_flag=True, help="run what can be, where data are missing")
+@click.option("--keep-weights", is_flag=True, help="keep the tested weights beside the records")
+@click.option("--dry-run", is_flag=True, help="show what would run and what it takes, run nothing")
 def run(
     matrix: str,
     out: Path | None,
@@ -58,12 +65,15 @@ def run(
     limit: int | None,
     retry_failed: bool,
     force: bool,
+    skip_missing: bool,
+    keep_weights: bool,
     dry_run: bool,
 ) -> int:
     """Run the cells of MATRIX (a name from `list studies`, or a .toml file).
 
-    A cell that has a record is not run again, so an interrupted run goes on where it was. A stale
-    record (of code with other versions) is replaced by a new one.
+    A cell that has a record is not run again, and a training goes on from its checkpoint, so that
+    an interrupted run goes on where it was. A stale record (of code with other versions) is
+    replaced by a new one.
     """
     from benchmarks.matrix import load_matrix
     from benchmarks.select import filter_cells, parse_seeds
@@ -89,15 +99,23 @@ def run(
     to_run = to_run[:limit]
     stale = _stale(store)
     print_stale([item for cell in to_run for item in stale.get(cell.identity, ())])
+    missing = _missing_data(to_run)
+    gpus = _gpus(chosen)
+    jobs = jobs or _jobs(gpus, cells)
     if dry_run:
         for cell in to_run:
-            click.echo(f"{cell.key}  {cell}")
+            click.echo(f"{cell.key}  {printable(str(cell))}")
         click.echo(f"{len(to_run)} cells to run, {len(records)} have a record")
+        _print_needs(to_run, store, jobs)
+        for label, why in missing.items():
+            number = sum(cell.dataset_label == label for cell in to_run)
+            click.echo(f"missing, {count(number, 'cell')}: {label}: {why}", err=True)
         return 0
+    to_run = _with_data(to_run, missing, skip_missing)
 
     with store.lock():
+        store.clean()
         store.write_plan(resolved)
-        _check_data(to_run)
         for cell in to_run:
             store.discard(cell)
 
@@ -110,10 +128,10 @@ def run(
             for item in stale.get(outcome.cell.identity, ()):
                 store.remove(item)
 
-        jobs = jobs or _jobs(chosen, cells)
-        _run_cells(to_run, len(records), store, jobs, timeout, on_outcome)
+        settings = {"jobs": jobs, "timeout": timeout, "gpus": gpus, "keep_weights": keep_weights}
+        _run_cells(to_run, len(records), store, settings, on_outcome)
     _print_ratios([*records.values()])
-    return _summarise(store, [*records.values()], left_out)
+    return _summarise(store, [*records.values()], left_out, len(missing))
 
 
 def _stale(store: Store) -> dict[str, list[Stale]]:
@@ -139,16 +157,26 @@ def _device(name: str) -> Any:
     return name
 
 
-def _jobs(device: str, cells: Sequence[Cell]) -> int:
+def _gpus(device: str) -> list[str]:
+    from benchmarks.run.local import visible_gpus
+
+    return visible_gpus() if device == "cuda" else []
+
+
+def _jobs(gpus: Sequence[str], cells: Sequence[Cell]) -> int:
     import os
 
-    if device == "cuda" or not cells:
-        return 1
+    if gpus or not cells:
+        return max(1, len(gpus))
     return max(1, (os.cpu_count() or 1) // cells[0].threads)
 
 
-def _check_data(cells: Sequence[Cell]) -> None:
-    """Load each data set once before anything runs: what is missing is said now, not in hours."""
+def _missing_data(cells: Sequence[Cell]) -> dict[str, str]:
+    """Load each data set once before anything runs: what is missing is said now, not in hours.
+
+    Returns:
+        The data sets that cannot be loaded, by their labels, and why.
+    """
     import datasets
 
     problems: dict[str, str] = {}
@@ -157,60 +185,93 @@ def _check_data(cells: Sequence[Cell]) -> None:
             cell.dataset_config().load(cell.dataset)
         except datasets.DataError as error:
             problems[cell.dataset_label] = str(error)
-    if problems:
-        lines = [f"{label}: {why}" for label, why in problems.items()]
-        raise DataUnavailable(
-            "\n".join([*lines, "nothing was run; get the data, or leave them out with --filter"])
-        )
+    return problems
+
+
+def _with_data(cells: Sequence[Cell], missing: dict[str, str], skip: bool) -> list[Cell]:
+    """The cells whose data are there; an error if some are not and may not be left out."""
+    kept = [cell for cell in cells if cell.dataset_label not in missing]
+    lines = [f"{label}: {why}" for label, why in missing.items()]
+    if missing and (not skip or not kept):
+        advice = "nothing was run; get the data, or leave them out with --skip-missing or --filter"
+        raise DataUnavailable("\n".join([*lines, advice]))
+    for line in lines:
+        click.echo(f"left out, its data are missing: {printable(line)}", err=True)
+    return kept
+
+
+def _print_needs(cells: Sequence[Cell], store: Store, jobs: int) -> None:
+    """Hours, memory and disk by earlier records, in this folder and those beside it."""
+    from benchmarks.run.forecast import needs_of
+    from benchmarks.store import Store
+
+    beside = store.directory.parent
+    folders = sorted(path.parent for path in beside.glob("*/cells")) if beside.is_dir() else []
+    needs = needs_of(cells, [Store(folder) for folder in folders])
+    if not needs.known:
+        click.echo("time, memory and disk: not known, there is no earlier record of these flows")
+        return
+    of_all = "" if needs.known == len(cells) else f" for {needs.known} of {len(cells)} cells"
+    click.echo(
+        f"by earlier records{of_all}: {duration(needs.seconds / jobs)} with {jobs} at once, "
+        f"{bytes_text(needs.memory_bytes)} of memory each at most, "
+        f"{bytes_text(needs.disk_bytes)} of disk"
+    )
 
 
 def _run_cells(
     cells: Sequence[Cell],
     cached: int,
     store: Store,
-    jobs: int,
-    timeout: float | None,
+    settings: dict[str, Any],
     on_outcome: Callable[[Outcome], None],
 ) -> None:
     """Run cells and show how far they are."""
     from tqdm import tqdm
 
+    from benchmarks.run.forecast import Course
     from benchmarks.run.local import run_cells
 
     terminal = sys.stderr.isatty()
     finished = failed = 0
+    course = Course(store, cells, settings["jobs"])
+    said = time.monotonic()
+    form = "{desc}: {percentage:5.1f} %|{bar}| {elapsed}, {postfix}"
     with tqdm(
-        total=len(cells), disable=not terminal, unit="cell", dynamic_ncols=True, desc="cells"
+        total=course.total, disable=not terminal, dynamic_ncols=True, bar_format=form, desc="cells"
     ) as bar:
 
         def show(outcome: Outcome) -> None:
             nonlocal finished, failed
             on_outcome(outcome)
             finished += 1
-            line = _outcome_line(outcome)
+            line = printable(_outcome_line(outcome))
             bad = outcome.record is None or outcome.record.failed
             failed += bad
-            if terminal:
-                if bad:
-                    bar.write(line, file=sys.stderr)
-                bar.set_postfix(failed=failed, cached=cached)
-                bar.update()
-            else:
+            course.ended(outcome.cell, well=not bad)
+            if not terminal:
                 click.echo(f"[{finished}/{len(cells)}] {line}", err=True)
+            elif bad:
+                bar.write(line, file=sys.stderr)
 
-        def on_stage(cell: Cell, stage: str) -> None:
-            if stage == "cost" and terminal:
-                bar.set_description("timing, alone on the machine")
+        def tick(running: Sequence[Running]) -> None:
+            nonlocal said
+            done, seconds = course.look(running)
+            left = "" if seconds is None else f", {duration(seconds)} left"
+            counts = f"{finished} of {len(cells)}" + (f", {failed} failed" if failed else "")
+            if terminal:
+                timing = any(item.task.stage == "cost" for item in running)
+                bar.set_description("timing, alone on the machine" if timing else "cells")
+                bar.n = min(done, course.total)
+                bar.set_postfix_str(f"{counts}, {cached} kept{left}")
+                bar.refresh()
+            elif time.monotonic() - said >= LINE_SECONDS:
+                said = time.monotonic()
+                part = 100 * done / max(1, course.total)
+                click.echo(f"{part:.1f} %: {counts} cells, {len(running)} running{left}", err=True)
 
         try:
-            run_cells(
-                cells,
-                store.directory,
-                jobs=jobs,
-                timeout=timeout,
-                on_outcome=show,
-                on_stage=on_stage,
-            )
+            run_cells(cells, store.directory, on_outcome=show, on_tick=tick, **settings)
         except KeyboardInterrupt:
             bar.close()
             raise Interrupted(
@@ -230,13 +291,16 @@ def _outcome_line(outcome: Outcome) -> str:
     return f"{outcome.cell}: " + (f"{nll:.3f} nats" if isinstance(nll, float) else "ok")
 
 
-def _summarise(store: Store, records: Sequence[Record], left_out: Sequence[LeftOut]) -> int:
+def _summarise(
+    store: Store, records: Sequence[Record], left_out: Sequence[LeftOut], missing: int
+) -> int:
     counts = Counter(record.status for record in records)
     text = ", ".join(f"{number} {status}" for status, number in counts.most_common())
     click.echo(f"{len(records)} cells: {text or 'none'}; records in {store.directory}")
     for record in records:
         if record.failed:
-            click.echo(f"  {record.cell}: {record.status}: {first_line(record.reason)}", err=True)
+            line = f"{record.cell}: {record.status}: {first_line(record.reason)}"
+            click.echo(f"  {printable(line)}", err=True)
     for record in records:
         if record.measures.get("learning_rate_at_edge"):
             rate = record.measures["learning_rate"]
@@ -246,7 +310,16 @@ def _summarise(store: Store, records: Sequence[Record], left_out: Sequence[LeftO
                 err=True,
             )
     warn(left_out)
-    return 1 if left_out or any(record.failed for record in records) else 0
+    skipped = bool(records) and all(record.status == "skipped" for record in records)
+    if skipped:
+        click.echo(
+            f"nothing was measured: every cell was skipped; {first_line(records[0].reason)}",
+            err=True,
+        )
+    if missing:
+        click.echo(f"{count(missing, 'data set')} missing: their cells are left", err=True)
+    bad = left_out or skipped or missing or any(record.failed for record in records)
+    return 1 if bad else 0
 
 
 def _print_ratios(records: Sequence[Record]) -> None:
@@ -263,14 +336,18 @@ def _print_ratios(records: Sequence[Record]) -> None:
         for name in ("train_step", "log_prob"):
             limit = found.get(f"{name}_over_matmul")
             cells.append(f"{limit:.1f}" if limit is not None else "")
+        compilation = found.get("compile_seconds")
+        cells.append(f"{compilation:.1f} s" if compilation is not None else "")
         memory = found.get("peak_memory_ratio")
         cells.append(f"{memory:.2f}" if memory is not None else "")
         shared = "shared" if found.get("cost_shared") else ""
-        rows.append(
-            (record.flow_label, record.dataset_label, str(found["reference"]), *cells, shared)
-        )
+        steps = found.get("steps", record.cell.budget.steps)
+        form = f"{record.form}, " + (f"trained {steps} steps" if steps else "untrained")
+        batch = str(record.cell.budget.batch_size)
+        contestant = (record.flow_label, form, record.dataset_label, batch, str(found["reference"]))
+        rows.append((*contestant, *cells, shared))
     if rows:
         click.echo("time over the reference's: median (quartiles) of interleaved pairs")
-        head = ("flow", "dataset", "reference", "training step", "density", "sample")
-        limits = ("step over matmul", "density over matmul", "memory over reference", "")
-        table([(*head, *limits), *rows])
+        contestant = ("flow", "form", "dataset", "batch", "reference")
+        times = ("training step", "density", "sample", "step over matmul", "density over matmul")
+        table([(*contestant, *times, "compilation", "memory over reference", ""), *rows])

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from benchmarks.cli.words import NearestGroup, table
+from benchmarks.cli.words import NearestGroup, allowed, table
 from benchmarks.errors import MatrixError, hint
 
 if TYPE_CHECKING:
+    import datasets
+    import flows
     from benchmarks.cell import Cell
     from benchmarks.matrix import Matrix
 
@@ -98,16 +101,9 @@ def describe(name: str) -> int:
         click.echo(f"{entry.name}: {entry.summary}\nsource: {entry.source}")
         if remark := getattr(entry, "remark", ""):
             click.echo(f"remark: {remark}")
-        config: Any = entry.config_class.model_validate(dict(entry.options))
-        click.echo((entry.config_class.__doc__ or "").strip())
+        click.echo(inspect.cleandoc(entry.config_class.__doc__ or ""))
         click.echo("options:")
-        table(
-            [
-                ("  " + option, str(getattr(config, option)), field.description or "")
-                for option, field in entry.config_class.model_fields.items()
-            ]
-            or [("  none", "", "")]
-        )
+        table(_options(entry) or [("  none",)])
     elif name in measures.FAMILIES:
         family = measures.family(name)
         click.echo(f"{name}: {family.summary}")
@@ -126,6 +122,21 @@ def describe(name: str) -> int:
         known = [*flows.ENTRIES, *datasets.ENTRIES, *measures.FAMILIES, *STUDIES]
         raise MatrixError(f"nothing is called {name!r}{hint(name, known)}")
     return 0
+
+
+def _options(entry: flows.Entry | datasets.Entry) -> list[tuple[str, ...]]:
+    """A row an option: its name, its value as the entry comes, what is allowed, what it is."""
+    rows: list[tuple[str, ...]] = [("  option", "value", "allowed", "")]
+    for option, field in entry.config_class.model_fields.items():
+        if option in entry.options:
+            value = str(entry.options[option])
+        elif field.is_required():
+            value = "(to be given)"
+        else:
+            value = str(field.get_default(call_default_factory=True))
+        words = allowed(field.annotation, field.metadata)
+        rows.append((f"  {option}", value, words, " ".join((field.description or "").split())))
+    return rows if len(rows) > 1 else []
 
 
 def _describe_matrix(matrix: Matrix) -> None:
@@ -160,7 +171,7 @@ def doctor() -> int:
     import torch
 
     import datasets
-    from benchmarks.environment import describe_environment
+    from benchmarks.environment import LIBRARIES, describe_environment, version_of
 
     problems = []
     project = Path(__file__).resolve().parents[2]
@@ -175,6 +186,8 @@ def doctor() -> int:
     cuda = torch.cuda.is_available()
     environment = describe_environment(torch.device("cuda" if cuda else "cpu"))
     table([(name, str(value)) for name, value in environment.items()])
+    for library in (*LIBRARIES, "asv"):
+        click.echo(f"library {library}: {version_of(library) or 'not installed'}")
     if not cuda:
         click.echo("no CUDA device: cells run on the CPU")
     if not problems:

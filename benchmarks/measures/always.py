@@ -15,6 +15,12 @@ ALWAYS = (
         interval=False,
         table="cost",
     ),
+    Column(
+        "form",
+        "what a training step is computed by: eager is PyTorch call by call, compiled is "
+        "torch.compile (density and sample are eager), JAX is jax.jit, for all three",
+        sort="text",
+    ),
     Column("steps", "optimiser steps of the training of the tested weights; 0: untrained"),
     Column("best_step", "the step of the best validation, whose weights are tested"),
     Column(
@@ -66,5 +72,12 @@ ALWAYS = (
         "cost_shared",
         "whether others used the machine while times, ratios and memory were measured",
         sort="flag",
+    ),
+    Column(
+        "quality_stage_seconds", "what training and quality took altogether, wall-clock seconds"
+    ),
+    Column(
+        "cost_stage_seconds",
+        "what measuring times, ratios and memory took, wall-clock seconds",
     ),
 )

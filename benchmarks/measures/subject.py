@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks.cell import Cell
-from benchmarks.train import Batches
+from benchmarks.train import Batches, initialisation_rows
 from datasets import Dataset
 from datasets.base import named_seed
 from flows import Flow
 
-__all__ = ["Subject"]
+__all__ = ["Form", "Subject"]
 
-# Scalars that a flow is initialised on: bounds the memory of the one pass, which keeps no graph.
-INITIALISATION_SCALARS = 2**17
+Form = Literal["eager", "compiled", "JAX"]
+"""What computes a flow's training step: PyTorch call by call, torch.compile, or JAX."""
 
 
 @dataclass
@@ -42,6 +42,13 @@ class Subject:
         """Where the flow lives."""
         return self.flow.device
 
+    @property
+    def form(self) -> Form:
+        """What computes a training step."""
+        if not self.flow.in_torch:
+            return "JAX"
+        return "compiled" if self.cell.budget.compile else "eager"
+
     def generator(self, purpose: str) -> torch.Generator:
         """A generator on the flow's device, named by purpose and seed."""
         generator = torch.Generator(self.device)
@@ -55,19 +62,11 @@ class Subject:
         return x.to(self.device, self.flow.dtype)
 
     def initialisation_rows(self) -> Tensor:
-        """Training rows for :meth:`flows.Flow.initialize`, the same at every call.
-
-        More than a batch where rows are short: what is to hold the data (a spline's box, the
-        scale of an actnorm) is found the better the more of them are seen.
-        """
-        size = max(self.cell.budget.batch_size, INITIALISATION_SCALARS // self.dataset.dimension)
-        x, _ = next(iter(self._batches("initialisation", size)))
-        return x
+        """Training rows for :meth:`flows.Flow.initialize`, the same at every call."""
+        size = self.cell.budget.batch_size
+        return initialisation_rows(self.flow, self.dataset, size, self.cell.seed)
 
     def batches(self, purpose: str) -> Batches:
         """Training batches of the cell's size."""
-        return self._batches(purpose, self.cell.budget.batch_size)
-
-    def _batches(self, purpose: str, size: int) -> Batches:
-        generator = self.generator(purpose)
+        size, generator = self.cell.budget.batch_size, self.generator(purpose)
         return Batches(self.dataset, size, self.device, self.flow.dtype, generator)

@@ -2,32 +2,45 @@
 
 Each stage of a cell is a fresh process, forked from a server that has torch loaded and nothing
 else done (no CUDA context, no threads), so that a cell costs no seconds of imports.
+
+How a process ends says what is done. A record is a result, whatever its status, and final. One
+that was killed from outside, stopped, or lost with its server has no result: its cell goes on from
+its checkpoint, :data:`RETRIES` times at most. A disk on which nothing can be written ends the run.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.forkserver
+import multiprocessing.resource_tracker
 import os
+import shutil
 import signal
+import sys
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+
+import psutil
 
 from benchmarks import measures
 from benchmarks.allocator import ALLOCATOR
 from benchmarks.cell import Cell
 from benchmarks.environment import matrix_products
+from benchmarks.errors import RunStopped
 from benchmarks.run import process as cell_module
-from benchmarks.run.process import Stage, Task
-from benchmarks.store import LeftOut, Record, Store
+from benchmarks.run.process import GRACE_SECONDS, NO_DISK, STOPPED, Stage, Task
+from benchmarks.store import LeftOut, Record, Status, Store
 from flows.products import VARIABLE as PRODUCTS
 
-__all__ = ["Outcome", "run_cells"]
+__all__ = ["Outcome", "Running", "run_cells", "visible_gpus"]
 
 # What every cell needs and takes its time to import. torch's optimisers import its compiler's
 # front end at their first step.
@@ -36,8 +49,16 @@ PRELOAD = [
     "torch._dynamo",
     *dict.fromkeys(found.measure.__module__ for found in measures.FAMILIES.values()),
 ]
-# Between a polite end and a forced one, seconds.
-GRACE_SECONDS = 5.0
+RETRIES = 2
+"""How often a cell is started again whose process was ended from outside."""
+SERVER_TRIES = 20
+"""How often a process is asked for, twice a second, of servers that end."""
+OUTSIDE = {signal.SIGKILL, *cell_module.STOP_SIGNALS, signal.SIGHUP, signal.SIGINT}
+"""Signals by which others end a process; those that a process brings on itself are its result."""
+SERVER_LOST = 255
+"""What multiprocessing says of a process whose end nobody has seen."""
+MARK = "FFJORD_BENCH_RUNNER"
+"""Environment variable by which a runner knows what its cells have started."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +71,23 @@ class Outcome:
 
 
 @dataclass
-class _Running:
+class Running:
+    """A stage of a cell that is under way."""
+
     task: Task
     process: BaseProcess
     started: float = field(default_factory=time.monotonic)
+    oom_kills: int = field(default_factory=lambda: _oom_kills())
+
+
+def visible_gpus() -> list[str]:
+    """The CUDA devices that a process may be given, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name.strip() for name in named.split(",") if name.strip()]
+    return [str(number) for number in range(torch.cuda.device_count())]
 
 
 def run_cells(
@@ -63,7 +97,9 @@ def run_cells(
     jobs: int,
     timeout: float | None,
     on_outcome: Callable[[Outcome], None],
-    on_stage: Callable[[Cell, Stage], None] = lambda cell, stage: None,
+    on_tick: Callable[[Sequence[Running]], None] = lambda running: None,
+    gpus: Sequence[str] = (),
+    keep_weights: bool = False,
 ) -> None:
     """Run cells that have no record, and write one for each.
 
@@ -73,32 +109,50 @@ def run_cells(
         jobs: how many train at once.
         timeout: seconds for a stage of a cell; None for no bound.
         on_outcome: called when a cell has ended, in the parent.
-        on_stage: called when a stage begins.
+        on_tick: called twice a second with what is under way.
+        gpus: CUDA devices; each process sees one, that with the fewest processes. None given, each
+            sees what this one does. (Processor cores are not dealt out: two runs would take the
+            same ones.)
+        keep_weights: whether the tested weights are kept beside the records.
 
     Raises:
-        KeyboardInterrupt: after Ctrl-C; the running cells have been ended, what they had
-            finished stays.
+        RunStopped: if nothing can be written into the folder, or it is gone.
+        KeyboardInterrupt: after Ctrl-C; the running cells have been asked to keep their state and
+            have ended, what they had finished stays.
     """
     store = Store(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    folder = _identity(directory)
     # Nobody writes into it. This process alone holds ``mine``: when it ends, cells notice.
     runner, mine = multiprocessing.Pipe(duplex=False)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    _start_server()
     waiting: dict[Stage, deque[Cell]] = {"quality": deque(), "cost": deque()}
-    for cell in cells:
-        waiting[cell_module.pending_stage(store, cell)].append(cell)
-    running: list[_Running] = []
+    running: list[Running] = []
+    retried: Counter[str] = Counter()
 
     def start(stage: Stage) -> None:
         cell = waiting[stage].popleft()
-        task = Task(cell, stage, directory, runner)
-        on_stage(cell, stage)
-        process = context.Process(target=cell_module.run, args=(task,), name=str(cell))
-        process.start()
-        running.append(_Running(task, process))
+        load = Counter(item.task.gpu for item in running)
+        gpu = min(gpus, key=lambda gpu: load[gpu], default=None)
+        task = Task(cell, stage, directory, runner, gpu, keep_weights)
+        for attempt in range(SERVER_TRIES):
+            process = context.Process(target=cell_module.run, args=(task,), name=str(cell))
+            _start_server()
+            try:
+                process.start()
+            except (EOFError, OSError) as error:
+                # The server is about to be gone; then another is started.
+                if attempt == SERVER_TRIES - 1:
+                    raise RunStopped(
+                        f"no process can be started ({str(error) or 'its server ended'})"
+                    ) from error
+                time.sleep(0.5)
+            else:
+                running.append(Running(task, process))
+                return
 
-    def trained(item: _Running) -> bool:
+    def trained(item: Running) -> bool:
         """Whether a process has ended well and left what the cost stage needs."""
         return (
             item.task.stage == "quality"
@@ -106,7 +160,7 @@ def run_cells(
             and cell_module.pending_stage(store, item.task.cell) == "cost"
         )
 
-    def finish(item: _Running, why: str | None) -> None:
+    def finish(item: Running, why: str | None) -> None:
         running.remove(item)
         cell = item.task.cell
         found = store.read(cell)
@@ -116,40 +170,60 @@ def run_cells(
             # Its cost is measured when the machine is quiet.
             waiting["cost"].append(cell)
             return
+        elif not why and item.process.exitcode == NO_DISK:
+            raise RunStopped(_no_disk(directory))
+        elif not why and _ended_from_outside(item) and retried[cell.key] < RETRIES:
+            retried[cell.key] += 1
+            waiting[cell_module.pending_stage(store, cell)].appendleft(cell)
+            return
         elif found is None:
-            status, reason = ("timeout", why) if why else ("crashed", _death(item))
+            status, reason = _death(item, why, retried[cell.key])
             pending = cell_module.read_pending(store, cell)
-            found = cell_module.record_of(cell, status, reason, pending=pending)  # type: ignore[arg-type]
+            found = cell_module.record_of(cell, status, reason, pending=pending)
             store.write(found)
             cell_module.clear_pending(store, cell)
         on_outcome(
             Outcome(cell, None, found) if isinstance(found, LeftOut) else Outcome(cell, found)
         )
 
-    try:
-        while running or waiting["quality"] or waiting["cost"]:
-            while waiting["quality"] and len(running) < jobs:
-                start("quality")
-            if not running and waiting["cost"]:
-                start("cost")
-            multiprocessing.connection.wait([item.process.sentinel for item in running], 0.5)
-            for item in list(running):
-                if not item.process.is_alive():
-                    item.process.join()
-                    finish(item, None)
-                elif timeout is not None and time.monotonic() - item.started > timeout:
-                    _end([item])
-                    finish(item, f"the {item.task.stage} stage took more than {timeout:g} s")
-    finally:
-        _end(running)
-        runner.close()
-        mine.close()
+    with _adopting_strays() as end_strays:
+        try:
+            for cell in cells:
+                waiting[cell_module.pending_stage(store, cell)].append(cell)
+            while running or waiting["quality"] or waiting["cost"]:
+                while waiting["quality"] and len(running) < jobs:
+                    start("quality")
+                if not running and waiting["cost"]:
+                    start("cost")
+                on_tick(running)
+                multiprocessing.connection.wait([item.process.sentinel for item in running], 0.5)
+                if _identity(directory) != folder:
+                    raise RunStopped(
+                        f"{directory} was removed or replaced while the run wrote there"
+                    )
+                for item in list(running):
+                    if not item.process.is_alive():
+                        item.process.join()
+                        end_strays()
+                        finish(item, None)
+                    elif timeout is not None and time.monotonic() - item.started > timeout:
+                        why = _too_long(store, item, timeout)
+                        end_strays(_kill(item))
+                        finish(item, why)
+        except OSError as error:
+            raise RunStopped(f"{_no_disk(directory)} ({error})") from error
+        finally:
+            end_strays(_stop(running))
+            runner.close()
+            mine.close()
 
 
 def _start_server() -> None:
     """Start what cells are forked from, unless it runs; only its environment is changed."""
     # Every cell multiplies by the same library, so that the same cell gives the same result.
-    environment = {**ALLOCATOR, PRODUCTS: matrix_products().setting}
+    environment = {**ALLOCATOR, PRODUCTS: matrix_products().setting, MARK: str(os.getpid())}
+    # It is no cell's, and is not to be taken for one.
+    multiprocessing.resource_tracker.ensure_running()
     added = environment.keys() - os.environ.keys()
     try:
         os.environ.update({name: environment[name] for name in added})
@@ -159,22 +233,137 @@ def _start_server() -> None:
             os.environ.pop(name)
 
 
-def _death(item: _Running) -> str:
+@contextmanager
+def _adopting_strays() -> Iterator[Callable[..., None]]:
+    """Gives a function that ends what cells have started and left behind.
+
+    A process whose parent has died becomes the child of the nearest process above that asks for it:
+    of the cell while it lives, else of this one. Known by its environment, whatever its session.
+    """
+    kernel = ctypes.CDLL(None) if sys.platform == "linux" else None
+    pr_set_child_subreaper, pr_get_child_subreaper = 36, 37
+    before = ctypes.c_int(0)
+    if kernel is not None:
+        kernel.prctl(pr_get_child_subreaper, ctypes.byref(before))
+        kernel.prctl(pr_set_child_subreaper, 1)
+
+    killed: set[psutil.Process] = set()
+
+    def end_strays(more: Iterable[psutil.Process] = ()) -> None:
+        killed.update(more)
+        server = multiprocessing.forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.Error):
+                if child.pid != server and child.environ().get(MARK) == str(os.getpid()):
+                    killed.update(cell_module.end_descendants(child))
+                    child.kill()
+                    killed.add(child)
+        # They are this process's children now, and somebody has to take note of their end.
+        ended, _ = psutil.wait_procs(killed, timeout=1)
+        killed.difference_update(ended)
+
+    try:
+        yield end_strays
+    finally:
+        end_strays()
+        if kernel is not None:
+            kernel.prctl(pr_set_child_subreaper, before.value)
+
+
+def _identity(directory: Path) -> tuple[int, int] | None:
+    try:
+        found = directory.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _no_disk(directory: Path) -> str:
+    free = ""
+    with contextlib.suppress(OSError):
+        free = f", where {shutil.disk_usage(directory).free:,} bytes are free"
+    return (
+        f"cannot write into {directory}{free}: what was finished stays, and the same command goes "
+        "on when there is room"
+    )
+
+
+def _ended_from_outside(item: Running) -> bool:
     code = item.process.exitcode
+    if code == -signal.SIGKILL and _oom_kills() > item.oom_kills:
+        return False
+    return code in (STOPPED, SERVER_LOST) or code in {-number for number in OUTSIDE}
+
+
+def _death(item: Running, why: str | None, retried: int) -> tuple[Status, str]:
+    """Status and reason of a cell whose process ended without a result, or ``why`` it was ended."""
+    if why:
+        return "timeout", why
+    code = item.process.exitcode
+    stage = item.task.stage
+    if code == -signal.SIGKILL and _oom_kills() > item.oom_kills:
+        return "oom", f"the kernel ended the {stage} stage, out of memory"
+    times = f", {retried + 1} times" if retried else ""
+    if code == STOPPED:
+        return "crashed", f"the {stage} stage was asked to end{times}"
+    if code == SERVER_LOST:
+        return "crashed", f"the {stage} stage was lost with the server of its process{times}"
     if code is not None and code < 0:
         name = signal.Signals(-code).name
         hint = " (often the kernel, out of memory)" if name == "SIGKILL" else ""
-        return f"the process was ended by {name}{hint}"
-    stage = item.task.stage
-    return f"the {stage} stage ended with exit code {code} and left nothing to go on with"
+        return "crashed", f"the process was ended by {name}{hint}{times}"
+    return (
+        "crashed",
+        f"the {stage} stage ended with exit code {code} and left nothing to go on with",
+    )
 
 
-def _end(items: Sequence[_Running]) -> None:
+def _too_long(store: Store, item: Running, timeout: float) -> str:
+    """Why a stage is ended, and whether it was still at work."""
+    found = store.progress(item.task.cell.key)
+    step, at = found.get("step"), found.get("at")
+    where = ""
+    if isinstance(step, int) and isinstance(at, float):
+        where = f"; it was at step {step}"
+        silent = time.time() - at
+        if silent > max(60.0, timeout / 2):
+            where = f"; it hung: nothing was heard of it for {silent:.0f} s, after step {step}"
+    return f"the {item.task.stage} stage took more than {timeout:g} s{where}"
+
+
+def _oom_kills() -> int:
+    """How many processes the kernel has ended for want of memory, here or in this container."""
+    total = 0
+    for path in (Path("/proc/vmstat"), Path("/sys/fs/cgroup/memory.events")):
+        with contextlib.suppress(OSError, ValueError):
+            for line in path.read_text().splitlines():
+                name, _, number = line.partition(" ")
+                if name == "oom_kill":
+                    total += int(number)
+    return total
+
+
+def _stop(items: Sequence[Running]) -> set[psutil.Process]:
+    """Have processes keep their state and end; kill those that take too long, as :func:`_kill`."""
+    killed: set[psutil.Process] = set()
     for item in items:
         item.process.terminate()
     deadline = time.monotonic() + GRACE_SECONDS
     for item in items:
         item.process.join(max(0.0, deadline - time.monotonic()))
         if item.process.is_alive():
-            item.process.kill()
-            item.process.join()
+            killed |= _kill(item)
+    return killed
+
+
+def _kill(item: Running) -> set[psutil.Process]:
+    """End a process and all that it has started; gives the latter."""
+    assert item.process.pid is not None
+    killed: set[psutil.Process] = set()
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(item.process.pid)
+        process.suspend()
+        killed = cell_module.end_descendants(process)
+    item.process.kill()
+    item.process.join()
+    return killed

@@ -7,7 +7,6 @@ import math
 import numpy as np
 import torch
 from pydantic import Field, PositiveInt
-from scipy.special import digamma, gammaln
 from torch import Tensor
 
 from datasets.base import Array, Entry
@@ -27,6 +26,9 @@ class StudentT:
     """
 
     def __init__(self, axes: Array, scales: Array, freedom: float) -> None:
+        # SciPy takes its time to import, and few sets need it.
+        from scipy.special import gammaln
+
         self.axes = axes
         self.scales = scales
         self.freedom = freedom
@@ -52,6 +54,8 @@ class StudentT:
 
     def entropy(self) -> float:
         """Nats: the mean of ``log(1 + square / freedom)`` is a difference of digammas."""
+        from scipy.special import digamma
+
         half = (self.freedom + len(self.scales)) / 2
         return float(half * (digamma(half) - digamma(self.freedom / 2)) - self._log_normaliser)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Annotated, Literal, cast
+from typing import Annotated, ClassVar, Literal, cast
 
 import torch
 from pydantic import BeforeValidator, Field, PositiveInt
@@ -171,6 +171,8 @@ class ImageFFJORDConfig(ContinuousConfig):
     A convolution of stride 1 is 3 x 3, one of 2 is 4 x 4 and halves height and width, one of -2
     is 4 x 4 and transposed, and doubles them.
     """
+
+    version: ClassVar[int] = 2
 
     hidden: Widths = Field(default=(64, 64, 64), description="channels of the hidden convolutions")
     strides: Strides = Field(

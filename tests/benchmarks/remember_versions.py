@@ -7,7 +7,8 @@ writes ``versions.json``: for each version its number and a hash of the code beh
 is its module and what that imports of this project, straight or through others, up to what has a
 version of its own, enters the cells' keys itself or is checked by the data's hashes. Comments,
 layout, docstrings, descriptions of columns and options and the versions themselves count for
-nothing.
+nothing. The values of the defaults of options count, which do not stand in keys; a new option
+counts where it is code.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ import ast
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 MEMORY = Path(__file__).with_name("versions.json")
@@ -61,22 +63,36 @@ class Item:
 
     version: int
     modules: tuple[str, ...]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def hash(self) -> str:
+        """Sixteen digits for the code and the defaults."""
+        return hash_of(map(tree_of, self.modules), self.defaults)
 
 
 def items() -> dict[str, Item]:
     """Every version there is, by name."""
+    import datasets
     import flows
     from benchmarks import measures
+    from benchmarks.cell import Budget, defaults_of
     from benchmarks.versions import COMMON
 
     found = {name: Item(COMMON[name], modules) for name, modules in COMMON_CODE.items()}
+    rule = found["training rule"]
+    found["training rule"] = Item(rule.version, rule.modules, defaults_of(Budget))
     for entry in flows.ENTRIES.values():
-        config = entry.config_class
-        name = f"system {config.__name__.removesuffix('Config')}"
-        found[name] = Item(config.version, closure(config.__module__))
+        cls = entry.config_class
+        name = f"system {cls.__name__.removesuffix('Config')}"
+        found[name] = Item(cls.version, closure(cls.__module__), defaults_of(cls))
+    for data in datasets.ENTRIES.values():
+        cls = data.config_class
+        name = f"data set {cls.__name__.removesuffix('Config')}"
+        # Their code is checked by the hashes of what it makes.
+        found[name] = Item(cls.version, (), defaults_of(cls))
     for name, family in measures.FAMILIES.items():
-        modules = closure(family.measure.__module__)
-        found[f"measure {name}"] = Item(family.version, modules)
+        found[f"measure {name}"] = Item(family.version, closure(family.measure.__module__))
     return found
 
 
@@ -120,9 +136,11 @@ def path_of(module: str) -> Path:
     return ROOT.joinpath(*module.split(".")).with_suffix(".py")
 
 
-def hash_of(trees: Iterable[ast.Module]) -> str:
+def hash_of(trees: Iterable[ast.Module], defaults: Mapping[str, Any] | None = None) -> str:
     """Sixteen digits for what modules do, the same under every version of Python."""
     text = "\n".join(map(canonical, trees))
+    if defaults:
+        text += json.dumps(defaults, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -172,7 +190,7 @@ def present() -> dict[str, dict[str, int | str]]:
     return {
         name: {
             "version": item.version,
-            "hash": hash_of(map(tree_of, item.modules)),
+            "hash": item.hash,
         }
         for name, item in items().items()
     }

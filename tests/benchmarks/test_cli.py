@@ -2,6 +2,7 @@
 
 import io
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -370,3 +371,174 @@ def test_help_needs_no_torch() -> None:
     """Help and mistyped options answer at once: torch takes seconds to load."""
     code = "import sys, benchmarks.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_is_missing_is_left_out_on_request(
+    tmp_path: Path, tiny: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+    from benchmarks.run import local
+    from datasets.sampled.toy import ToyConfig
+
+    tiny.write_text(tiny.read_text().replace("rows = 2000 }", 'rows = 2000 }, "optdigits"'))
+
+    def missing(self: object, name: str) -> None:
+        raise datasets.DataMissing("file toys.npz is missing")
+
+    monkeypatch.setattr(ToyConfig, "load", missing)
+    words = ("run", tiny, "--out", tmp_path / "run")
+    code, out, err = call(*words, "--dry-run", capsys=capsys)
+    assert code == 0
+    assert "4 cells to run" in out
+    assert "missing, 2 cells: 8gaussians[rows=2000]: file toys.npz is missing" in err
+    ran: list[Any] = []
+    monkeypatch.setattr(local, "run_cells", lambda cells, directory, **_: ran.extend(cells))
+    code, _, err = call(*words, "--skip-missing", capsys=capsys)
+    assert code == 1
+    assert [cell.dataset for cell in ran] == ["optdigits"] * 2
+    assert "left out, its data are missing: 8gaussians[rows=2000]" in err
+    words = (*words, "--skip-missing", "--filter", "dataset=8gaussians")
+    code, _, err = call(*words, capsys=capsys)
+    assert code == 3
+    assert "nothing was run" in err
+
+
+def test_a_run_of_which_nothing_applies_says_so(
+    tmp_path: Path, tiny: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks.run import local
+    from benchmarks.run.process import record_of
+
+    def skipped(cells: Any, directory: Path, *, on_outcome: Any, **_: Any) -> None:
+        for cell in cells:
+            on_outcome(local.Outcome(cell, record_of(cell, "skipped", "no library")))
+
+    monkeypatch.setattr(local, "run_cells", skipped)
+    code, _, err = call("run", tiny, "--out", tmp_path / "run", capsys=capsys)
+    assert code == 1
+    assert "nothing was measured: every cell was skipped" in err
+    assert "no library" in err
+
+
+def test_what_a_run_takes_is_told_by_earlier_records(
+    tmp_path: Path, tiny: Path, capsys: Any
+) -> None:
+    from benchmarks.run.process import Pending, record_of
+
+    words = ("run", tiny, "--out", tmp_path / "runs" / "new", "--dry-run", "--jobs", "1")
+    assert "not known, there is no earlier record" in call(*words, capsys=capsys)[1]
+    maf = load_matrix(str(tiny)).cells[1]
+    # Of another budget: 10 steps took 2 of 5 seconds. Now 20 steps are to be taken.
+    document = maf.model_dump()
+    document["budget"]["steps"] = 10
+    measured = {
+        "steps": 10, "train_seconds": 2.0, "quality_stage_seconds": 4.0,
+        "cost_stage_seconds": 1.0, "process_peak_bytes": 2**20,
+    }  # fmt: skip
+    pending = Pending(dimension=2, learning_rate=5e-3, measures=measured, data_hashes={})
+    earlier = type(maf).model_validate(document)
+    Store(tmp_path / "runs" / "old").write(record_of(earlier, "ok", pending=pending))
+    _, out, _ = call(*words, capsys=capsys)
+    assert "by earlier records for 1 of 2 cells: 7 s with 1 at once, 1 MiB of memory each" in out
+
+
+def test_the_way_of_a_run_counts_parts_of_cells(tmp_path: Path, tiny: Path) -> None:
+    import time
+    from types import SimpleNamespace
+
+    from benchmarks.run.forecast import Course
+
+    cells = load_matrix(str(tiny)).cells
+    store = Store(tmp_path)
+    course = Course(store, cells, jobs=1)
+    assert course.total == 4
+    task = SimpleNamespace(cell=cells[0], stage="quality")
+    item: Any = SimpleNamespace(task=task, started=time.monotonic() - 40)
+    (tmp_path / "pending").mkdir()
+    assert course.look([item]) == (0, None)
+    store.write_progress(cells[0].key, {"used": 0.5})
+    done, left = course.look([item])
+    assert done == pytest.approx(0.475)
+    # 40 seconds for 0.475 of a training; as much for the other, and nothing is known of the costs.
+    assert left == pytest.approx(40 / 0.475 * (2 - 0.475), rel=0.01)
+    course.ended(cells[0], well=True)
+    done, left = course.look([])
+    assert done == 2
+    assert left == pytest.approx(40, abs=1)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_when_nobody_listens(tmp_path: Path, tiny: Path) -> None:
+    """Its output goes into a pipe that is closed at once, and it has no standard error."""
+    out = tmp_path / "run"
+    words = f"{sys.executable} -m benchmarks run {tiny} --out {out} --filter flow=maf"
+    done = subprocess.run(
+        ["bash", "-c", f"{words} 2>&1 | true; echo ${{PIPESTATUS[0]}}; {words} --force 2>&- >&-"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("0\n", "", 0)
+    assert Store(out).frame()["status"].tolist() == ["ok"]
+
+
+@pytest.mark.slow
+def test_a_disk_without_room_ends_a_run_in_words_and_loses_nothing(
+    tmp_path: Path, tiny: Path
+) -> None:
+    """Files may be no larger than a record, which is less than the pictures' arrays."""
+    words = [sys.executable, "-m", "benchmarks", "run", tiny, "--out", tmp_path / "run"]
+    done = subprocess.run(
+        words,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000)),
+    )
+    assert done.returncode == 1, done.stderr
+    assert f"cannot write into {tmp_path / 'run'}" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert Store(tmp_path / "run").frame().empty
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "2 cells: 2 ok" in done.stdout
+
+
+def test_describe_lists_what_is_allowed(capsys: Any) -> None:
+    code, out, _ = call("describe", "ffjord", capsys=capsys)
+    assert code == 0
+    rows = {line.split()[0]: line for line in out.splitlines() if line.startswith("  ")}
+    assert "hutchinson | exact" in rows["trace"]
+    assert "number > 0" in rows["atol"]
+    assert "list of whole number > 0" in rows["hidden"]
+
+
+def test_data_list_says_which_sets_share_a_download(capsys: Any) -> None:
+    code, out, _ = call("data", "list", capsys=capsys)
+    assert code == 0
+    assert "one download serves bsds300, gas and hepmass" in out
+
+
+def test_help_and_a_mistyped_command_import_no_torch() -> None:
+    code = (
+        "import sys; sys.argv[1:] = {words!r}.split(); from benchmarks.cli import main\n"
+        "try: main()\n"
+        "finally: print([m for m in ('torch', 'numpy', 'pandas') if m in sys.modules])"
+    )
+    for words in ("--help", "run --help", "list flows --help", "rum", "run quick --typo"):
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(words=words)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.stdout.endswith("[]\n"), words
+
+
+def test_more_rows_than_any_memory_holds_are_refused(tmp_path: Path, capsys: Any) -> None:
+    matrix = tmp_path / "large.toml"
+    rows = 'flows = ["maf"]\ndatasets = [{ name = "8gaussians", rows = 999999999999 }]'
+    matrix.write_text(f'name = "large"\n[[study]]\n{rows}')
+    code, _, err = call("run", matrix, "--out", tmp_path / "run", capsys=capsys)
+    assert code == 2
+    assert "rows = 999999999999 is more than 100000000" in err

@@ -1,7 +1,10 @@
 """Cells in processes of their own: every end leaves a record, and nothing takes others along."""
 
 import contextlib
+import errno
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -17,7 +21,9 @@ import pytest
 import flows
 from benchmarks.allocator import ALLOCATOR
 from benchmarks.cell import Cell
+from benchmarks.errors import RunStopped
 from benchmarks.matrix import load_matrix
+from benchmarks.run import local
 from benchmarks.run import process as cell_module
 from benchmarks.run.local import Outcome, run_cells
 from benchmarks.run.process import Task, record_of
@@ -122,20 +128,23 @@ def test_a_killed_cell_is_a_record_and_names_the_signal(tmp_path: Path, cell: Ce
 
     def kill() -> None:
         lock = store.pending(endless.key, ".lock")
-        while not store.is_running(endless.key):
+        while not found:
             time.sleep(0.05)
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                if any(Path(file.path) == lock for file in process.open_files()):
-                    process.kill()
+            if not store.is_running(endless.key):
+                continue
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    if any(Path(file.path) == lock for file in process.open_files()):
+                        process.kill()
 
+    found: list[Outcome] = []
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    found: list[Outcome] = []
-    run_cells([endless], tmp_path, jobs=1, timeout=60, on_outcome=found.append)
+    run_cells([endless], tmp_path, jobs=1, timeout=None, on_outcome=found.append)
+    killer.join()
     assert found[0].record is not None
     assert found[0].record.status == "crashed"
-    assert "SIGKILL" in found[0].record.reason
+    assert "SIGKILL (often the kernel, out of memory), 3 times" in found[0].record.reason
 
 
 RUNNER = """
@@ -206,6 +215,200 @@ def test_a_stage_that_ends_well_and_leaves_nothing_is_a_crash(
         assert f"the {stage} stage ended with exit code 0 and left" in record(found, one).reason
     # What had been measured by then is kept.
     assert record(found, trained).measures["nll_nats"] == nll
+
+
+def once(task: Task) -> bool:
+    """Whether this is the first process of a cell."""
+    path = task.directory / f"begun-{task.cell.key}"
+    if path.exists():
+        return False
+    path.touch()
+    return True
+
+
+def lose_the_server(task: Task) -> None:
+    if once(task):
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(60)
+    cell_module.run(task)
+
+
+def die_by(number: int) -> None:
+    # Without a dump of the core, and without a word.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if number != signal.SIGKILL:
+        signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    time.sleep(60)
+
+
+def die_once(task: Task) -> None:
+    if once(task):
+        die_by(signal.SIGKILL)
+    cell_module.run(task)
+
+
+def die_of_a_fault(task: Task) -> None:
+    once(task)
+    die_by(signal.SIGBUS)
+
+
+def die_by_force(task: Task) -> None:
+    die_by(signal.SIGKILL)
+
+
+@pytest.mark.parametrize("accident", [lose_the_server, die_once])
+def test_what_ends_a_cell_from_outside_is_no_result(
+    tmp_path: Path, cell: Cell, monkeypatch: pytest.MonkeyPatch, accident: Callable[[Task], None]
+) -> None:
+    """It is started again, and the server that is started anew keeps its memory as well."""
+    quick = changed(cell, measures=("quality",))
+    monkeypatch.setattr(cell_module, "run", accident)
+    assert record(run([quick], tmp_path), quick).status == "ok"
+    assert (tmp_path / f"begun-{quick.key}").exists()
+
+
+def test_what_a_cell_brings_on_itself_is_its_result(
+    tmp_path: Path, cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cell_module, "run", die_of_a_fault)
+    found = record(run([cell], tmp_path), cell)
+    assert (found.status, found.reason) == ("crashed", "the process was ended by SIGBUS")
+
+
+def test_the_kernels_end_for_want_of_memory_is_told_apart(
+    tmp_path: Path, cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = iter(range(1000))
+    monkeypatch.setattr(local, "_oom_kills", lambda: next(counts))
+    monkeypatch.setattr(cell_module, "run", die_by_force)
+    found = record(run([cell], tmp_path), cell)
+    assert (found.status, found.reason) == (
+        "oom",
+        "the kernel ended the quality stage, out of memory",
+    )
+
+
+def leave_strays(task: Task) -> None:
+    """Children in sessions of their own, one of them an orphan, that ignore what is polite."""
+    cell_module._lead_group()
+    sleep = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+    orphan = (
+        "import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', sys.argv[1]], "
+        "start_new_session=True, stdout=-3, stderr=-3); print(p.pid)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", sleep], start_new_session=True)
+    words = [sys.executable, "-c", orphan, sleep]
+    second = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    forked = os.fork()
+    if forked == 0:
+        os.setsid()
+        time.sleep(600)
+    temporary = task.directory / "writing"
+    temporary.write_text(f"{child.pid} {second.strip()} {forked}")
+    temporary.rename(task.directory / "strays")
+    if task.cell.seed == 0:
+        die_by(signal.SIGBUS)
+    time.sleep(600)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="orphans have no other parent elsewhere")
+@pytest.mark.parametrize("seed", [0, 1])
+def test_nothing_that_a_cell_has_started_outlives_it(
+    tmp_path: Path, cell: Cell, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Neither where it dies (seed 0) nor where its time is up."""
+    strays = tmp_path / "strays"
+    monkeypatch.setattr(cell_module, "run", leave_strays)
+    clock = local.time.monotonic
+    # Its time is up when it has started all of them.
+    monkeypatch.setattr(
+        local,
+        "time",
+        SimpleNamespace(monotonic=lambda: clock() + 1e6 * strays.exists(), time=time.time),
+    )
+    found = record(run([changed(cell, seed=seed)], tmp_path, timeout=1e5), changed(cell, seed=seed))
+    assert found.status == ("crashed" if seed == 0 else "timeout")
+    for pid in strays.read_text().split():
+        wait_for(lambda pid=pid: not psutil.pid_exists(int(pid)))  # type: ignore[misc]
+
+
+def remove_the_folder(task: Task) -> None:
+    shutil.rmtree(task.directory)
+
+
+def test_a_folder_that_is_removed_ends_the_run(
+    tmp_path: Path, cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cell_module, "run", remove_the_folder)
+    with pytest.raises(RunStopped, match="was removed or replaced"):
+        run([cell], tmp_path / "run")
+
+
+def find_no_room(task: Task) -> None:
+    sys.exit(cell_module.NO_DISK)
+
+
+def test_a_full_disk_ends_the_run_and_is_nobodys_result(
+    tmp_path: Path, cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cell_module, "run", find_no_room)
+    with pytest.raises(RunStopped, match=f"cannot write into {tmp_path}, where .* bytes are free"):
+        run([cell], tmp_path)
+    assert Store(tmp_path).read(cell) is None
+
+
+def test_a_cell_that_finds_no_room_keeps_what_it_has(
+    tmp_path: Path, cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    write = cell_module.write_atomically
+
+    def full(path: Path, data: bytes) -> None:
+        if path.suffix == ".pt":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, data)
+
+    monkeypatch.setattr(cell_module, "write_atomically", full)
+    with pytest.raises(OSError, match="No space left"):
+        cell_module._run_logged(Task(cell, "quality", tmp_path), store)
+    assert store.read(cell) is None
+    assert cell_module.pending_stage(store, cell) == "quality"
+
+
+def say_the_slot(task: Task) -> None:
+    (task.directory / f"gpu-{task.gpu}-{task.cell.seed}").touch()
+    deadline = time.monotonic() + 60
+    while len([*task.directory.glob("gpu-*")]) < 4 and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def test_each_cell_has_one_gpu_and_each_gpu_as_many_cells(
+    tmp_path: Path, cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cell_module, "run", say_the_slot)
+    cells = [changed(cell, seed=seed) for seed in range(4)]
+    run(cells, tmp_path, gpus=["0", "GPU-1f"], jobs=4)
+    found = sorted(path.name.rpartition("-")[0] for path in tmp_path.glob("gpu-*"))
+    assert found == ["gpu-0", "gpu-0", "gpu-GPU-1f", "gpu-GPU-1f"]
+
+
+def test_the_visible_gpus_are_those_that_were_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-1f")
+    assert local.visible_gpus() == ["2", "GPU-1f"]
+
+
+def test_a_log_keeps_its_beginning_and_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with cell_module._logged(path, fresh=True):
+        os.write(1, b"first line\n" + b"x" * 10_000_000)
+        cell_module.bound_log(path)
+        os.write(2, b"\nlast line\n")
+    text = path.read_text()
+    assert len(text) < 1_100_000
+    assert text.startswith("first line\n")
+    assert text.endswith("\nlast line\n")
+    assert "bytes left out" in text
 
 
 @pytest.mark.slow

@@ -5,13 +5,19 @@ import os
 import subprocess
 import sys
 import time
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from benchmarks import environment
-from benchmarks.environment import OthersWork, describe_environment, process_peak_bytes
+from benchmarks.environment import (
+    OthersWork,
+    describe_environment,
+    process_peak_bytes,
+    version_of,
+)
 from benchmarks.errors import BenchError
 from benchmarks.run import local
 from flows.processor import Processor
@@ -33,6 +39,29 @@ def test_environment_names_versions_and_machine(monkeypatch: pytest.MonkeyPatch)
     assert "gpu" not in found
     peak = process_peak_bytes()
     assert peak is None or peak > 50_000_000
+
+
+def test_libraries_are_named_where_they_took_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in environment.LIBRARIES:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    found = describe_environment(CPU)
+    assert found["scipy"] == version_of("scipy")
+    assert not found.keys() & {*environment.LIBRARIES}
+    monkeypatch.setitem(sys.modules, "nflows", ModuleType("nflows"))
+    assert describe_environment(CPU)["nflows"] == version_of("nflows")
+
+
+def test_planning_and_common_code_import_no_library_of_a_contestant() -> None:
+    """What a cell's process has imported is therefore its contestants'."""
+    code = (
+        "import sys, importlib\n"
+        "from benchmarks.run.local import PRELOAD\n"
+        "for name in PRELOAD: importlib.import_module(name)\n"
+        "from benchmarks.environment import LIBRARIES\n"
+        "print([name for name in LIBRARIES if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_nothing_in_it_names_this_one_machine() -> None:
@@ -135,3 +164,18 @@ def test_the_choice_is_not_made_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(environment, "chosen_products", refuse)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "matrix_products" not in describe_environment(torch.device("cuda"))
+
+
+@pytest.mark.parametrize(("where", "shared"), [("GPU-one", True), ("GPU-two", False)])
+def test_a_job_on_another_gpu_is_none_of_this_ones(
+    monkeypatch: pytest.MonkeyPatch, where: str, shared: bool
+) -> None:
+    """Of two processes one is this one, on GPU one; the other is on the GPU of the parameter."""
+    monkeypatch.setattr(environment, "_nvidia_smi", lambda query: ["GPU-one, 1", f"{where}, 2"])
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="one")
+    )
+    monkeypatch.setattr(environment, "_busy_seconds", lambda: 0.0)
+    with OthersWork(torch.device("cuda"), 1) as work:
+        pass
+    assert work.shared is shared

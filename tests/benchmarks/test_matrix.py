@@ -250,7 +250,45 @@ GOOD = 'flows = ["maf"]\ndatasets = ["8gaussians"]'
                 'name = "m"',
                 r"budget -> learning_rate -> 2: a learning rate is a number above 0, got ",
             )
-            for value in ("0", "-1e-3", "nan", "inf", "true", "'1e-2'", "[1e-2]")
+            for value in ("0", "-1e-3", "true", "'1e-2'", "[1e-2]")
+        ),
+        *(
+            (f"{GOOD}\n{line}", top, message)
+            for line, top, message in (
+                ("budget = { seconds = inf }", 'name = "m"', "seconds: numbers must be finite"),
+                (
+                    "budget = { learning_rate = [1e-3, nan] }",
+                    'name = "m"',
+                    "numbers must be",
+                ),
+                (
+                    "",
+                    f'name = "m"\nseeds = [{10**30}]',
+                    "seeds -> 1: integers have at",
+                ),
+                ("", f'name = "m"\nthreads = {10**12}', "threads: Input should be less than or eq"),
+                ("", f'name = "m"\nthreads = {"9" * 5000}', "not valid TOML"),
+                ("", f'name = "{"m" * 5000}"', "a text has at most 4096 characters, this one 5000"),
+                ("", f'name = "{"m" * 200}"', "a matrix's name has at most 100 bytes"),
+                ("", f'name = "m"\n{"k" * 5000} = 1', "a name has at most 100 characters"),
+                ("", f'name = "m"\nbudget = {{ a = {"[" * 50}{"]" * 50} }}', "nested more than 20"),
+                ("", f'name = "m"\nbudget = {{ a = {"[" * 9000}{"]" * 9000} }}', "not valid TOML"),
+                (
+                    "",
+                    f'name = "m"\nseeds = {list(range(150_000))}',
+                    "makes 150,000 cells",
+                ),
+            )
+        ),
+        *(
+            (f"flows = {flows}\ndatasets = {datasets}", 'name = "m"', message)
+            for flows, datasets, message in (
+                ("[{ name = [] }]", '["power"]', "flows -> 1 -> name: an empty list"),
+                ('[{ name = "maf", layers = [] }]', '["power"]', "maf -> layers: an empty list"),
+                ('[{ name = "maf", no_option = [] }]', '["power"]', "no_option: an empty list"),
+                ('["maf"]', '[{ name = "power", rows = [] }]', "power -> rows: an empty list"),
+                ('["maf"]', f'[{{ name = "power", rows = {10**12} }}]', "is more than 100000000"),
+            )
         ),
         (
             f"{GOOD}\nbudget = {{ batch_size = [64, 128] }}",
@@ -360,7 +398,9 @@ def test_a_wrong_filter_is_explained(text: str, message: str) -> None:
         filter_cells(load_matrix("quick"), text)
 
 
-@pytest.mark.parametrize("text", ["", "a", "3-1", "1-", "-2", "1;2"])
+@pytest.mark.parametrize(
+    "text", ["", "a", "3-1", "1-", "-2", "1;2", "²", "1-²", "0-3000000", "9" * 5000, "1,0-100000"]
+)
 def test_wrong_seeds_are_refused(text: str) -> None:
     with pytest.raises(MatrixError, match="seeds"):
         parse_seeds(text)

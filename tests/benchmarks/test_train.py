@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -377,3 +378,32 @@ def test_evaluation_is_the_log_density_of_the_stored_values() -> None:
     normal = torch.distributions.Normal(0.0, 1.0).log_prob(model.detach())
     expected = (normal - slope.log()).flatten(1).sum(1)
     torch.testing.assert_close(log_prob, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_rows_of_ones_own_are_trained_on() -> None:
+    """The flow is initialised, a tenth of the rows validates, and it is left ready for use."""
+    torch.manual_seed(0)
+    flow = flows.build("glow", (3,), steps=2, hidden=(8,))
+    rows = torch.randn(200, 3) * 5
+    seen: list[CurveRow] = []
+    result = train(flow, rows, budget(), on_row=seen.append)
+    assert result.steps == 60
+    assert not flow.training
+    # Not initialised, actnorms at a scale of 5 would start far off.
+    assert seen[0].validation_nll_nats < 11
+    again = train(flow, rows, budget(steps=1), initialize=False)
+    assert again.validation_nll_nats < 11
+    with pytest.raises(flows.InputError, match=r"rows of shape \(n, 3\), ten or more"):
+        train(flow, torch.zeros(50, 2))
+
+
+def test_the_examples_of_the_readme_run() -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    section = text.split("### From Python")[1].split("\n## ")[0]
+    code = "\n".join(block.split("```")[0] for block in section.split("```python")[1:])
+    assert "train(flow" in code
+    code = code.replace("steps=500", "steps=2, batch_size=8, validate_every=2, validation_rows=20")
+    names: dict[str, Any] = {}
+    exec(code.replace('"results/', f'"{Path(__file__).parents[2]}/results/'), names)
+    assert len(names["frame"]) > 10
+    assert not names["flow"].training

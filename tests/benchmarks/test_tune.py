@@ -9,16 +9,13 @@ import pytest
 import torch
 
 import datasets
-import flows
+from benchmarks import measures
 from benchmarks.cell import Cell
-from benchmarks.measures import quality
 from benchmarks.run import process as cell_module
-from benchmarks.run.process import COLUMNS, Task
+from benchmarks.run.process import Task
 from benchmarks.store import Record, Store
 from benchmarks.train import CurveRow, Diverged, TrainingResult
-from benchmarks.tune import Trained, train_cell, tune
-
-FLOW = flows.build("realnvp", (2,), layers=1, hidden=[4])
+from benchmarks.tune import CellTraining, Trial, choose
 
 
 def row(step: int, seconds: float, nfe: float) -> CurveRow:
@@ -33,56 +30,56 @@ def row(step: int, seconds: float, nfe: float) -> CurveRow:
     )
 
 
-def tuned(validation: dict[float, float | None]) -> Trained:
+def tuned(validation: dict[float, float | None]) -> dict[str, Any]:
     """Trainings that end with the given validations; None diverges. Each takes 10 steps, 2 s."""
-
-    def attempt(rate: float, on_row: Any) -> tuple[flows.Flow, TrainingResult]:
-        on_row(row(5, 1.0, 3.0))
-        on_row(row(10, 2.0, 4.0))
-        nll = validation[rate]
-        if nll is None:
-            raise Diverged("all steps were skipped")
-        return FLOW, TrainingResult(10, 10, nll, 2.0, 45, 0, "budget")
-
-    return tune(sorted(validation), attempt, lambda rate, row: None)
+    rows = (row(5, 1.0, 3.0), row(10, 2.0, 4.0))
+    trials = [
+        Trial(rate, rows, None, "all steps were skipped")
+        if nll is None
+        else Trial(rate, rows, TrainingResult(10, 10, nll, 2.0, 45, 0, "budget"))
+        for rate, nll in sorted(validation.items())
+    ]
+    chosen, columns = choose(trials)
+    assert chosen.rate == columns["learning_rate"]
+    return columns
 
 
 def test_the_best_validation_is_chosen_and_the_price_is_of_all() -> None:
     found = tuned({1e-3: 2.0, 1e-2: 1.0, 1e-1: 3.0})
-    assert found.learning_rate == found.columns["learning_rate"] == 1e-2
-    assert found.columns["learning_rate_at_edge"] is False
-    assert found.columns["validation_nll_nats"] == 1.0
-    assert found.columns["steps"] == 10
-    assert found.columns["train_nfe"] == 45
-    assert found.columns["tuning_steps"] == 30
-    assert found.columns["tuning_seconds"] == pytest.approx(6.0)
+    assert found["learning_rate"] == 1e-2
+    assert found["learning_rate_at_edge"] is False
+    assert found["validation_nll_nats"] == 1.0
+    assert found["steps"] == 10
+    assert found["train_nfe"] == 45
+    assert found["tuning_steps"] == 30
+    assert found["tuning_seconds"] == pytest.approx(6.0)
     # 5 steps of 3 + 1 and 5 of 4 + 1, three times.
-    assert found.columns["tuning_nfe"] == 3 * 45
+    assert found["tuning_nfe"] == 3 * 45
 
 
 @pytest.mark.parametrize("best", [1e-3, 1e-1])
 def test_a_choice_at_an_edge_of_the_grid_is_said(best: float) -> None:
     found = tuned({1e-3: 2.0, 1e-2: 2.0, 1e-1: 2.0, best: 1.0})
-    assert found.learning_rate == best
-    assert found.columns["learning_rate_at_edge"] is True
+    assert found["learning_rate"] == best
+    assert found["learning_rate_at_edge"] is True
 
 
 def test_of_equals_the_lower_rate_is_chosen() -> None:
-    assert tuned({1e-3: 2.0, 1e-2: 1.0, 3e-2: 1.0, 1e-1: 2.0}).learning_rate == 1e-2
+    assert tuned({1e-3: 2.0, 1e-2: 1.0, 3e-2: 1.0, 1e-1: 2.0})["learning_rate"] == 1e-2
 
 
 def test_a_rate_that_diverges_loses_and_costs() -> None:
     found = tuned({1e-3: 2.0, 1e-2: 1.0, 1e-1: None})
-    assert found.learning_rate == 1e-2
-    assert found.columns["tuning_steps"] == 30
+    assert found["learning_rate"] == 1e-2
+    assert found["tuning_steps"] == 30
     with pytest.raises(Diverged, match=r"at every .* 0\.001: all steps .*; 0\.01: all steps"):
         tuned({1e-3: None, 1e-2: None})
 
 
 def test_a_single_rate_is_not_tuned() -> None:
     found = tuned({1e-2: 1.0})
-    assert found.columns["learning_rate"] == 1e-2
-    assert not any("tuning" in name or "edge" in name for name in found.columns)
+    assert found["learning_rate"] == 1e-2
+    assert not any("tuning" in name or "edge" in name for name in found)
     with pytest.raises(Diverged, match=r"^all steps were skipped$"):
         tuned({1e-2: None})
 
@@ -101,8 +98,8 @@ def grid(cell: Cell) -> Cell:
 def test_a_tuned_cell_is_the_cell_of_the_chosen_rate(grid: Cell) -> None:
     """The rates share weights, batches and noise: alone, the chosen one trains the same."""
     dataset = grid.dataset_config().load(grid.dataset)
-    found = train_cell(grid, dataset, lambda rate, row: None)
-    alone = train_cell(grid.at_rate(1e-2), dataset, lambda rate, row: None)
+    found = CellTraining(grid, dataset).run()
+    alone = CellTraining(grid.at_rate(1e-2), dataset).run()
     assert found.learning_rate == 1e-2
     for name, weights in alone.flow.state_dict().items():
         assert torch.equal(weights, found.flow.state_dict()[name])
@@ -179,14 +176,18 @@ def test_what_a_cell_fills_itself_is_explained(tmp_path: Path, grid: Cell) -> No
     first, second = (store.read(cell) for cell in (grid, untrained))
     assert isinstance(first, Record)
     assert isinstance(second, Record)
-    own = first.measures.keys() - quality.COLUMNS.keys()
+    always = {column.name for column in measures.ALWAYS}
+    of_quality = {column.name for column in measures.family("quality").columns}
+    own = first.measures.keys() - of_quality
     # Of these data there is nothing that a reader has to know.
-    assert own == COLUMNS.keys() - {"cost_shared", "data_remarks"}
+    assert own == always - {"cost_shared", "cost_stage_seconds", "data_remarks"}
     # Nothing was trained, so there is no rate, and no training to be disturbed.
-    absent = {"learning_rate", "training_shared", "cost_shared", "data_remarks"}
-    assert second.measures.keys() - quality.COLUMNS.keys() == {
+    absent = {
+        "learning_rate", "training_shared", "cost_shared", "cost_stage_seconds", "data_remarks"
+    }  # fmt: skip
+    assert second.measures.keys() - of_quality == {
         name
-        for name in COLUMNS
+        for name in always
         if name not in absent and "tuning" not in name and "edge" not in name
     }
 

@@ -8,7 +8,6 @@ memory that does not grow with the number of steps, or by plain backpropagation 
 from __future__ import annotations
 
 import torch
-import torchdiffeq
 from torch import Tensor
 
 from flows.continuous.errors import StepUnderflow, TooManyEvaluations
@@ -38,6 +37,9 @@ def solve(
         StepUnderflow: if the step size underflows or the state becomes non-finite.
         TooManyEvaluations: at the cap on evaluations.
     """
+    # Imports much of SciPy.
+    import torchdiffeq
+
     evaluations = 0
 
     def rates(t: Tensor, y: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
