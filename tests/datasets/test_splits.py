@@ -24,7 +24,7 @@ from datasets.sampling import Density, SampledConfig
 from datasets.stored import StoredConfig
 from datasets.tables import bsds300_style
 
-SAMPLED = [*SHAPES, "line", "gaussian", "isotropic", "mixture", "funnel", "student-t", "banana"]
+SAMPLED = [*SHAPES, "gaussian", "isotropic", "mixture", "funnel", "student-t", "banana"]
 NAMES = ("train", "validation", "test")
 
 
