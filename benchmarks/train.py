@@ -55,6 +55,8 @@ class Diverged(Exception):
 class CurveRow:
     """One row of a training curve: means since the row before, validation at this step.
 
+    ``train_nll_nats`` is NaN where the loss is another (:attr:`flows.Flow.loss_is_nll`).
+
     Seconds are those of the training so far: steps and what batch norm's statistics took,
     validation apart.
     """
@@ -184,7 +186,7 @@ class Trainer:
             x: model values, shape ``(n, *event_shape)``.
 
         Returns:
-            The loss before the step, detached, in nats; a scalar on the device.
+            The loss before the step, detached; a scalar on the device.
         """
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.loss(x, generator=self.generator)
@@ -450,12 +452,13 @@ class Training:
         steps = progress.step - progress.row_step
         skipped = self._skipped()
         newly_skipped = skipped - progress.row_skipped
+        mean = float(self._losses) / max(1, steps - newly_skipped)
         # A step that was compiled whole reports no passes through networks.
         counted = progress.forward > 0 or not budget.compile
         row = CurveRow(
             step=progress.step,
             seconds=progress.seconds,
-            train_nll_nats=float(self._losses) / max(1, steps - newly_skipped),
+            train_nll_nats=mean if self.flow.loss_is_nll else math.nan,
             validation_nll_nats=validation,
             nfe_forward=progress.forward / steps if counted else math.nan,
             nfe_backward=progress.backward / steps if counted else math.nan,

@@ -340,6 +340,11 @@ class Flow(nn.Module, abc.ABC):
         self._check(data, context, "data")
 
     @property
+    def loss_is_nll(self) -> bool:
+        """Whether :meth:`loss` is the mean negative log-likelihood in nats, and nothing besides."""
+        return True
+
+    @property
     def keeps_statistics(self) -> bool:
         """Whether :meth:`refresh_statistics` does anything."""
         return False

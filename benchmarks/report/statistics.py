@@ -1,14 +1,15 @@
 """What the report does with several seeds: t intervals, paired differences, the choice of the best.
 
 A percentile bootstrap of three seeds covers 74 % where it says 95 %, a t interval 94 %, so means
-over seeds carry a t interval and nothing else. Errors over test points describe another thing, the
-size of the test set, and never enter here.
+over seeds carry a t interval. Only scores that several data sets are pooled in have a bootstrap,
+which is nearer to what it says: 87 % at three seeds of ten sets. Errors over test points describe
+another thing, the size of the test set, and never enter here.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +20,18 @@ from scipy import stats
 __all__ = [
     "CONFIDENCE",
     "Interval",
+    "Line",
     "best_of",
     "difference",
+    "interquartile_mean",
+    "line_through",
     "paired_difference",
+    "stratified_bootstrap",
     "t_interval",
     "welch_difference",
 ]
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 CONFIDENCE = 0.95
 """Nominal coverage of every interval of the report."""
@@ -134,6 +141,117 @@ def difference(first: pd.Series[float], second: pd.Series[float]) -> Interval:
     if set(first.index) == set(second.index):
         return paired_difference(first, second)
     return welch_difference(first.to_list(), second.to_list())
+
+
+def interquartile_mean(scores: Floats) -> Floats:
+    """The mean of the middle half of the values on the last two axes together.
+
+    That of Agarwal et al. 2021 (arXiv:2108.13264, section 4.3), over seeds and data sets.
+
+    Example:
+        >>> float(interquartile_mean(np.array([[0.0, 1.0], [2.0, 90.0]])))
+        1.5
+    """
+    flat = scores.reshape(*scores.shape[:-2], -1)
+    return np.asarray(stats.trim_mean(flat, 0.25, axis=-1))
+
+
+def stratified_bootstrap(
+    scores: Floats, statistic: Callable[[Floats], Floats], draws: int = 2000
+) -> tuple[Floats, Floats]:
+    """Percentile intervals of pooled scores, the seeds of each data set drawn anew by themselves.
+
+    That of rliable (Agarwal et al. 2021, arXiv:2108.13264, section 4.2), but with the same seeds
+    for all contestants, so that what a seed does to all of them is no difference between them.
+    Resamples of n seeds vary by sqrt(1 - 1/n) of what new seeds would: the intervals are a fifth
+    too narrow at three, a tenth at five.
+
+    Args:
+        scores: shape ``(contestants, seeds, data sets)``.
+        statistic: from that shape to ``(contestants,)``.
+        draws: how many resamples; they come from a seed of their own.
+
+    Returns:
+        The ends of the 95 % intervals, shape ``(contestants,)`` each; NaN for a single seed.
+    """
+    _, seeds, sets = scores.shape
+    if seeds < 2:
+        nothing = np.full(len(scores), math.nan)
+        return nothing, nothing
+    random = np.random.default_rng(0)
+    drawn = []
+    for _ in range(draws):
+        chosen = random.integers(seeds, size=(seeds, sets))
+        drawn.append(statistic(np.take_along_axis(scores, chosen[None], axis=1)))
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.percentile(np.stack(drawn), [tail, 100 - tail], axis=0)
+    return low, high
+
+
+@dataclass(frozen=True)
+class Line:
+    """``y = intercept + slope x``, fitted with errors in proportion to ``y``.
+
+    Attributes:
+        intercept: at ``x = 0``.
+        slope: of the line.
+        covariance: of the two.
+        spread: standard deviation of the residuals over ``y``.
+        freedom: how many points there are beyond two.
+    """
+
+    intercept: float
+    slope: float
+    covariance: tuple[tuple[float, float], tuple[float, float]]
+    spread: float
+    freedom: int
+
+    @property
+    def slope_interval(self) -> Interval:
+        """The slope with its 95 % interval; no half-width for two points."""
+        half_width = self._quantile * math.sqrt(self.covariance[1][1])
+        return Interval(self.slope, half_width, self.freedom + 2)
+
+    @property
+    def _quantile(self) -> float:
+        if self.freedom < 1:
+            return math.nan
+        return float(stats.t.ppf((1 + CONFIDENCE) / 2, self.freedom))
+
+    def where(self, y: float) -> Interval:
+        """The ``x`` at which a new observation would be ``y``, by the delta method."""
+        x = (y - self.intercept) / self.slope
+        (aa, ab), (_, bb) = self.covariance
+        variance = (self.spread * y) ** 2 + aa + 2 * x * ab + x * x * bb
+        half_width = self._quantile * math.sqrt(max(0.0, variance)) / abs(self.slope)
+        return Interval(x, half_width, self.freedom + 2)
+
+
+def line_through(x: Sequence[float], y: Sequence[float]) -> Line | None:
+    """The line of least squares of ``residual / y``.
+
+    Args:
+        x: with two different values or more; else there is no line.
+        y: above 0.
+
+    Example:
+        >>> line = line_through([1, 2, 4], [5.0, 7.0, 11.0])
+        >>> round(line.intercept, 9), round(line.slope, 9), round(line.where(9.0).mean, 9)
+        (3.0, 2.0, 3.0)
+    """
+    points = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if len(np.unique(points[0])) < 2:
+        return None
+    design = np.stack([np.ones_like(points[0]), points[0]], axis=1) / points[1][:, None]
+    (intercept, slope), *_ = np.linalg.lstsq(design, np.ones_like(points[1]), rcond=None)
+    freedom = len(points[0]) - 2
+    residual = 1 - design @ np.array([intercept, slope])
+    # Rounding is no spread.
+    residual[np.abs(residual) < 1e-12] = 0
+    variance = float(residual @ residual) / freedom if freedom else math.nan
+    (aa, ab), (_, bb) = variance * np.linalg.inv(design.T @ design)
+    covariance = ((float(aa), float(ab)), (float(ab), float(bb)))
+    return Line(float(intercept), float(slope), covariance, math.sqrt(variance), freedom)
 
 
 def best_of(

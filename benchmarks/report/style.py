@@ -48,10 +48,11 @@ Marker = str | tuple[int, int, int]
 """A marker of matplotlib: a letter, or points, 1 for a star, and degrees."""
 
 # Okabe and Ito's palette (Color Universal Design, 2008), without its yellow, which a white page
-# swallows, and four dark colours that stay apart from these and each other for every kind of
+# swallows, and five more colours that stay apart from these and each other for every kind of
 # colour vision (tests/benchmarks/report/test_report_style.py measures it).
 SYSTEM_COLOURS: Mapping[str, str] = {
     "ffjord": "#D55E00",
+    "ffjord-fm": "#A800F0",
     "realnvp": "#0072B2",
     "glow": "#009E73",
     "maf": "#CC79A7",
@@ -69,6 +70,7 @@ _UNKNOWN = "#7F7F7F"
 # A system's own flow has a marker of its own too, so that these are told apart without colour.
 _SYSTEM_MARKERS: Mapping[str, Marker] = {
     "ffjord": "o",
+    "ffjord-fm": (4, 1, 0),
     "realnvp": "s",
     "glow": "^",
     "maf": "D",
@@ -102,7 +104,18 @@ _MARKERS: tuple[Marker, ...] = (
 _ALIASES = {"cnf": "ffjord", "made": "maf"}
 # The systems in the order of every legend and table.
 _ORDER = (
-    *("ffjord", "cnf", "realnvp", "glow", "maf", "nice", "maf-mog", "iaf"),
+    *(
+        "ffjord",
+        "cnf",
+        "ffjord-fm",
+        "ffjord-fm-ot",
+        "realnvp",
+        "glow",
+        "maf",
+        "nice",
+        "maf-mog",
+        "iaf",
+    ),
     *("rqnsf-c", "rqnsf-ar", "planar", "radial", "sylvester"),
 )
 
@@ -150,10 +163,12 @@ def _system(name: str) -> str:
     ``zuko/rqnsf-ar`` and ``rqnsf-ar-power`` are the system ``rqnsf-ar``.
     """
     own = name.rpartition("/")[2]
+    found = ""
     for begin, system in (*((known, known) for known in SYSTEM_COLOURS), *_ALIASES.items()):
-        if own == begin or own.startswith(f"{begin}-"):
-            return system
-    return ""
+        # Of ``ffjord`` and ``ffjord-fm`` the longer.
+        if (own == begin or own.startswith(f"{begin}-")) and len(system) > len(found):
+            found = system
+    return found
 
 
 def _colour(name: str) -> str:

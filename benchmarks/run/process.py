@@ -298,6 +298,8 @@ def _cost(cell: Cell, store: Store, pending: Pending) -> dict[str, Any]:
     subject = Subject(cell.at_rate(pending.learning_rate), flow, dataset)
     with OthersWork(subject.device, cell.threads) as others:
         found = _measure(subject, "cost")
+    if subject.arrays:
+        store.write_arrays(cell, {**store.arrays(cell.key), **subject.arrays})
     return {**found, "cost_shared": others.shared}
 
 

@@ -122,6 +122,10 @@ class ContinuousFlow(Flow):
             z, Passage(context, z.new_zeros(len(z)), backward=True, traced=False)
         )
 
+    @property
+    def loss_is_nll(self) -> bool:
+        return not self.config.regularizers
+
     def loss(
         self,
         x: Tensor,

@@ -20,6 +20,7 @@ FAMILIES = [
     "planar",
     "radial",
     "sylvester",
+    "ffjord-fm",
 ]
 # Dimension to rows of a batch: small and medium.
 ROWS = {2: 64, 16: 256}

@@ -16,7 +16,7 @@ from benchmarks.report.figures.scene import Drawn, Scene
 from benchmarks.report.groups import grouped, replicate_of
 from benchmarks.report.records import Records
 
-__all__ = ["curve_of", "learning", "nfe_growth"]
+__all__ = ["curve_of", "frame", "learning", "nfe_growth"]
 
 _COLUMNS = ("seconds", "train_nll_nats", "validation_nll_nats", "nfe_forward", "nfe_backward")
 Curves = dict[str, dict[str, pd.DataFrame]]
@@ -96,7 +96,7 @@ def learning(scene: Scene) -> Iterable[Drawn]:
         entropy, gaussian = (
             float(group[column].mean()) for column in ("truth_entropy_nats", "gaussian_nll_nats")
         )
-        _frame(ax, [mean["validation_nll_nats"] for mean in means], entropy, gaussian)
+        frame(ax, [mean["validation_nll_nats"] for mean in means], entropy, gaussian)
         # From where the first curve enters the panel.
         top = ax.get_ylim()[1]
         log_axis(
@@ -137,7 +137,7 @@ def _company(cells: pd.DataFrame) -> str:
     return "Training may run beside other cells: the cost table, not this axis, ranks speed."
 
 
-def _frame(ax: Axes, curves: Sequence[pd.Series[float]], entropy: float, gaussian: float) -> None:
+def frame(ax: Axes, curves: Sequence[pd.Series[float]], entropy: float, gaussian: float) -> None:
     """Limits that show where curves end up, and at least the last two thirds of each: untrained
     flows start hundreds of nats above.
     """

@@ -78,6 +78,18 @@ class TimeAffine(nn.Module, abc.ABC):
         weight, shift = self.affine(t)
         return functional.linear(x, weight, shift)
 
+    @abc.abstractmethod
+    def at_each(self, t: Tensor, x: Tensor) -> Tensor:
+        """Apply the layer to each row at a time of its own.
+
+        Args:
+            t: shape ``(n, 1)``.
+            x: shape ``(n, inputs)``.
+
+        Returns:
+            Shape ``(n, outputs)``.
+        """
+
 
 class Ignore(TimeAffine):
     """``W x + b``, whatever the time."""
@@ -89,6 +101,10 @@ class Ignore(TimeAffine):
     def affine(self, t: Tensor) -> tuple[Tensor, Tensor]:
         weight, bias = self.linear.weight, self.linear.bias
         return weight.expand(*t.shape, *weight.shape), bias.expand(*t.shape, *bias.shape)
+
+    def at_each(self, t: Tensor, x: Tensor) -> Tensor:
+        result: Tensor = self.linear(x)
+        return result
 
 
 class Concat(TimeAffine):
@@ -103,6 +119,10 @@ class Concat(TimeAffine):
         shift = self.linear.bias + self.linear.weight[:, 0] * t[..., None]
         return weight.expand(*t.shape, *weight.shape), shift
 
+    def at_each(self, t: Tensor, x: Tensor) -> Tensor:
+        result: Tensor = self.linear(torch.cat([t, x], 1))
+        return result
+
 
 class ConcatV2(TimeAffine):
     """``W x + b + (a t + c)``: time shifts the output."""
@@ -116,6 +136,10 @@ class ConcatV2(TimeAffine):
         weight = self.linear.weight
         return weight.expand(*t.shape, *weight.shape), self.linear.bias + self.shift(t[..., None])
 
+    def at_each(self, t: Tensor, x: Tensor) -> Tensor:
+        result: Tensor = self.linear(x) + self.shift(t)
+        return result
+
 
 class Squash(TimeAffine):
     """``(W x + b) * sigmoid(a t + c)``: time gates the output."""
@@ -128,6 +152,10 @@ class Squash(TimeAffine):
     def affine(self, t: Tensor) -> tuple[Tensor, Tensor]:
         gate = torch.sigmoid(self.gate(t[..., None]))
         return self.linear.weight * gate[..., None], self.linear.bias * gate
+
+    def at_each(self, t: Tensor, x: Tensor) -> Tensor:
+        result: Tensor = self.linear(x) * torch.sigmoid(self.gate(t))
+        return result
 
 
 class ConcatSquash(TimeAffine):
@@ -144,6 +172,10 @@ class ConcatSquash(TimeAffine):
         gate = torch.sigmoid(self.gate(t))
         return self.linear.weight * gate[..., None], self.linear.bias * gate + self.shift(t)
 
+    def at_each(self, t: Tensor, x: Tensor) -> Tensor:
+        result: Tensor = self.linear(x) * torch.sigmoid(self.gate(t)) + self.shift(t)
+        return result
+
 
 class Blend(TimeAffine):
     """``(1 - t) (W x + b) + t (V x + c)``: from one layer to another as time goes from 0 to 1."""
@@ -159,6 +191,9 @@ class Blend(TimeAffine):
             torch.lerp(self.start.weight, self.end.weight, t[..., None]),
             torch.lerp(self.start.bias, self.end.bias, t),
         )
+
+    def at_each(self, t: Tensor, x: Tensor) -> Tensor:
+        return torch.lerp(self.start(x), self.end(x), t)
 
 
 class Hyper(TimeAffine):
@@ -183,6 +218,10 @@ class Hyper(TimeAffine):
         made = self.made(torch.tanh(self.hidden(t[..., None])))
         weight = made[..., self.outputs :].reshape(*t.shape, self.outputs, self.inputs)
         return weight, made[..., : self.outputs]
+
+    def at_each(self, t: Tensor, x: Tensor) -> Tensor:
+        weight, shift = self.affine(t[:, 0])
+        return torch.baddbmm(shift[..., None], weight, x[..., None])[..., 0]
 
 
 LAYERS: dict[str, type[TimeAffine]] = {
@@ -277,6 +316,25 @@ class DenseDynamics(nn.Module):
         """
         x = z if context is None else torch.cat([z, context], 1)
         return self._run(t, x, 0, len(self.stack))
+
+    def at_each(self, t: Tensor, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """The velocity of each row at a time of its own, as flow matching wants it.
+
+        Args:
+            t: times, shape ``(n,)``.
+            z: states, shape ``(n, D)``.
+            context: shape ``(n, context_features)``, or None.
+
+        Returns:
+            dz/dt, shape ``(n, D)``; unlike :meth:`forward` with the state subtracted where the
+            dynamics are residual.
+        """
+        activate = NONLINEARITIES[self.activation].pure
+        x = z if context is None else torch.cat([z, context], 1)
+        for layer in self.stack[:-1]:
+            x = activate(cast(TimeAffine, layer).at_each(t[:, None], x))
+        f = cast(TimeAffine, self.stack[-1]).at_each(t[:, None], x)
+        return f - z if self.residual else f
 
     def _run(self, t: Tensor, x: Tensor, first: int, last: int) -> Tensor:
         activate = NONLINEARITIES[self.activation].pure
