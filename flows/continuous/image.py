@@ -7,8 +7,8 @@ half of the channels go to the latent as they are; at the last scale the blocks 
 many scales as height and width can be halved and stay at least 4.
 
 At one scale the dynamics are an encoder and a decoder: convolutions of stride 2, and transposed
-convolutions that undo them. With a bottleneck the noise of the trace's estimate goes between the two
-(section 3.1.1 of the paper).
+convolutions that undo them. With a bottleneck the noise of the trace's estimate goes between the
+two (section 3.1.1 of the paper).
 """
 
 from __future__ import annotations
@@ -166,7 +166,8 @@ class ConvolutionalDynamics(nn.Module):
                 f"{len(hidden)} hidden convolutions have {len(hidden) + 1} strides, of which the "
                 f"last is that of the last layer or of the bottleneck; got {list(strides)}"
             )
-        down: tuple[Stride, ...] = tuple(strides) or (1,) * (len(hidden) + 1)
+        ones: list[Stride] = [1] * (len(hidden) + 1)
+        down = tuple(strides or ones)
         up = () if bottleneck is None else tuple(_UNDONE[stride] for stride in reversed(down))
         channels, *sides = shape
         middle = _sides(sides, down)
@@ -220,10 +221,10 @@ class ImageFFJORDConfig(ContinuousConfig):
 
     With a bottleneck the convolutions run down to it and up from it: hidden 64-64-128, strides
     1, 2, 1, 2 and a bottleneck of 128 channels are the encoder 64-64-128-128 of the paper's single
-    flow and its mirror. The noise then has the shape of the map in the middle, which makes the
-    trace's estimate less variable where that is narrower than the image, and more where it is wider,
-    as this one is. The same network without the trick has hidden 64-64-128-128-128-64-64 and
-    strides 1, 2, 1, 2, -2, 1, -2, 1.
+    flow and its mirror. The noise then has the shape of the map in the middle: the trace's estimate
+    is less variable where that is narrower than the image, and more where it is wider, as this one
+    is. The same network without the trick has hidden 64-64-128-128-128-64-64 and strides
+    1, 2, 1, 2, -2, 1, -2, 1.
     """
 
     hidden: Widths = Field(
@@ -237,8 +238,8 @@ class ImageFFJORDConfig(ContinuousConfig):
     )
     bottleneck: PositiveInt | None = Field(
         default=None,
-        description="channels of a map in the middle of the dynamics, where the trace's noise goes; "
-        "none for none",
+        description="channels of a map in the middle of the dynamics, where the trace's noise "
+        "goes; none for none",
     )
     layers: ConvolutionKind = Field(
         default="concat", description="how the convolutions depend on time"

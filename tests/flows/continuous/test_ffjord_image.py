@@ -40,6 +40,12 @@ def make(
     return ImageFFJORD(shape, context_features, config)
 
 
+def dynamics_of(block: ContinuousTransform) -> Any:
+    """Its convolutions, whose parts no type knows."""
+    assert isinstance(block.dynamics, ConvolutionalDynamics)
+    return block.dynamics
+
+
 @pytest.mark.parametrize(
     ("preset", "shape", "blocks", "parameters"),
     [
@@ -60,7 +66,7 @@ def test_the_presets_have_the_parameters_of_the_official_code(
 @pytest.mark.parametrize(("shape", "parameters"), [((1, 28, 28), 18_818), ((3, 32, 32), 19_364)])
 def test_the_official_codes_own_single_flow(shape: tuple[int, ...], parameters: int) -> None:
     """Its default dims, strides and blocks."""
-    options = {"hidden": (8, 32, 32, 8), "strides": (2, 2, 1, -2, -2)}
+    options: dict[str, Any] = {"hidden": (8, 32, 32, 8), "strides": (2, 2, 1, -2, -2)}
     flow = flows.build(
         "ffjord-image", shape, multiscale=False, blocks=1, learned_end_time=True, **options
     )
@@ -69,24 +75,24 @@ def test_the_official_codes_own_single_flow(shape: tuple[int, ...], parameters: 
 
 def test_the_papers_single_flow_is_an_encoder_and_its_mirror() -> None:
     """As many parameters as the multi-scale flow's 800,636, as in Figure 6 of the paper."""
-    flow = flows.build("ffjord-mnist", (1, 28, 28))
-    (block,) = flow._groups[0]  # type: ignore[operator, union-attr]
-    weights = [layer.convolution.weight for layer in block.dynamics.stack]
-    # A transposed convolution's weight has its inputs first; each input has a channel of time.
-    transposed = [isinstance(x.convolution, nn.ConvTranspose2d) for x in block.dynamics.stack]
-    channels = [w.shape[int(not turned)] - 1 for w, turned in zip(weights, transposed, strict=True)]
+    flow = cast(ImageFFJORD, flows.build("ffjord-mnist", (1, 28, 28)))
+    (block,) = flow._groups[0]
+    layers = [layer.convolution for layer in dynamics_of(block).stack]
+    transposed = [isinstance(layer, nn.ConvTranspose2d) for layer in layers]
+    # Each layer has the time for another channel.
+    channels = [layer.in_channels - 1 for layer in layers]
     assert channels == [1, 64, 64, 128, 128, 128, 64, 64]
     assert transposed == [False, False, False, False, True, False, True, False]
-    strides = [layer.convolution.stride[0] for layer in block.dynamics.stack]
+    strides = [layer.stride[0] for layer in layers]
     assert strides == [1, 2, 1, 2, 2, 1, 2, 1]
     multiscale = flows.build("ffjord-mnist-multiscale", (1, 28, 28))
     assert 0.95 < flow.parameter_count / multiscale.parameter_count < 1.05
 
 
-STRIDED = {"hidden": (4, 6, 6, 4), "strides": (2, 2, 1, -2, -2)}
+STRIDED: dict[str, Any] = {"hidden": (4, 6, 6, 4), "strides": (2, 2, 1, -2, -2)}
 # Down to 2 channels of a quarter of the sides, and back in mirror image.
-NARROW = {"hidden": (4, 6, 6), "strides": (1, 2, 1, 2), "bottleneck": 2}
-UNFOLDED = {"hidden": (4, 6, 6, 2, 6, 6, 4), "strides": (1, 2, 1, 2, -2, 1, -2, 1)}
+NARROW: dict[str, Any] = {"hidden": (4, 6, 6), "strides": (1, 2, 1, 2), "bottleneck": 2}
+UNFOLDED: dict[str, Any] = {"hidden": (4, 6, 6, 2, 6, 6, 4), "strides": (1, 2, 1, 2, -2, 1, -2, 1)}
 
 
 @pytest.mark.parametrize(
@@ -184,7 +190,7 @@ def test_a_bottleneck_is_the_same_network_with_the_noise_elsewhere() -> None:
     # 2 channels of 2 x 2 pixels.
     assert block.bottleneck == 8
     t, z = torch.tensor(0.3), torch.randn(3, 1, 8, 8)
-    dynamics = cast(ConvolutionalDynamics, block.dynamics)
+    dynamics = dynamics_of(block)
     h = dynamics.narrow(t, z)
     assert h.shape == (3, 8)
     torch.testing.assert_close(dynamics.widen(t, h), dynamics(t, z))
@@ -200,7 +206,7 @@ def test_a_bottleneck_is_the_same_network_with_the_noise_elsewhere() -> None:
 
 def jacobians(flow: ImageFFJORD, x: Tensor) -> tuple[Tensor, Tensor]:
     """Of the first block at time 0: the image's 64 x 64, and the map's (dh/dz)(dg/dh)."""
-    dynamics = cast(ConvolutionalDynamics, flow._groups[0][0].dynamics)
+    dynamics = dynamics_of(flow._groups[0][0])
     t, jacobian = torch.zeros(()), torch.autograd.functional.jacobian
     size = x.numel()
     whole = jacobian(lambda z: dynamics(t, z), x).reshape(size, size)
@@ -215,7 +221,7 @@ def jacobians(flow: ImageFFJORD, x: Tensor) -> tuple[Tensor, Tensor]:
 def test_the_estimate_through_a_map_is_unbiased_and_of_the_variance_of_its_matrix(
     noise: str,
 ) -> None:
-    """Mean tr J; variance 2 ||S||^2, less the diagonal for Rademacher noise, S of (dh/dz)(dg/dh)."""
+    """Mean tr J, variance 2 ||S||^2 with S of (dh/dz)(dg/dh), less its diagonal if Rademacher."""
     flow, plain = same_network(noise=noise)
     x, draws = torch.randn(1, 1, 8, 8), 4000
     for model, matrix in zip((plain, flow), jacobians(flow, x), strict=True):
@@ -244,7 +250,7 @@ def test_log_densities_through_a_map_are_unbiased() -> None:
 def test_a_gradient_through_a_map_is_that_of_finite_differences() -> None:
     flow, _ = same_network(solver="rk4", steps=3)
     x = torch.randn(2, 1, 8, 8)
-    weight = cast(ConvolutionalDynamics, flow._groups[0][0].dynamics).stack[3].convolution.weight
+    weight = dynamics_of(flow._groups[0][0]).stack[3].convolution.weight
 
     def loss() -> Tensor:
         return flow.loss(x, generator=torch.Generator().manual_seed(0))
