@@ -200,7 +200,7 @@ ENTRIES = [
             f"ffjord-{name}",
             FFJORDConfig,
             f"FFJORD for {name.upper()}",
-            _CODE + "train_tabular.py; hidden widths, blocks and nonlinearity of the paper's Table 4",
+            _CODE + "train_tabular.py; widths, blocks and nonlinearity of the paper's Table 4",
             {
                 "hidden": hidden,
                 "activation": activation,
