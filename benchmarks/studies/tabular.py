@@ -13,7 +13,7 @@ _SMALL = """
 seeds = [0, 1, 2]
 measures = ["quality", "work"]
 
-# The published networks at equal steps, few of them: far from converged. Learning rates are near
+# The table that ships with the project. The published networks at equal steps, few of them: far from converged. Learning rates are near
 # those that `quick-rates` chooses.
 [budget]
 steps = 200
@@ -30,22 +30,6 @@ flows = [
     "rqnsf-c-power", "rqnsf-ar-power",
 ]
 datasets = [{ name = "power", rows = 20000, test_rows = 1000 }]
-
-# A table of HEPMASS's dimension, with the settings for that.
-[[study]]
-name = "parkinsons"
-flows = [
-    "realnvp-5", "realnvp-10", "glow", "nice", "made", "maf-5", "maf-10", "maf-mog-5",
-    "rqnsf-c-hepmass", "rqnsf-ar-hepmass",
-]
-datasets = ["parkinsons"]
-
-[[study]]
-name = "parkinsons-ffjord"
-flows = [{ name = "ffjord-hepmass", atol = 1e-4, rtol = 1e-4 }]
-datasets = [{ name = "parkinsons" }]
-seeds = [0]
-budget = { steps = 40, validate_every = 20, validation_rows = 200, learning_rate = 1e-2 }
 """
 
 # Published optimisers: FFJORD's batches of Table 4 and Adam at 1e-3 (official code; its stop after 30
