@@ -24,7 +24,7 @@ measures = ["quality", "work", "variance", "image-samples"]
 # The images that ship with the project, of 8 x 8 pixels. Equal steps, the networks and FFJORD's
 # tolerance reduced: far from converged. FFJORD's single flow is an encoder and its mirror.
 [budget]
-steps = 80
+steps = 120
 batch_size = 128
 learning_rate = 3e-3
 validate_every = 20
@@ -38,7 +38,7 @@ flows = [
     "realnvp-image",
     "glow-image",
 ]
-datasets = ["optdigits"]
+datasets = [{ name = "optdigits", test_rows = 500 }]
 
 # The bottleneck trick: the same encoder and mirror through 2 channels of 2 x 2 pixels, with the
 # noise there or on the image's 64.
@@ -48,7 +48,7 @@ flows = [
     { name = "ffjord-image", multiscale = false, hidden = [16, 16, 32], strides = [1, 2, 1, 2], bottleneck = 2, blocks = 1, atol = 1e-3, rtol = 1e-3, noise = ["gaussian", "rademacher"] },
     { name = "ffjord-image", multiscale = false, hidden = [16, 16, 32, 2, 32, 16, 16], strides = [1, 2, 1, 2, -2, 1, -2, 1], blocks = 1, atol = 1e-3, rtol = 1e-3, noise = ["gaussian", "rademacher"] },
 ]
-datasets = ["optdigits"]
+datasets = [{ name = "optdigits", test_rows = 500 }]
 seeds = [0]
 """
 

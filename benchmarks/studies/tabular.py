@@ -16,10 +16,10 @@ measures = ["quality", "work"]
 # The table that ships with the project. The published networks at equal steps, few of them: far from converged. Learning rates are near
 # those that `quick-rates` chooses.
 [budget]
-steps = 200
+steps = 400
 batch_size = 256
 learning_rate = 3e-3
-validate_every = 50
+validate_every = 100
 validation_rows = 1000
 
 [[study]]
