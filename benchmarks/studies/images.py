@@ -33,8 +33,8 @@ validation_rows = 300
 [[study]]
 name = "optdigits"
 flows = [
-    { name = "ffjord-image", multiscale = true, hidden = [40, 40], blocks = 1, atol = 1e-3, rtol = 1e-3 },
-    { name = "ffjord-image", multiscale = false, hidden = [16, 16, 32, 32, 32, 16, 16], strides = [1, 2, 1, 2, -2, 1, -2, 1], blocks = 1, atol = 1e-3, rtol = 1e-3 },
+    { name = "ffjord-mnist-multiscale", hidden = [40, 40], blocks = 1, atol = 1e-3, rtol = 1e-3 },
+    { name = "ffjord-mnist", hidden = [16, 16, 32, 32, 32, 16, 16], atol = 1e-3, rtol = 1e-3 },
     "realnvp-image",
     "glow-image",
 ]
@@ -45,8 +45,8 @@ datasets = [{ name = "optdigits", test_rows = 500 }]
 [[study]]
 name = "bottleneck"
 flows = [
-    { name = "ffjord-image", multiscale = false, hidden = [16, 16, 32], strides = [1, 2, 1, 2], bottleneck = 2, blocks = 1, atol = 1e-3, rtol = 1e-3, noise = ["gaussian", "rademacher"] },
-    { name = "ffjord-image", multiscale = false, hidden = [16, 16, 32, 2, 32, 16, 16], strides = [1, 2, 1, 2, -2, 1, -2, 1], blocks = 1, atol = 1e-3, rtol = 1e-3, noise = ["gaussian", "rademacher"] },
+    { name = "ffjord-mnist", hidden = [16, 16, 32], strides = [1, 2, 1, 2], bottleneck = 2, atol = 1e-3, rtol = 1e-3, noise = ["gaussian", "rademacher"] },
+    { name = "ffjord-mnist", hidden = [16, 16, 32, 2, 32, 16, 16], atol = 1e-3, rtol = 1e-3, noise = ["gaussian", "rademacher"] },
 ]
 datasets = [{ name = "optdigits", test_rows = 500 }]
 seeds = [0]

@@ -63,7 +63,8 @@ def image_grids(scene: Scene) -> Iterable[Drawn]:
         squares = [("test images", first["image_data"], first), *shown]
         across = min(len(squares), _ACROSS)
         rows = math.ceil(len(squares) / across)
-        figure = new_figure(2.1 * across, 2.5 * rows)
+        lines = max(title.count("\n") for title, _, _ in squares) + 1
+        figure = new_figure(2.1 * across, (2.0 + 0.19 * lines) * rows)
         # Plain matplotlib: seaborn draws no images.
         for place, (title, images, arrays) in enumerate(squares, start=1):
             ax = figure.add_subplot(rows, across, place)
