@@ -108,7 +108,9 @@ def finding(records: Records) -> str | None:
         said.append(f"{continuous} less {best[1]} on {dataset} {in_words(lead, 'nats')}")
     if not said:
         return None
-    text = f"NLL of FFJORD less the lowest mean of the discrete flows: {'; '.join(said)}."
+    rules = cells.groupby("dataset")["rule"].nunique()
+    how = ", under budgets of their own" if (rules > 1).any() else ""
+    text = f"NLL of FFJORD less the lowest mean of the discrete flows{how}: {'; '.join(said)}."
     gaps = [
         f"{records.short[row['flow']]} {in_words(gap, 'nats')}"
         for table in tables.gaps(records)
