@@ -227,6 +227,6 @@ ENTRIES = [
         tables=(tables.comparison, tables.gaps, tables.published, architectures, tables.cost),
         figures=(figures.image_grids, figures.nfe_against_loss, figures.learning),
         finding=finding,
-        place=4,
+        place=23,
     )
 ]

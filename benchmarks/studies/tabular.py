@@ -133,6 +133,6 @@ ENTRIES = [
         tables=(tables.comparison, tables.gaps, tables.published, tables.cost),
         figures=(figures.learning, figures.nfe_growth),
         finding=finding,
-        place=3,
+        place=22,
     )
 ]

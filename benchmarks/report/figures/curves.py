@@ -247,6 +247,10 @@ def nfe_against_loss(scene: Scene) -> Iterable[Drawn]:
                 color=look.colour,
                 linestyle=look.line,
                 linewidth=1,
+                marker=look.marker,
+                markersize=3.6 * look.size,
+                markerfacecolor=look.face,
+                markeredgecolor=look.colour,
                 legend=False,
             )
             last = curve[curve["step"] == curve["step"].max()]
@@ -257,7 +261,7 @@ def nfe_against_loss(scene: Scene) -> Iterable[Drawn]:
                 ax=ax,
                 color=look.colour,
                 marker=look.marker,
-                s=28,
+                s=60 * look.size**2,
                 legend=False,
             )
             ends.append(curve.groupby("step")["loss"].mean())
@@ -272,7 +276,7 @@ def nfe_against_loss(scene: Scene) -> Iterable[Drawn]:
         figure,
         "nfe-against-loss",
         "Work of a training step against the loss",
-        "Each line is one training, from its first validation to the last, which has the marker. "
+        "Each line is one training, from its first validation to the last, the large marker. "
         "Across: evaluations of the dynamics in a training step, both passes and all blocks, mean "
         "since the validation before. Up: the validation loss then; the start of a line may lie "
         "above the panel. Flows whose work does not change with training are left out.",

@@ -61,10 +61,10 @@ def image_grids(scene: Scene) -> Iterable[Drawn]:
             continue
         first = shown[0][2]
         squares = [("test images", first["image_data"], first), *shown]
-        across = min(len(squares), _ACROSS)
+        across = 3 if len(squares) in (5, 6) else min(len(squares), _ACROSS)
         rows = math.ceil(len(squares) / across)
         lines = max(title.count("\n") for title, _, _ in squares) + 1
-        figure = new_figure(2.1 * across, (2.0 + 0.19 * lines) * rows)
+        figure = new_figure(2.1 * across, (2.15 + 0.2 * lines) * rows)
         # Plain matplotlib: seaborn draws no images.
         for place, (title, images, arrays) in enumerate(squares, start=1):
             ax = figure.add_subplot(rows, across, place)
