@@ -5,7 +5,11 @@ import os
 import pytest
 import torch
 
+from flows.continuous.kernels import numba_is_there
 from flows.products import VARIABLE
+
+# The examples in docstrings are looked for in every module, and these cannot be imported then.
+collect_ignore_glob = [] if numba_is_there() else ["flows/continuous/kernels/*"]
 
 # Tests run in several processes at once; a thread each keeps them out of each other's way.
 torch.set_num_threads(1)

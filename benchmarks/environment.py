@@ -17,6 +17,7 @@ import torch
 
 from benchmarks.errors import BenchError
 from flows import InputError
+from flows.continuous import kernels
 from flows.processor import processor
 from flows.products import Products, chosen_products
 
@@ -44,7 +45,6 @@ LIBRARIES = (
     "jaxlib",
     "diffrax",
     "flowjax",
-    "numba",
 )
 """Those that take part where they were imported: each cell has a process of its own, which imports
 the libraries of its contestants alone. Named like their modules."""
@@ -78,15 +78,16 @@ def describe_environment(device: torch.device) -> dict[str, float | int | str | 
     """Versions and machine, flat, for a record.
 
     Of :data:`LIBRARIES` those are named that this process has imported. ``machine`` is the same
-    for all machines with one kind of processor, and other for others;
-    ``matrix_products`` says which library multiplies large float32 matrices on the CPU.
+    for all machines with one kind of processor, and other for others; ``matrix_products`` says
+    which library multiplies large float32 matrices on the CPU, and ``kernels`` what compiles the
+    kernels of small dense dynamics there, ``none`` where torch does their work.
 
     Args:
-        device: on which the cell runs; CUDA facts are given for a CUDA device only, and what
-            multiplies matrices for the CPU only.
+        device: on which the cell runs; CUDA facts are given for a CUDA device only, and these two
+            for the CPU only.
 
     Raises:
-        BenchError: if the variable that sets that library is wrong.
+        BenchError: if a variable that sets one of them is wrong.
     """
     cpu = processor()
     found: dict[str, float | int | str | bool | None] = {
@@ -116,6 +117,7 @@ def describe_environment(device: torch.device) -> dict[str, float | int | str | 
         }
     if device.type == "cpu":
         found["matrix_products"] = matrix_products().label
+        found["kernels"] = _kernels()
     return found
 
 
@@ -127,6 +129,13 @@ def matrix_products() -> Products:
     """
     try:
         return chosen_products()
+    except InputError as error:
+        raise BenchError(str(error)) from error
+
+
+def _kernels() -> str:
+    try:
+        return kernels.in_use()
     except InputError as error:
         raise BenchError(str(error)) from error
 
@@ -221,7 +230,9 @@ class OthersWork:
         # below a few of them.
         self.shared = others > self.LEAST_SHARE * wall * self.threads + 0.05
         if self.device.type == "cuda":
-            self.shared |= gpu_processes() > 1
+            # Another job on another GPU is none of this one's.
+            uuid = str(torch.cuda.get_device_properties(self.device).uuid)
+            self.shared |= gpu_processes(uuid) > 1
 
 
 def _own_seconds() -> float:

@@ -125,6 +125,17 @@ class Record(BaseModel):
         """Whether the status counts as a failure."""
         return self.status in FAILED
 
+    @property
+    def form(self) -> str:
+        """What computed a training step; empty if it did not end well.
+
+        A record from before there was JAX does not say it itself.
+        """
+        if self.status != "ok":
+            return ""
+        asked = "compiled" if self.cell.budget.compile else "eager"
+        return str(self.measures.get("form", asked))
+
 
 @dataclass(frozen=True)
 class LeftOut:
@@ -333,12 +344,18 @@ class Store:
         path = self.path(cell)
         return self._read(path) if path.exists() else None
 
-    def records(self) -> tuple[list[Record], list[LeftOut]]:
-        """Every record that counts, ordered by path, and the files that do not."""
+    def records(self, *, stale: bool = False) -> tuple[list[Record], list[LeftOut]]:
+        """Every record that counts, ordered by path, and the files that do not.
+
+        Args:
+            stale: whether those of other versions of the code count too.
+        """
         records: list[Record] = []
         left_out: list[LeftOut] = []
         for path in sorted(self.directory.glob("cells/*/*/*.json")):
             found = self._read(path)
+            if stale and isinstance(found, Stale):
+                found = Record.model_validate_json(path.read_bytes())
             if isinstance(found, Record):
                 records.append(found)
             else:
@@ -559,7 +576,7 @@ def _row(record: Record) -> dict[str, Any]:
         "key": record.key,
         "dtype": cell.dtype,
     }
-    row |= record.measures
+    row |= {**record.measures, "form": record.form}
     row |= {f"flow.{name}": _flat(value) for name, value in cell.flow_options.items()}
     row |= {f"dataset.{name}": _flat(value) for name, value in cell.dataset_options.items()}
     row |= {f"budget.{name}": value for name, value in cell.budget.model_dump().items()}

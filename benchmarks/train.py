@@ -375,17 +375,20 @@ class Training:
             Diverged: if too many steps had to be skipped, or no validation was finite.
         """
         progress = self.progress
+        has_density = self.flow.traits.trains_on_data
         if self.budget.steps == 0:
             # An untrained flow is a contestant too: its speed can be compared.
             progress.stopped_by = "budget"
             progress.seconds = _refresh(self.flow, self.batches)
-            progress.best_nll = _validate(self.flow, self.dataset, self.budget)
+            progress.best_nll = (
+                _validate(self.flow, self.dataset, self.budget) if has_density else math.nan
+            )
             self._best = copy.deepcopy(self.flow.state_dict())
         self.flow.train()
         while not progress.stopped_by or progress.row_step < progress.step:
             self._take_steps(after_step)
             self._validate(on_row)
-        if not math.isfinite(progress.best_nll):
+        if has_density and not math.isfinite(progress.best_nll):
             raise Diverged("no validation gave a finite log-density")
         self.flow.load_state_dict(self._best)
         seconds = progress.seconds

@@ -43,7 +43,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -262,6 +262,8 @@ class Flow(nn.Module, abc.ABC):
         base: density of the latents.
         traits: what the literature's comparisons list of the system.
         recipe: what :func:`flows.build` made the flow from; None for one that was made otherwise.
+        in_torch: whether torch computes it, and so can count its memory and its matrix products.
+        one_graph: whether torch.compile makes one graph of its density; else it may make several.
 
     Raises:
         InputError: for an event shape that is empty or not positive.
@@ -269,6 +271,8 @@ class Flow(nn.Module, abc.ABC):
 
     traits: Traits
     recipe: Recipe | None = None
+    in_torch: ClassVar[bool] = True
+    one_graph: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -498,7 +502,7 @@ class Flow(nn.Module, abc.ABC):
             A function that takes what :meth:`loss` takes. Passes through networks are counted by
             no meter where they are part of a compiled graph.
         """
-        compiled = torch.compile(self, fullgraph=True, mode="reduce-overhead")
+        compiled = torch.compile(self, fullgraph=self.one_graph, mode="reduce-overhead")
 
         def loss(
             x: Tensor, context: Tensor | None = None, *, generator: torch.Generator | None = None

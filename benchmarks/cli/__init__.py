@@ -20,7 +20,7 @@ import click
 
 from benchmarks.cli.check import check
 from benchmarks.cli.data import data
-from benchmarks.cli.records import collect, report, status
+from benchmarks.cli.records import collect, compare, report, status
 from benchmarks.cli.run import run
 from benchmarks.cli.show import describe, doctor, list_
 from benchmarks.cli.words import NearestGroup, lasting_streams, take_plugins
@@ -85,6 +85,6 @@ def cli() -> None:
     """FFJORD against discrete normalizing flows: which one, at what cost."""
 
 
-for command in (run, status, collect, report, data, list_, describe, check, doctor, perf):
+for command in (run, status, collect, report, compare, data, list_, describe, check, doctor, perf):
     cli.add_command(command)
 take_plugins(cli)

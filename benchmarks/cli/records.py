@@ -17,7 +17,7 @@ from benchmarks.text import printable
 if TYPE_CHECKING:
     from benchmarks.store import LeftOut, Record, Store
 
-__all__ = ["collect", "report", "status"]
+__all__ = ["collect", "compare", "report", "status"]
 
 
 _directory = click.argument("directory", type=click.Path(path_type=Path))
@@ -150,3 +150,27 @@ def report(directories: Sequence[Path], out: Path | None) -> int:
         click.echo(f"note: {printable(note)}", err=True)
     click.echo(f"report: {target / 'index.html'}")
     return 0
+
+
+@click.command()
+@click.argument("first", type=click.Path(path_type=Path))
+@click.argument("second", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="folder for a page with the table")
+def compare(first: Path, second: Path, out: Path | None) -> int:
+    """Compare the run in SECOND with that in FIRST, cell by cell.
+
+    Ends with 1 if something became worse beyond the noise of the seeds.
+    """
+    from benchmarks.report.compare import compare as compare_runs
+    from benchmarks.report.compare import write_comparison
+
+    found = compare_runs(_existing(first), _existing(second))
+    for word, sentences in (("worse", found.worse), ("better", found.better)):
+        for sentence in sentences:
+            click.echo(f"{word}: {printable(sentence)}")
+    for note in found.table.notes[2:]:
+        click.echo(f"note: {printable(note)}", err=True)
+    click.echo(found.finding)
+    if out is not None:
+        click.echo(f"comparison: {write_comparison(found, out)}")
+    return 1 if found.worse else 0

@@ -336,14 +336,18 @@ def _print_ratios(records: Sequence[Record]) -> None:
         for name in ("train_step", "log_prob"):
             limit = found.get(f"{name}_over_matmul")
             cells.append(f"{limit:.1f}" if limit is not None else "")
+        compilation = found.get("compile_seconds")
+        cells.append(f"{compilation:.1f} s" if compilation is not None else "")
         memory = found.get("peak_memory_ratio")
         cells.append(f"{memory:.2f}" if memory is not None else "")
         shared = "shared" if found.get("cost_shared") else ""
-        rows.append(
-            (record.flow_label, record.dataset_label, str(found["reference"]), *cells, shared)
-        )
+        steps = found.get("steps", record.cell.budget.steps)
+        form = f"{record.form}, " + (f"trained {steps} steps" if steps else "untrained")
+        batch = str(record.cell.budget.batch_size)
+        contestant = (record.flow_label, form, record.dataset_label, batch, str(found["reference"]))
+        rows.append((*contestant, *cells, shared))
     if rows:
         click.echo("time over the reference's: median (quartiles) of interleaved pairs")
-        head = ("flow", "dataset", "reference", "training step", "density", "sample")
-        limits = ("step over matmul", "density over matmul", "memory over reference", "")
-        table([(*head, *limits), *rows])
+        contestant = ("flow", "form", "dataset", "batch", "reference")
+        times = ("training step", "density", "sample", "step over matmul", "density over matmul")
+        table([(*contestant, *times, "compilation", "memory over reference", ""), *rows])

@@ -15,6 +15,12 @@ ALWAYS = (
         interval=False,
         table="cost",
     ),
+    Column(
+        "form",
+        "what a training step is computed by: eager is PyTorch call by call, compiled is "
+        "torch.compile (density and sample are eager), JAX is jax.jit, for all three",
+        sort="text",
+    ),
     Column("steps", "optimiser steps of the training of the tested weights; 0: untrained"),
     Column("best_step", "the step of the best validation, whose weights are tested"),
     Column(

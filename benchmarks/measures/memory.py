@@ -52,8 +52,11 @@ COLUMNS = (
 
 def measure(subject: Subject) -> dict[str, float]:
     """Peak memory of a training step of the trained flow."""
-    found: dict[str, float] = {"peak_memory_bytes": training_step_peak(subject)}
-    if subject.device.type == "cuda":
+    found: dict[str, float] = {}
+    # Other libraries' memory is seen by the process alone.
+    if subject.flow.in_torch:
+        found["peak_memory_bytes"] = training_step_peak(subject)
+    if subject.flow.in_torch and subject.device.type == "cuda":
         found["peak_memory_reserved_bytes"] = torch.cuda.max_memory_reserved(subject.device)
     peak = process_peak_bytes()
     if peak is not None:

@@ -108,6 +108,8 @@ def measure(subject: Subject) -> dict[str, float | str]:
         found |= with_quartiles(f"{name}_ratio", [a / b for a, b in pairs])
         seconds[name] = statistics.median(a for a, _ in pairs)
     rate = statistics.median(rates)
+    if not subject.flow.in_torch:
+        return found
     for name in ("train_step", "log_prob"):
         with MatmulFlops() as counter:
             ours[name]()
@@ -116,7 +118,8 @@ def measure(subject: Subject) -> dict[str, float | str]:
         useful = counter.total - counter.rejected
         if useful:
             found[f"{name}_over_matmul"] = seconds[name] * rate / useful
-    found["peak_memory_ratio"] = training_step_peak(subject) / training_step_peak(other)
+    if other.flow.in_torch:
+        found["peak_memory_ratio"] = training_step_peak(subject) / training_step_peak(other)
     return found
 
 

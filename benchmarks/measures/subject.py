@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,7 +15,10 @@ from datasets import Dataset
 from datasets.base import named_seed
 from flows import Flow
 
-__all__ = ["Subject"]
+__all__ = ["Form", "Subject"]
+
+Form = Literal["eager", "compiled", "JAX"]
+"""What computes a flow's training step: PyTorch call by call, torch.compile, or JAX."""
 
 
 @dataclass
@@ -38,6 +41,13 @@ class Subject:
     def device(self) -> torch.device:
         """Where the flow lives."""
         return self.flow.device
+
+    @property
+    def form(self) -> Form:
+        """What computes a training step."""
+        if not self.flow.in_torch:
+            return "JAX"
+        return "compiled" if self.cell.budget.compile else "eager"
 
     def generator(self, purpose: str) -> torch.Generator:
         """A generator on the flow's device, named by purpose and seed."""

@@ -13,6 +13,8 @@ __all__ = [
     "ESTIMATED",
     "INTERVAL",
     "Remarks",
+    "conditions",
+    "form_notes",
     "machine_notes",
     "option_notes",
     "replication_notes",
@@ -115,6 +117,35 @@ def training_words(cells: pd.DataFrame) -> str:
     if not trained.any():
         return "of the untrained flow (steps = 0)"
     return "of the trained flow, or of the untrained one (steps = 0) where the row says so"
+
+
+def conditions(rows: pd.DataFrame) -> list[str]:
+    """What each row says of its flow beside the name: the form, and whether it was trained.
+
+    Nothing where all rows are eager, and nothing of training where all were trained.
+
+    Args:
+        rows: of a table, with ``form`` and ``trained``.
+    """
+    forms = bool(rows["form"].isin(["compiled", "JAX"]).any())
+    training = not rows["trained"].all()
+    return [
+        ", ".join([form] * forms + ["trained" if trained else "untrained"] * training)
+        for form, trained in zip(rows["form"], rows["trained"], strict=True)
+    ]
+
+
+def form_notes(cells: pd.DataFrame) -> list[str]:
+    """What the forms are, where some cell is not eager."""
+    found = {*cells.loc[cells["status"] == "ok", "form"]}
+    if found <= {"eager"}:
+        return []
+    words = {
+        "eager": "Eager: by PyTorch, call by call.",
+        "compiled": "Compiled: the training step by torch.compile; density and sample are eager.",
+        "JAX": "JAX: all three by jax.jit; torch sees neither its memory nor its matrix products.",
+    }
+    return [text for form, text in words.items() if form in found]
 
 
 def machine_notes(cells: pd.DataFrame) -> list[str]:

@@ -4,7 +4,8 @@ A *setting* is everything about a cell but its flow, its data set, its split and
 budget, the device, the threads, the number type, the machine and torch's version. Cells of
 different settings are never averaged together; where the settings of one data set differ, its rows
 say in what. The learning rate is the contestant's own affair, and part of the setting only where
-one contestant ran at several; contestants are compared where the rest of the setting, the *rule*,
+one contestant ran at several, and so is the version of a library that takes part in some
+contestants alone; contestants are compared where the rest of the setting, the *rule*,
 agrees.
 """
 
@@ -20,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks import measures
+from benchmarks.environment import LIBRARIES
 from benchmarks.measures.base import Sort
 from benchmarks.report.groups import (
     contestant,
@@ -37,11 +39,22 @@ _TEXT = ("key", "status", "reason", "flow", "flow_name", "dataset", "dataset_nam
 _KINDS = ("toy", "tabular", "image", "family")
 # As records of before the families had a name of their own call them.
 _FORMER_KINDS = {"gaussian": "family"}
-_MACHINE = ("device", "threads", "dtype", "environment.torch", "machine", "environment.gpu")
+_MACHINE = (
+    *("device", "threads", "dtype", "environment.torch", "machine"),
+    *("environment.gpu", "environment.kernels"),
+)
 # A contestant's learning rate, where it ran at several.
 _RATE = "contestant.learning_rate"
 # What a column says where it says nothing that a label should repeat.
-_SILENT = {("environment.gpu", "none"), (_RATE, "none")}
+_SILENT = {
+    (name, "none")
+    for name in (
+        "environment.gpu",
+        "environment.kernels",
+        _RATE,
+        *(f"environment.{library}" for library in LIBRARIES),
+    )
+} | {("budget.compile", "False")}
 # Part of the setting too: results on data that have drifted are not compared.
 _DATA = "data"
 
@@ -56,7 +69,8 @@ class Records:
             was trained, ``time`` and ``ratio`` where others used the device), and ``setting`` (the
             whole of it),
             ``setting_label`` (what of it differs among the cells of one data set; empty where
-            nothing does), ``rule`` (the setting without the learning rate), ``trained``, ``tuned``
+            nothing does), ``rule`` (the setting without the learning rate), ``trained``, ``form``
+            (what computes a training step: ``eager``, ``compiled``, ``JAX``), ``tuned``
             (whether its learning rate was chosen from a grid), ``split`` (of the data set) and
             ``machine`` (the processor).
         setting_columns: the columns that make the setting.
@@ -126,16 +140,20 @@ class Records:
         return ["|".join(map(str, row)) for row in rows]
 
 
-def gather(stores: Sequence[Store]) -> Records:
+def gather(stores: Sequence[Store], *, stale: bool = False) -> Records:
     """Take the records of several stores together.
 
     A key that lies in several stores counts once a machine, a cell that ended well before one that
     did not.
+
+    Args:
+        stores: folders of records.
+        stale: whether records of other versions of the code count too.
     """
     frames: list[pd.DataFrame] = []
     notes: list[str] = []
     for number, store in enumerate(stores):
-        records, left_out = store.records()
+        records, left_out = store.records(stale=stale)
         notes += _left_out(store, left_out)
         frame = frame_of(records)
         if frame.empty:
@@ -143,8 +161,8 @@ def gather(stores: Sequence[Store]) -> Records:
             continue
         frames.append(frame.assign(_store=number))
     if not frames:
-        names = ("seed", "setting", "setting_label", "rule", "trained", "tuned", "split", "machine")
-        empty = pd.DataFrame(columns=[*_TEXT, *names, *_numbers(), *_flags()])
+        names = ("seed", "setting", "setting_label", "rule", "trained", "form", "tuned", "split")
+        empty = pd.DataFrame(columns=[*_TEXT, *names, "machine", *_numbers(), *_flags()])
         return Records(empty, (), (), {}, {}, empty, notes)
     cells = pd.concat(frames, ignore_index=True)
     whole = len(cells)
@@ -246,8 +264,8 @@ def _prepare(cells: pd.DataFrame, store_of: dict[str, Store], notes: list[str]) 
     untrained = int((~cells["trained"]).sum())
     if untrained:
         notes.append(
-            f"{_count(untrained, 'cell')} of untrained flows (steps = 0): they stand in tables and "
-            "figures of cost alone"
+            f"{_count(untrained, 'cell')} of untrained flows (steps = 0): no table or figure of "
+            "quality has them"
         )
     timed = cells["cost_shared"] & cells[times].notna().any(axis=1)
     if timed.any():
@@ -256,6 +274,8 @@ def _prepare(cells: pd.DataFrame, store_of: dict[str, Store], notes: list[str]) 
             "device, and are in no time table or figure"
         )
     cells.loc[cells["cost_shared"], times] = np.nan
+    # In one piece again, before more columns come.
+    cells = cells.copy()
 
     cells[_DATA] = _data_versions(cells)
     budgets = sorted(
@@ -277,6 +297,16 @@ def _prepare(cells: pd.DataFrame, store_of: dict[str, Store], notes: list[str]) 
     if (words[_RATE] != "none").any():
         columns += (_RATE,)
     cells[_RATE] = words[_RATE]
+    # A library is the affair of the contestants that it takes part in, as the learning rate is.
+    for name in (f"environment.{library}" for library in LIBRARIES):
+        if name not in cells:
+            continue
+        versions = cells[name].map(plain).replace("none", np.nan)
+        several = versions.groupby([cells["flow"], cells["dataset"], cells["rule"]])
+        words[name] = versions.where(several.transform("nunique") > 1).fillna("none")
+        if (words[name] != "none").any():
+            columns += (name,)
+            cells[name] = words[name]
     per_dataset = words.groupby(cells["dataset"]).nunique()
     differing = tuple(name for name in columns if (per_dataset[name] > 1).any())
     cells["setting"] = _join(words, columns)

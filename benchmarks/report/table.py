@@ -318,6 +318,14 @@ def _latex_float(table: Table) -> str:
 _LONG = 48
 
 
+def _sort_value(entry: Entry) -> str:
+    """By what a cell is sorted, where its text does not say it as a number."""
+    if not entry.numeric:
+        return ""
+    value = entry.text.replace(",", "").removesuffix(" %").removesuffix(" nats")
+    return f' data-sort="{"" if entry.text == DASH else html.escape(value)}"'
+
+
 def _html_entry(entry: Entry) -> str:
     text = html.escape(entry.text)
     if not entry.numeric:
@@ -345,26 +353,28 @@ def _html_entry(entry: Entry) -> str:
 
 
 def as_html(table: Table) -> str:
-    """The table as HTML, without its notes, which the page sets below it."""
+    """The table as HTML, without its notes, which the page sets below it.
+
+    Each section is two bodies, its title and its rows: a page that sorts does so body by body.
+    """
     right = _right(table)
     names = ["number" if is_right else "text" for is_right in right]
     heads = zip(table.columns, names, strict=True)
-    lines = ["<table>", "<thead><tr>"]
+    lines = ['<table class="sortable n-last asc">', "<thead><tr>"]
     lines += [f'<th scope="col" class="{name}">{html.escape(c)}</th>' for c, name in heads]
     lines += ["</tr></thead>"]
     for section in table.sections:
-        lines.append("<tbody>")
         if section.title:
             title = html.escape(section.title)
-            lines.append(
-                f'<tr class="section"><th colspan="{len(right)}" scope="rowgroup">{title}</th></tr>'
-            )
+            head = f'<th colspan="{len(right)}" scope="rowgroup">{title}</th>'
+            lines.append(f'<tbody class="title"><tr class="section">{head}</tr></tbody>')
+        lines.append("<tbody>")
         for row in section.rows:
             body = ""
             for entry, name in zip(row, names, strict=True):
                 # What is long may break over lines; nothing else does.
                 kind = f"{name} long" if len(entry.text) > _LONG else name
-                body += f'<td class="{kind}">{_html_entry(entry)}</td>'
+                body += f'<td class="{kind}"{_sort_value(entry)}>{_html_entry(entry)}</td>'
             lines.append(f"<tr>{body}</tr>")
         lines.append("</tbody>")
     return "\n".join([*lines, "</table>"])

@@ -41,6 +41,7 @@ from benchmarks.store import LARGEST, Record, Status, Store, write_atomically
 from benchmarks.text import bounded
 from benchmarks.train import Diverged
 from benchmarks.tune import NotApplicable, fresh_flow
+from flows import NotInvertible
 
 __all__ = [
     "NO_DISK",
@@ -217,7 +218,7 @@ def _run_logged(task: Task, store: Store, keeper: Keeper | None = None) -> None:
                 raise FileNotFoundError("what the training left is gone: run the cell again")
             more = _cost(cell, store, pending)
             more["cost_stage_seconds"] = keeper.seconds
-    except NotApplicable as error:
+    except (NotApplicable, NotInvertible) as error:
         status, reason = "skipped", str(error)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in DISK_ERRORS:
@@ -249,14 +250,18 @@ def _quality(cell: Cell, store: Store, keeper: Keeper, keep_weights: bool) -> Pe
     keeper.report()
     if keep_weights:
         write_atomically(store.path(cell, ".pt"), _weights(trained.flow))
-    found: dict[str, Any] = {**trained.columns, "parameters": trained.flow.parameter_count}
+    subject = Subject(cell.at_rate(trained.learning_rate), trained.flow, dataset)
+    found: dict[str, Any] = {
+        **trained.columns,
+        "parameters": trained.flow.parameter_count,
+        "form": subject.form,
+    }
     if found["steps"] > 0:
         found["training_shared"] = keeper.shared
     if dataset.remarks:
         found["data_remarks"] = "; ".join(dataset.remarks)
     always = {column.name for column in measures.ALWAYS}
     assert found.keys() <= always, "an undeclared column was filled"
-    subject = Subject(cell.at_rate(trained.learning_rate), trained.flow, dataset)
     found |= _measure(subject, "quality")
     nll = found.get("nll_nats")
     if nll is not None and not abs(nll) < LARGEST:

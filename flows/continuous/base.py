@@ -13,6 +13,7 @@ from flows.base import Flow, InputError, Loss
 from flows.continuous.errors import CostWarning
 from flows.continuous.moving_norm import MovingBatchNorm
 from flows.continuous.ode.regularizers import BY_ALL_PRODUCTS
+from flows.continuous.ode.trace import Product
 from flows.continuous.options import ContinuousConfig
 from flows.continuous.transform import EXACT_IS_DEAR, ContinuousTransform
 
@@ -225,3 +226,41 @@ class ContinuousFlow(Flow):
         if draws < 1:
             raise InputError(f"draws must be at least 1, got {draws}")
         return self._first.trace_estimates(self._state(x), context, draws, generator)
+
+    @property
+    def noise_width(self) -> int:
+        """How many numbers the noise of a probe has a row: the bottleneck's width, or D."""
+        width = self._first.bottleneck
+        return self.event_shape.numel() if width is None else width
+
+    def vector_jacobians(
+        self, x: Tensor, context: Tensor | None = None, *, narrow: bool | None = None
+    ) -> Product:
+        """The products by which the trace of the first block is found or estimated, at time 0.
+
+        Args:
+            x: data, shape ``(n, *event_shape)``.
+            context: shape ``(n, context_features)``, or None.
+            narrow: whether in a bottleneck's space; by default where there is one.
+
+        Returns:
+            Of vectors v, ``(m, n, width)``, the products ``v^T M``, with M the D x D Jacobian, or
+            the k x k matrix ``(dh/dz)(dg/dh)`` of dynamics f = g(h(z)). A product is taken with
+            the graph of one evaluation, made here.
+
+        Raises:
+            InputError: if a tensor has the wrong shape, dtype or device, or there is no
+                bottleneck.
+        """
+        self._check(x, context, "x")
+        there = self._first.bottleneck is not None
+        if narrow and not there:
+            raise InputError("this flow has no bottleneck: give narrow = False")
+        z = self._state(x)
+        shape = (len(x), self.noise_width) if there and narrow is not False else z.shape
+        product = self._first.vector_jacobians(z, context, narrow=there and narrow is not False)
+
+        def flat(vectors: Tensor) -> Tensor:
+            return product(vectors.reshape(-1, *shape)).flatten(2)
+
+        return flat

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from pydantic import Field, PositiveInt
@@ -39,8 +39,10 @@ class FFJORDConfig(ContinuousConfig):
     several times faster than 0.5.
 
     With a bottleneck of k the hidden layers run down to it and up from it (hidden 64-64-128 and
-    k = 5 give 64-64-128-5-128-64-64, Figure 1 of the paper); the noise then has that width.
+    k = 5 give 64-64-128-5-128-64-64, Figure 4 of the paper); the noise then has that width.
     """
+
+    version: ClassVar[int] = 2
 
     hidden: Widths = Field(
         default=(64, 64, 64),
@@ -190,7 +192,7 @@ ENTRIES = [
         "ffjord-toy",
         FFJORDConfig,
         "FFJORD for two-dimensional toy data, exact trace",
-        _CODE + "train_toy.py",
+        _CODE + "train_toy.py (layers concatsquash; the paper's appendix C says concat)",
         {"end_time": 0.5, "trace": "exact"},
     ),
     # The tabular hidden widths, blocks and nonlinearities are those of the paper's Table 4. The

@@ -17,7 +17,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Annotated, Literal, cast
+from typing import Annotated, ClassVar, Literal, cast
 
 import torch
 from pydantic import BeforeValidator, Field, PositiveInt
@@ -226,6 +226,8 @@ class ImageFFJORDConfig(ContinuousConfig):
     is. The same network without the trick has hidden 64-64-128-128-128-64-64 and strides
     1, 2, 1, 2, -2, 1, -2, 1.
     """
+
+    version: ClassVar[int] = 2
 
     hidden: Widths = Field(
         default=(64, 64, 64),

@@ -102,7 +102,7 @@ class ContinuousConfig(FlowConfig):
     remember_step: bool = Field(
         default=True,
         description="whether a block's solve in training first tries the step size that fitted its "
-        "last one (native), which spares 23 to 34 % of the evaluations",
+        "last one (native), which spares up to a quarter of the evaluations",
     )
     kinetic_energy: NonNegativeFloat = Field(default=0.0, description="weight of ||f||^2")
     jacobian_norm: NonNegativeFloat = Field(

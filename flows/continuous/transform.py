@@ -9,6 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from flows.continuous import kernels
 from flows.continuous.errors import CostWarning
 from flows.continuous.ode import torchdiffeq
 from flows.continuous.ode.autograd import AutogradEvaluator
@@ -17,8 +18,9 @@ from flows.continuous.ode.dynamics import DenseDynamics
 from flows.continuous.ode.evaluator import Evaluator
 from flows.continuous.ode.field import Field, Probes
 from flows.continuous.ode.gradient import integrate
-from flows.continuous.ode.trace import draw_noise, unit_vectors
+from flows.continuous.ode.trace import Product, draw_noise, unit_vectors
 from flows.continuous.options import ContinuousConfig
+from flows.meter import tick
 
 __all__ = ["ContinuousTransform"]
 
@@ -85,14 +87,42 @@ class ContinuousTransform(nn.Module):
         """
         probes = self.probes(z, exact or self.config.trace == "exact", generator)
         names = tuple(self.config.regularizers) if regularize else ()
-        z, integrals = self._solve(z, context, probes, names, backward=backward)
+        way = self._way(backward)
+        z, integrals = self._solve(z, context, probes, names, way, remember=not backward)
         return z, integrals[0], dict(zip(names, integrals[1:], strict=True))
 
     def without_trace(
         self, z: Tensor, context: Tensor | None = None, *, backward: bool = False
     ) -> Tensor:
         """Follow the dynamics where nobody asks for the log-determinant."""
-        return self._solve(z, context, None, (), backward=backward)[0]
+        way = self._way(backward)
+        return self._solve(z, context, None, (), way, remember=not backward)[0]
+
+    def between(
+        self, z: Tensor, start: float, end: float, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Follow the dynamics over a part of their time, with the exact log-determinant.
+
+        Args:
+            z: states at ``start``, shape ``(n, ...)``.
+            start: from 0, the side of the data, to T, that of the latents.
+            end: likewise, on either side of ``start``.
+            context: shape ``(n, context_features)``, or None.
+
+        Returns:
+            States at ``end``, and log-determinants, ``(n,)``.
+
+        Raises:
+            SolverError: if the problem cannot be solved.
+        """
+        if start == end:
+            return z, z.new_zeros(len(z))
+        z, integrals = self._solve(z, context, self.probes(z, True, None), (), (start, end))
+        return z, integrals[0]
+
+    def _way(self, backward: bool) -> tuple[Tensor | float, Tensor | float]:
+        """The times at which a solve starts and ends."""
+        return (self.end_time, 0.0) if backward else (0.0, self.end_time)
 
     def _solve(
         self,
@@ -100,18 +130,22 @@ class ContinuousTransform(nn.Module):
         context: Tensor | None,
         probes: Probes | None,
         regularizers: tuple[str, ...],
+        way: tuple[Tensor | float, Tensor | float],
         *,
-        backward: bool,
+        remember: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """The state at the end, and the integrals of trace and regularisers, ``(m, n)``."""
+        """The state at the end, and the integrals of trace and regularisers, ``(m, n)``.
+
+        With ``remember`` the step size that fits the start is kept in training for the next solve.
+        """
         config = self.config
         settings = config.settings(self.name, compiled=self.compiled)
         settings.check(z.dtype)
-        start, end = (self.end_time, 0.0) if backward else (0.0, self.end_time)
+        start, end = way
         if config.resolved_backend == "torchdiffeq":
             return torchdiffeq.solve(Field(self.dynamics, context, probes), z, start, end, settings)
-        evaluator = evaluator_of(self.dynamics, context, probes, regularizers)
-        remembers = config.remember_step and self.training and not backward
+        evaluator = evaluator_of(self.dynamics, z, context, probes, regularizers)
+        remembers = config.remember_step and self.training and remember
         first_step = self.fitting_step if remembers else None
         z, integrals, fitting_step = integrate(evaluator, z, start, end, settings, first_step)
         if remembers and fitting_step is not None:
@@ -124,10 +158,16 @@ class ContinuousTransform(nn.Module):
         """Estimates of the trace at time 0, ``(draws, n)``, each the mean of all probes."""
         count = self.config.probes
         noise = self._noise(z, draws * count, generator)
+        tick(part=self.name)
         with torch.no_grad():
             # A weight of 1 / (all products) has each of them carry the whole known trace.
             _, found = Field(self.dynamics, context, noise).products(z.new_zeros(()), z)
         return found.view(draws, count, len(z)).mean(1)
+
+    def vector_jacobians(self, z: Tensor, context: Tensor | None, *, narrow: bool) -> Product:
+        """The products ``v^T M`` at time 0; see :meth:`Field.vector_jacobians`."""
+        field = Field(self.dynamics, context, None)
+        return field.vector_jacobians(z.new_zeros(()), z, narrow=narrow)
 
     def probes(self, z: Tensor, exact: bool, generator: torch.Generator | None) -> Probes:
         """The vectors of one solve: one draw of noise, or the unit vectors of the exact trace."""
@@ -157,6 +197,7 @@ class ContinuousTransform(nn.Module):
 
 def evaluator_of(
     dynamics: nn.Module,
+    z: Tensor,
     context: Tensor | None,
     probes: Probes | None,
     regularizers: tuple[str, ...],
@@ -165,10 +206,17 @@ def evaluator_of(
 
     Args:
         dynamics: of the block.
+        z: initial state.
         context: shape ``(n, context_features)``, or None.
         probes: the vectors of the trace; None where no trace is asked for.
         regularizers: names whose integrals go along, after the trace.
     """
     if isinstance(dynamics, DenseDynamics) and DenseEvaluator.has(regularizers, probes):
-        return DenseEvaluator(dynamics, context, probes, regularizers)
+        dense = DenseEvaluator(dynamics, context, probes, regularizers)
+        if kernels.in_use() != "none":
+            from flows.continuous.kernels.evaluator import KernelEvaluator, covers
+
+            if covers(dense, z):
+                return KernelEvaluator(dense)
+        return dense
     return AutogradEvaluator(Field(dynamics, context, probes), regularizers)

@@ -41,11 +41,12 @@ class MissingLibrary(FlowError, ImportError):
     """A peer's library is not installed; the message says how to install it."""
 
 
-def load(module: str) -> Any:
+def load(module: str, extra: str = "peers") -> Any:
     """Import a module of a peer's library.
 
     Args:
         module: its full name.
+        extra: of this project, which brings the library.
 
     Raises:
         MissingLibrary: if the library is not installed.
@@ -62,7 +63,7 @@ def load(module: str) -> Any:
             raise
         raise MissingLibrary(
             f"this flow is one of the library {library}, which is not installed: "
-            f"pip install {library}, or install ffjord-bench[peers]"
+            f"pip install {library}, or install ffjord-bench[{extra}]"
         ) from error
 
 
@@ -103,6 +104,8 @@ class PeerFlow(VectorFlow):
     """
 
     conditioner_names: Collection[str]
+    # What libraries do in Python besides may break a graph.
+    one_graph = False
 
     def __init__(
         self,

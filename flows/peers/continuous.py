@@ -32,7 +32,12 @@ from flows.continuous.ode.trace import products
 from flows.continuous.options import continuous_traits
 from flows.meter import tick
 
-__all__ = ["ContinuousPeerConfig", "ContinuousPeerFlow", "CountedDynamics"]
+__all__ = [
+    "BlockwisePeerFlow",
+    "ContinuousPeerConfig",
+    "ContinuousPeerFlow",
+    "CountedDynamics",
+]
 
 
 class ContinuousPeerConfig(FlowConfig):
@@ -143,6 +148,75 @@ class ContinuousPeerFlow(VectorFlow):
             for index in range(config.blocks)
         )
 
+    def _counted(self, index: int) -> CountedDynamics:
+        return cast(CountedDynamics, self.blocks[index])
+
+    def _encode_vector(
+        self,
+        x: Tensor,
+        context: Tensor | None,
+        *,
+        exact: bool,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor]:
+        return self._through(x, range(len(self.blocks)), False, exact, generator)
+
+    def _decode_vector(
+        self,
+        z: Tensor,
+        context: Tensor | None,
+        *,
+        exact: bool,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor]:
+        return self._through(z, range(len(self.blocks))[::-1], True, exact, generator)
+
+    @abc.abstractmethod
+    def _through(
+        self,
+        z: Tensor,
+        order: Sequence[int],
+        backward: bool,
+        exact: bool,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Through all blocks, from 0 to T, or from T to 0 if ``backward``.
+
+        Args:
+            z: states, shape ``(n, D)``.
+            order: of the blocks.
+            backward: the direction of time.
+            exact: whether the trace is exact whatever the config says.
+            generator: source of the estimator's noise.
+
+        Returns:
+            States, and log-determinants ``(n,)``.
+        """
+
+    def trace_estimates(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        *,
+        draws: int,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Hutchinson's estimates at the first block's start, as the libraries define them."""
+        if self.config.trace == "exact":
+            return super().trace_estimates(x, context, draws=draws, generator=generator)
+        self._check(x, context, "x")
+        if draws < 1:
+            raise InputError(f"draws must be at least 1, got {draws}")
+        z = x.flatten(1)
+        noise = draw_normal((draws, *z.shape), like=z, generator=generator)
+        dynamics = self._counted(0).dynamics
+        with torch.no_grad():
+            return products(lambda y: dynamics(y.new_zeros(()), y), z, noise)[1]
+
+
+class BlockwisePeerFlow(ContinuousPeerFlow):
+    """A chain of which the library follows one block at a time."""
+
     @abc.abstractmethod
     def _follow(
         self,
@@ -170,19 +244,6 @@ class ContinuousPeerFlow(VectorFlow):
     def _follow_back_for_samples(self, index: int, z: Tensor) -> Tensor:
         """From T to 0 as the library does where nobody asks for the log-determinant."""
 
-    def _counted(self, index: int) -> CountedDynamics:
-        return cast(CountedDynamics, self.blocks[index])
-
-    def _encode_vector(
-        self, x: Tensor, context: Tensor | None, *, exact: bool, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:
-        return self._through(x, range(len(self.blocks)), False, exact, generator)
-
-    def _decode_vector(
-        self, z: Tensor, context: Tensor | None, *, exact: bool, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:
-        return self._through(z, range(len(self.blocks))[::-1], True, exact, generator)
-
     def _through(
         self,
         z: Tensor,
@@ -207,23 +268,3 @@ class ContinuousPeerFlow(VectorFlow):
             with self._counted(index).solve():
                 x = self._follow_back_for_samples(index, x)
         return x.reshape(z.shape)
-
-    def trace_estimates(
-        self,
-        x: Tensor,
-        context: Tensor | None = None,
-        *,
-        draws: int,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Hutchinson's estimates at the first block's start, as the libraries define them."""
-        if self.config.trace == "exact":
-            return super().trace_estimates(x, context, draws=draws, generator=generator)
-        self._check(x, context, "x")
-        if draws < 1:
-            raise InputError(f"draws must be at least 1, got {draws}")
-        z = x.flatten(1)
-        noise = draw_normal((draws, *z.shape), like=z, generator=generator)
-        dynamics = self._counted(0).dynamics
-        with torch.no_grad():
-            return products(lambda y: dynamics(y.new_zeros(()), y), z, noise)[1]

@@ -32,7 +32,7 @@ from flows.config import Entry
 from flows.continuous.errors import StepUnderflow
 from flows.continuous.ode.trace import products, unit_vectors
 from flows.peers.base import load
-from flows.peers.continuous import ContinuousPeerConfig, ContinuousPeerFlow
+from flows.peers.continuous import BlockwisePeerFlow, ContinuousPeerConfig
 
 __all__ = ["ENTRIES", "TorchflowsFFJORDConfig"]
 
@@ -45,11 +45,11 @@ class TorchflowsFFJORDConfig(ContinuousPeerConfig):
         description="whether the log-determinant has a gradient, which the library lacks",
     )
 
-    def _build(self, event_shape: Sequence[int]) -> ContinuousPeerFlow:
+    def _build(self, event_shape: Sequence[int]) -> BlockwisePeerFlow:
         return _TorchflowsFFJORD(event_shape, self)
 
 
-class _TorchflowsFFJORD(ContinuousPeerFlow):
+class _TorchflowsFFJORD(BlockwisePeerFlow):
     def __init__(self, event_shape: Sequence[int], config: TorchflowsFFJORDConfig) -> None:
         super().__init__(event_shape, config)
         library = load("torchflows.bijections.continuous.base")

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from flows.base import global_noise_from
 from flows.config import Entry
-from flows.peers.continuous import ContinuousPeerConfig, ContinuousPeerFlow
+from flows.peers.continuous import BlockwisePeerFlow, ContinuousPeerConfig
 from flows.peers.zuko import load_zuko
 
 __all__ = ["ENTRIES", "ZukoFFJORDConfig"]
@@ -34,12 +34,12 @@ __all__ = ["ENTRIES", "ZukoFFJORDConfig"]
 class ZukoFFJORDConfig(ContinuousPeerConfig):
     """Continuous flow of zuko; see :class:`flows.peers.continuous.ContinuousPeerConfig`."""
 
-    def _build(self, event_shape: Sequence[int]) -> ContinuousPeerFlow:
+    def _build(self, event_shape: Sequence[int]) -> BlockwisePeerFlow:
         load_zuko()
         return _ZukoFFJORD(event_shape, self)
 
 
-class _ZukoFFJORD(ContinuousPeerFlow):
+class _ZukoFFJORD(BlockwisePeerFlow):
     def _transform(self, index: int, exact: bool) -> Any:
         # As its lazy transforms do: one for each call, with the parameters of the moment.
         config, block = self.config, self.blocks[index]

@@ -5,7 +5,8 @@ import os
 import subprocess
 import sys
 import time
-from types import ModuleType
+from importlib.metadata import version
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from benchmarks.environment import (
 )
 from benchmarks.errors import BenchError
 from benchmarks.run import local
+from flows.continuous import kernels
 from flows.processor import Processor
 from flows.products import VARIABLE, Products, chosen_products
 
@@ -152,6 +154,18 @@ def test_children_that_were_waited_for_are_our_own() -> None:
     assert environment._own_seconds() - before > 0.25
 
 
+def test_environment_says_what_the_kernels_are_compiled_by(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = f"numba {version('numba')}" if kernels.numba_is_there() else "none"
+    assert describe_environment(CPU)["kernels"] == expected
+    monkeypatch.setenv(kernels.VARIABLE, "off")
+    assert describe_environment(CPU)["kernels"] == "none"
+    monkeypatch.setenv(kernels.VARIABLE, "perhaps")
+    with pytest.raises(BenchError, match=kernels.VARIABLE):
+        describe_environment(CPU)
+
+
 def _spin(stop: Any) -> None:
     while not stop.is_set():
         sum(range(10_000))
@@ -163,4 +177,19 @@ def test_the_choice_is_not_made_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(environment, "chosen_products", refuse)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "matrix_products" not in describe_environment(torch.device("cuda"))
+    assert not {"matrix_products", "kernels"} & set(describe_environment(torch.device("cuda")))
+
+
+@pytest.mark.parametrize(("where", "shared"), [("GPU-one", True), ("GPU-two", False)])
+def test_a_job_on_another_gpu_is_none_of_this_ones(
+    monkeypatch: pytest.MonkeyPatch, where: str, shared: bool
+) -> None:
+    """Of two processes one is this one, on GPU one; the other is on the GPU of the parameter."""
+    monkeypatch.setattr(environment, "_nvidia_smi", lambda query: ["GPU-one, 1", f"{where}, 2"])
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="one")
+    )
+    monkeypatch.setattr(environment, "_busy_seconds", lambda: 0.0)
+    with OthersWork(torch.device("cuda"), 1) as work:
+        pass
+    assert work.shared is shared

@@ -44,10 +44,9 @@ def as_before() -> Iterator[None]:
 
 
 def test_families_run_in_the_stated_order() -> None:
-    assert list(measures.FAMILIES) == [
-        *("quality", "work", "variance", "faithfulness", "pictures"),
-        *("time", "memory", "ratio", "machine"),
-    ]
+    default = ["quality", "work", "variance", "faithfulness", "pictures", "time", "memory", "ratio"]
+    order = [*default, "machine"]
+    assert [name for name in measures.FAMILIES if name in order] == order
     measures.add(
         [
             GOOD,
@@ -57,9 +56,8 @@ def test_families_run_in_the_stated_order() -> None:
         ],
         "my.py",
     )
-    assert list(measures.FAMILIES)[4:] == [
-        *("pictures", "mine", "time", "memory", "ratio", "cost", "machine")
-    ]
+    order = [*default[:5], "mine", *default[5:], "cost", "machine"]
+    assert [name for name in measures.FAMILIES if name in order] == order
     assert measures.family("mine").origin == "my.py"
 
 

@@ -174,7 +174,7 @@ def test_a_union_is_reported_a_section_a_study(tmp_path: Path) -> None:
     page = summary.paths[0].read_text()
     for name in ("mine", "other"):
         section = page[page.index(f'<section id="{name}">') :]
-        assert section.index('<p class="finding">1 cells.</p>') < section.index("<table>")
+        assert section.index('<p class="finding">1 cells.</p>') < section.index("<table")
 
 
 def test_cells_of_no_study_have_a_section_of_their_own(tmp_path: Path, tiny: Path) -> None:
@@ -241,3 +241,22 @@ def test_findings_of_the_committed_records() -> None:
         assert study.finding is not None
         said = study.finding(part)
         assert said is None or re.search(r"\d", said)
+
+
+@pytest.mark.parametrize(("name", "library"), [("backends", "diffrax"), ("libraries", "flowjax")])
+def test_jax_is_beside_ours_untrained_and_trained_at_three_sizes_of_a_batch(
+    name: str, library: str
+) -> None:
+    small, full = (load_matrix(name, profile=profile) for profile in ("small", "full"))  # type: ignore[arg-type]
+    # What was measured in the small profile counts in the full one.
+    assert {cell.key for cell in small.cells} < {cell.key for cell in full.cells}
+    for matrix in (small, full):
+        mine = [cell for cell in matrix.cells if cell.flow.startswith(f"{library}/")]
+        assert all(cell.reference is not None for cell in mine)
+        assert {cell.budget.steps > 0 for cell in mine} == {False, True}
+        sizes = {cell.budget.batch_size for cell in mine}
+        assert {64, 4096} < sizes <= {64, 512, 1000, 4096}
+    # torch.compile is asked of ours, of zuko and of the reference alike.
+    compiled = {cell.flow for cell in full.cells if cell.budget.compile}
+    assert (name == "libraries") == ({"realnvp", "zuko/realnvp"} <= compiled)
+    assert not any(cell.budget.compile for cell in small.cells)

@@ -17,11 +17,13 @@ from benchmarks.report.figures.sweeps import (
     dimension,
 )
 from benchmarks.report.figures.trade_offs import trade_offs
+from benchmarks.report.figures.way import animation, way
 
 __all__ = [
     "Drawn",
     "Scene",
     "against",
+    "animation",
     "densities",
     "deviation_by_bottleneck",
     "deviation_by_dimension",
@@ -31,4 +33,5 @@ __all__ = [
     "nfe_against_loss",
     "nfe_growth",
     "trade_offs",
+    "way",
 ]

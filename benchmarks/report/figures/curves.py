@@ -17,20 +17,20 @@ from benchmarks.report.figures.scene import Drawn, Scene
 from benchmarks.report.groups import grouped, replicate_of
 from benchmarks.report.records import Records
 
-__all__ = ["learning", "nfe_against_loss", "nfe_growth"]
+__all__ = ["curve_of", "learning", "nfe_against_loss", "nfe_growth"]
 
-_COLUMNS = ("seconds", "validation_nll_nats", "nfe_forward", "nfe_backward")
+_COLUMNS = ("seconds", "train_nll_nats", "validation_nll_nats", "nfe_forward", "nfe_backward")
 Curves = dict[str, dict[str, pd.DataFrame]]
 """By data set and contestant."""
 
 
-def _curve(records: Records, cells: pd.DataFrame) -> pd.DataFrame:
+def curve_of(records: Records, cells: pd.DataFrame) -> pd.DataFrame:
     """The curves of one contestant on one data set, at the steps that all of them reached.
 
     Returns:
-        A row a step and replicate, columns ``step, replicate, seconds, validation_nll_nats,
-        nfe_forward, nfe_backward``; ``seconds`` is the geometric mean over replicates. Empty if
-        there is no curve.
+        A row a step and replicate, columns ``step, replicate, seconds, train_nll_nats,
+        validation_nll_nats, nfe_forward, nfe_backward``; ``seconds`` is the geometric mean over
+        replicates. Empty if there is no curve.
     """
     curves = []
     for key, replicate in zip(cells["key"], replicate_of(cells), strict=True):
@@ -56,7 +56,7 @@ def _curve(records: Records, cells: pd.DataFrame) -> pd.DataFrame:
 def _curves(scene: Scene, cells: pd.DataFrame) -> Curves:
     found: Curves = {}
     for (dataset, name), group in grouped(cells, ["dataset", "contestant"]):
-        curve = _curve(scene.records, group)
+        curve = curve_of(scene.records, group)
         if not curve.empty:
             found.setdefault(dataset, {})[name] = curve
     return found

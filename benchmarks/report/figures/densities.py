@@ -16,7 +16,7 @@ from benchmarks.report.figures.scene import Drawn, Scene
 from benchmarks.report.groups import grouped
 from benchmarks.report.style import new_figure
 
-__all__ = ["densities", "folded"]
+__all__ = ["brightest", "densities", "density_of", "folded", "picture_frame"]
 
 _ACROSS = 5
 
@@ -60,18 +60,19 @@ def _figure(
     grid = figure.subplots(2 * blocks, across, squeeze=False)
     truth = reference.get("truth_log_density")
     fields = [arrays["log_density"] for _, _, arrays in panels]
-    top = _brightest([truth] if truth is not None else fields)
+    top = brightest([truth] if truth is not None else fields)
     x, y = reference["grid_x"], reference["grid_y"]
     extent = (float(x[0]), float(x[-1]), float(y[0]), float(y[-1]))
 
     def density(ax: Axes, field: np.ndarray[Any, Any]) -> None:
         ax.imshow(
-            _density(field),
+            density_of(field),
             origin="lower",
             extent=extent,
             vmin=0,
             vmax=top,
-            interpolation="bilinear",
+            # Unsampled: whoever shows the file scales it.
+            interpolation="none",
             aspect="equal",
         )
 
@@ -85,18 +86,6 @@ def _figure(
             alpha=0.55,
             rasterized=True,
         )
-
-    def finish(ax: Axes) -> None:
-        ax.set_xlim(extent[:2])
-        ax.set_ylim(extent[2:])
-        ax.set_aspect("equal")
-        ax.set_xticks([])
-        ax.set_yticks([])
-        ax.grid(False)
-        for spine in ax.spines.values():
-            spine.set_visible(True)
-            spine.set_color("#999999")
-            spine.set_linewidth(0.6)
 
     first = grid[0][0], grid[1][0]
     if truth is not None:
@@ -135,7 +124,7 @@ def _figure(
             if row // 2 * across + column > len(panels):
                 grid[row][column].set_axis_off()
             else:
-                finish(grid[row][column])
+                picture_frame(grid[row][column], extent)
     square = f"{extent[0]:.1f} to {extent[1]:.1f} by {extent[2]:.1f} to {extent[3]:.1f}"
     return Drawn(
         figure,
@@ -155,7 +144,21 @@ def folded(label: str, width: int = 20) -> str:
     return "\n".join(line.replace("/ ", "/") for line in textwrap.wrap(words, width))
 
 
-def _density(log_density: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def picture_frame(ax: Axes, extent: tuple[float, float, float, float]) -> None:
+    """A panel that shows a part of the plane: left, right, bottom and top, without ticks."""
+    ax.set_xlim(extent[:2])
+    ax.set_ylim(extent[2:])
+    ax.set_aspect("equal")
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.grid(False)
+    for spine in ax.spines.values():
+        spine.set_visible(True)
+        spine.set_color("#999999")
+        spine.set_linewidth(0.6)
+
+
+def density_of(log_density: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """The density of a log-density; nothing where a flow has none, finite where it explodes."""
     finite = np.nan_to_num(
         log_density.astype(np.float64), nan=-np.inf, posinf=np.inf, neginf=-np.inf
@@ -164,8 +167,8 @@ def _density(log_density: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return density
 
 
-def _brightest(fields: Sequence[np.ndarray[Any, Any]]) -> float:
+def brightest(fields: Sequence[np.ndarray[Any, Any]]) -> float:
     """Top of the colour scale: nearly the largest density, whatever single points do."""
-    values = np.concatenate([_density(field).ravel() for field in fields])
+    values = np.concatenate([density_of(field).ravel() for field in fields])
     top = float(np.quantile(values, 0.998))
     return top if top > 0 else 1.0

@@ -21,6 +21,7 @@ __all__ = [
     "PANEL_HEIGHT",
     "centre_and_bounds",
     "draw_line",
+    "draw_marks",
     "file_name",
     "handles",
     "legend",
@@ -123,7 +124,14 @@ def _marked(look: Look, size: float) -> dict[str, Any]:
 
 
 def draw_line(
-    ax: Axes, points: pd.DataFrame, x: str, y: str, look: Look, *, band: bool = False
+    ax: Axes,
+    points: pd.DataFrame,
+    x: str,
+    y: str,
+    look: Look,
+    *,
+    band: bool = False,
+    joined: bool = True,
 ) -> None:
     """A contestant's line through the means of its replicates, with their t intervals.
 
@@ -138,6 +146,7 @@ def draw_line(
         look: of the contestant.
         band: whether the interval is a band rather than bars, as suits a line of many points, which
             then has a marker at some of them.
+        joined: whether a line joins the means.
     """
     sns.lineplot(
         data=points,
@@ -150,9 +159,39 @@ def draw_line(
         err_style="band" if band else "bars",
         err_kws={"alpha": 0.18, "lw": 0} if band else {"capsize": 2, "elinewidth": 0.9},
         legend=False,
-        linestyle=look.line,
+        linestyle=look.line if joined else "none",
         markevery=max(1, points[x].nunique() // 6) if band else 1,
         **_marked(look, 3.6 if band else 4.5),
+    )
+
+
+def draw_marks(ax: Axes, points: pd.DataFrame, x: str, y: str, look: Look) -> None:
+    """A contestant's marks at the means of its replicates, with their t intervals along x.
+
+    On a logarithmic axis, which must be so before, they are those of the logarithms.
+
+    Args:
+        ax: the panel.
+        points: a row a replicate and ``y``.
+        x: column of what they differ in.
+        y: column of what the replicates share.
+        look: of the contestant.
+    """
+    if points.empty:
+        return
+    sns.lineplot(
+        data=points,
+        x=x,
+        y=y,
+        ax=ax,
+        orient="y",
+        estimator="mean",
+        errorbar=cast(Any, lambda values: centre_and_bounds(values)[1:]),
+        err_style="bars",
+        err_kws={"capsize": 2, "elinewidth": 0.9},
+        legend=False,
+        linestyle="none",
+        **_marked(look, 4.5),
     )
 
 

@@ -65,7 +65,7 @@ def bottleneck(records: Records) -> list[Table]:
         width = row["bottleneck"]
         wide = Entry("full", numeric=True)
         layer = number(width, decimals=0) if math.isfinite(width) else wide
-        layer = replace(layer, remark="" if row["trained"] else "untrained")
+        layer = replace(layer, remark=str(row["condition"]))
         first = replace(remarks.entry(str(row["flow"])), text=named[row["flow"], row["setting"]])
         return [*([first] if several else []), Entry(str(row["noise"])), layer]
 
@@ -95,6 +95,6 @@ def bottleneck(records: Records) -> list[Table]:
             *option_notes(records, cells),
             *remarks.notes,
         ],
-        data=data.drop(columns=["setting_label", "series"]),
+        data=data.drop(columns=["setting_label", "series", "condition"]),
     )
     return [table]

@@ -15,6 +15,8 @@ from benchmarks.report.notes import (
     ESTIMATED,
     INTERVAL,
     Remarks,
+    conditions,
+    form_notes,
     machine_notes,
     option_notes,
     replication_notes,
@@ -98,7 +100,7 @@ def measure_table(
                 *option_notes(records, cells),
                 *remarks.notes,
             ],
-            data=data.drop(columns=[*dropped, "setting_label"]),
+            data=data.drop(columns=[*dropped, "setting_label", "condition"]),
         )
     ]
 
@@ -115,11 +117,15 @@ def contestants_by_seed(
 ) -> pd.DataFrame:
     """As :func:`summarise`, with what a row says of its cells beside the numbers.
 
-    Adds ``trained``, ``estimated`` and ``training_shared``.
+    Adds ``form``, ``trained``, ``estimated``, ``training_shared``, and ``condition``
+    (:func:`benchmarks.report.notes.conditions`).
     """
     data = summarise(cells, by, measured)
     groups = [group[group["status"] == "ok"] for _, group in grouped(cells, by)]
+    # A form is the flow's and the setting's, so that a group has one.
+    data["form"] = ["".join(group["form"].unique()) for group in groups]
     data["trained"] = [bool(group["trained"].all()) for group in groups]
+    data["condition"] = conditions(data)
     data["estimated"] = [bool(_estimated(group).any()) for group in groups]
     data["training_shared"] = [bool(group["training_shared"].any()) for group in groups]
     return data
@@ -140,9 +146,9 @@ def kept(data: pd.DataFrame, columns: Sequence[Column]) -> list[Column]:
 
 
 def first_entry(remarks: Remarks, row: pd.Series[float]) -> Entry:
-    """A row's contestant, with a word where it was not trained."""
+    """A row's contestant, with its condition."""
     flow, label = str(row["flow"]), str(row["setting_label"])
-    return remarks.entry(flow, label, remark="" if row["trained"] else "untrained")
+    return remarks.entry(flow, label, remark=str(row["condition"]))
 
 
 def entries(row: pd.Series[float], columns: Sequence[Column]) -> list[Entry]:
@@ -183,6 +189,9 @@ def how_measured(cells: pd.DataFrame, columns: Sequence[Column]) -> list[str]:
             "Times: medians of repeated calls with the device to themselves, then the mean over "
             f"seeds; {_batches(ok)}; {training_words(ok)}."
         )
+        notes += form_notes(ok)
+    if "compile_seconds" in shown:
+        notes.append("Compilation: what first calls took longer than later ones, together.")
     notes.append(INTERVAL)
     if any(name.startswith("nfe_") for name in shown):
         notes.append(

@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 
 from benchmarks import measures
-from benchmarks.report.groups import grouped, summarise
+from benchmarks.report.groups import grouped, plain
 from benchmarks.report.notes import (
     Remarks,
+    form_notes,
     machine_notes,
     option_notes,
     shared_notes,
@@ -16,6 +17,7 @@ from benchmarks.report.notes import (
 )
 from benchmarks.report.records import Records
 from benchmarks.report.table import Entry, Section, Table, number
+from benchmarks.report.tables.columns import contestants_by_seed, first_entry
 
 __all__ = ["ratios"]
 
@@ -33,19 +35,14 @@ def ratios(records: Records) -> list[Table]:
     quartiles = [f"{name}_{quartile}" for name in _PAIRED for quartile in ("q25", "q75")]
     measured = [*_PAIRED, *_SINGLE, *quartiles, "matmul_flops_per_second"]
     by = ["dataset", "reference", "flow", "setting", "setting_label"]
-    data = summarise(cells, by, measured)
-    data["trained"] = [bool(group["trained"].all()) for _, group in grouped(cells, by)]
+    data = contestants_by_seed(cells, by, measured)
     remarks = Remarks(records)
     sections = [
         Section(
             f"{dataset}, over {reference}",
             [
                 [
-                    remarks.entry(
-                        str(row["flow"]),
-                        str(row["setting_label"]),
-                        remark="" if row["trained"] else "untrained",
-                    ),
+                    first_entry(remarks, row),
                     *(_paired(row, name) for name in _PAIRED),
                     *(number(row[name], row[f"{name}_half_width"], decimals=2) for name in _SINGLE),
                 ]
@@ -57,24 +54,28 @@ def ratios(records: Records) -> list[Table]:
     notes = [
         f"Time and peak memory {training_words(cells)} over those of the reference: above 1, the "
         "reference is faster or smaller. The two ran in turn in one process, from the same weights "
-        "where they have the same parameters; median of the pairs' ratios"
+        "where they have the same parameters, the reference untrained where not; median of the "
+        "pairs' ratios"
         + (", their quartiles in brackets." if data["seeds"].max() == 1 else ", mean over seeds."),
         "Over matmul: the contestant's own time over that of its matrix products at the rate of "
         "one large product in the same process. Steps that a solver rejected count as time and "
         "not as work, where it reports its steps.",
+        *form_notes(cells),
+        *_compiled_too(cells),
         *machine_notes(cells),
         *shared_notes(cells),
         *option_notes(records, cells),
         *remarks.notes,
     ]
     unused = [f"{name}_half_width" for name in (*quartiles, "matmul_flops_per_second")]
+    unused += ["setting_label", "condition"]
     table = Table(
         name="ratios",
         title="Time and memory over those of a reference",
         columns=["flow", *(measures.column(name).title for name in (*_PAIRED, *_SINGLE))],
         sections=sections,
         notes=notes,
-        data=data.drop(columns=["setting_label", *unused]),
+        data=data.drop(columns=unused),
     )
     return [table]
 
@@ -86,3 +87,11 @@ def _paired(row: pd.Series[float], name: str) -> Entry:
     if entry.plus_minus or not np.isfinite([low, high]).all():
         return entry
     return Entry(entry.text, remark=f"{low:.2f} to {high:.2f}", numeric=True)
+
+
+def _compiled_too(cells: pd.DataFrame) -> list[str]:
+    """What the reference of a row whose cell asks for compilation is."""
+    asked = cells["budget.compile"].map(plain) if "budget.compile" in cells else pd.Series()
+    if not asked.eq("True").any():
+        return []
+    return ["Compile True: the reference's training step is by torch.compile too."]

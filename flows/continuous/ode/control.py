@@ -6,25 +6,41 @@ mean square of the local error over ``atol + rtol max(|y0|, |y1|)``, the larger 
 the integral's, must not exceed 1. Only the step sizes that are tried differ: they come from a
 proportional-integral controller, which has fewer rejected than torchdiffeq's.
 
+* The first step is chosen by the state, or remembered from a solve that is much like this one.
 * The last step lands on the end. Where the rest of the way takes two steps, they are equal.
-* A first step may be remembered from a solve that is much like this one.
+
+A step over all of the way is taken where the error is expected to allow it, by the same estimate as
+any other. That the first step is not searched for from far below, and that the end is not reached
+by going past it and interpolating, as torchdiffeq does, makes the error at a tolerance the smaller
+and the evaluations the fewer.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 
 import torch
 from torch import Tensor
 
 from flows.continuous.errors import StepUnderflow
-from flows.continuous.ode.evaluator import Problem, mean_square
+from flows.continuous.ode.evaluator import Problem
 from flows.continuous.ode.settings import Settings
 
 __all__ = ["Attempts", "adaptive_steps", "equal_steps", "fitting_step", "initial_step"]
 
 Attempts = Generator[tuple[float, float], float, None]
+
+LONGER = 1.05
+"""The last step may be by so much longer than the size that is due, which has the safety for it."""
+
+FIRST = 2.0
+"""What the first step is, over ``d1 ** (-1 / order)``.
+
+At the starts of solves of 15 flows, trained for 100 to 300 steps, at tolerances from 1e-3 to 1e-7
+the size that just fits the state is 1.4 to 15 times that (median 4.5; standard deviation of the
+decimal logarithm 0.23, and 0.22 with the change of the rate, for one evaluation more).
+"""
 
 
 def equal_steps(start: float, end: float, count: int) -> Attempts:
@@ -40,7 +56,6 @@ def adaptive_steps(
     end: float,
     first: float,
     *,
-    remembered: bool,
     resolution: float,
 ) -> Attempts:
     """Steps whose error stays within the tolerance.
@@ -50,8 +65,6 @@ def adaptive_steps(
         start: where the way begins.
         end: where it ends; may lie before.
         first: size of the first step, above 0.
-        remembered: whether that fitted a solve before. After a step of full size the next is not
-            to grow much; after a searched one it may.
         resolution: the part of the way that a step cannot be shorter than.
 
     Raises:
@@ -59,12 +72,13 @@ def adaptive_steps(
     """
     direction = 1.0 if end > start else -1.0
     span = abs(end - start)
+    before: float | None = None
     size, done, after_rejection = first, 0.0, False
-    before = 1e-4 if remembered else None
     while True:
         rest = span - done
         # Two equal steps rather than a long and a short one; the last one ends on the end.
-        step = rest if size >= rest else min(size, rest / 2) if 2 * size >= rest else size
+        reach = LONGER * size
+        step = rest if reach >= rest else rest / 2 if 2 * reach >= rest else size
         t = start + direction * done
         if not step > resolution * span:
             raise StepUnderflow.at(settings.solver, f"step size {step:.1e} at t = {t:.6g}")
@@ -107,18 +121,13 @@ def fitting_step(size: float, ratio: float, order: int) -> float:
     return size * min(10.0, 0.9 / math.pow(max(ratio, 1e-9), 1 / order))
 
 
-def initial_step(
-    problem: Problem,
-    start: float,
-    end: float,
-    y: Tensor,
-    rate: Tensor,
-    evaluate: Callable[[float, Tensor], Tensor],
-) -> float:
-    """A first step, by one evaluation.
+def initial_step(problem: Problem, start: float, end: float, y: Tensor, rate: Tensor) -> float:
+    """A first step, by the rate at the start, which the step needs anyway.
 
-    Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, section II.4, but
-    aiming at an error of the size of the tolerance, not of a hundredth of it.
+    Of Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, section II.4, the part
+    that knows the rate alone: ``d1 ** (-1 / order)`` with ``d1`` the root mean square of the rate
+    over the tolerance. The change of the rate, which theirs asks for by another evaluation, adds
+    nothing to that on the dynamics of flows (see :data:`FIRST`).
 
     Args:
         problem: how to solve, and the state's layout.
@@ -126,31 +135,25 @@ def initial_step(
         end: where it ends.
         y: the state there, flat.
         rate: dy/dt there.
-        evaluate: from a time and a flat ``z`` to dy/dt.
 
     Raises:
         StepUnderflow: if the rate is not finite.
     """
-    settings, last = problem.settings, problem.controlled_size
-    direction = 1.0 if end > start else -1.0
-    span = abs(end - start)
-    scale = y[:last].abs().mul_(settings.rtol).add_(settings.atol)
+    settings = problem.settings
+    z_size, last, span = problem.z_size, problem.controlled_size, abs(end - start)
 
-    def norm(value: Tensor) -> Tensor:
-        return mean_square(value / scale, problem).sqrt()
+    def size(rate: Tensor, value: Tensor) -> Tensor:
+        """By the root mean square of a rate over the tolerance of what it changes."""
+        scale = value.abs().mul(settings.rtol).add_(settings.atol)
+        norm = (rate / scale).square_().mean().sqrt_()
+        return norm.pow(-1 / settings.tableau.order).mul_(FIRST).clamp_max_(span)
 
-    d0, d1 = torch.stack([norm(y[:last]), norm(rate[:last])]).tolist()
-    if not math.isfinite(d1):
+    found = size(rate[:z_size], y[:z_size])
+    if last > z_size:
+        # An integral starts at 0. The scale of its error is that at the step's end, by which the
+        # step will be judged: at 0 it is `atol` alone, and the step would be far too small.
+        found = torch.minimum(found, size(rate[z_size:last], rate[z_size:last] * found))
+    first = found.item()
+    if not first > 0:
         raise StepUnderflow.at(settings.solver, "the dynamics are not finite at the start")
-    h0 = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
-    z, velocity = y[: problem.z_size], rate[: problem.z_size]
-    after = evaluate(start + direction * h0, torch.add(z, velocity, alpha=direction * h0))
-    d2 = norm(after[:last] - rate[:last]).item() / h0
-    if max(d1, d2) <= 1e-15:
-        h1 = max(1e-6, h0 * 1e-3)
-    else:
-        h1 = (1.0 / max(d1, d2)) ** (1 / settings.tableau.order)
-    size = min(100 * h0, h1)
-    # The estimate is cautious, by a factor of three or four on the dynamics of flows: where so
-    # few steps are due, one over all of the way fits more often than not, and spares the rest.
-    return span if 5 * size >= span else size
+    return first

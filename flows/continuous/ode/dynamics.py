@@ -201,7 +201,7 @@ def hidden_widths(hidden: Sequence[int], bottleneck: int | None) -> tuple[int, .
     """Widths of the hidden layers of dynamics with or without a bottleneck.
 
     With a bottleneck of width k the stack runs down to it and back in mirror image, as in the
-    network of Figure 1 of Grathwohl et al. 2018 (arXiv:1810.01367).
+    network of Figure 4 of Grathwohl et al. 2018 (arXiv:1810.01367).
 
     Example:
         >>> hidden_widths((64, 64, 128), 5)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from flows.continuous.errors import DynamicsShapeError
-from flows.continuous.ode.trace import products
+from flows.continuous.ode.trace import Product, products, pulled_back
 
 __all__ = ["Dynamics", "Field", "Held", "Probes", "added", "gradients_by"]
 
@@ -141,6 +141,24 @@ class Field:
             f = f - z
             found = found - z[0].numel() / (len(found) * self.probes.weight)
         return f, found
+
+    def vector_jacobians(self, t: Tensor, z: Tensor, *, narrow: bool) -> Product:
+        """The products ``v^T M`` at one state, M the matrix whose trace noise estimates.
+
+        Of residual dynamics, whose trace is known in part, that is the network's.
+
+        Args:
+            t: time, shape ``()``.
+            z: state, shape ``(n, ...)``.
+            narrow: whether M is the k x k matrix ``(dh/dz)(dg/dh)``, as :class:`Probes` has it.
+        """
+        if not narrow:
+            return pulled_back(lambda y: self._value(t, y), z)[1]
+        return pulled_back(
+            lambda h: self._call("widen", t, h),
+            z,
+            lambda y: self._call("narrow", t, y, self.context),
+        )[1]
 
     def _value(self, t: Tensor, z: Tensor) -> Tensor:
         f = self._call("forward", t, z, self.context)

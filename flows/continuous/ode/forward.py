@@ -107,9 +107,9 @@ def forward(
         values = moved([*times, dt], z)
         return evaluator.moments(values[:-1]), values[-1]
 
-    def evaluate(t: float, point: Tensor) -> Tensor:
-        (moment,), _ = moments([t], 0.0)
-        f, q = evaluator.rates(moment, point.view(problem.shape), integrands=problem.integrals > 0)
+    def first_rate() -> Tensor:
+        (moment,), _ = moments([start], 0.0)
+        f, q = evaluator.rates(moment, z, integrands=problem.integrals > 0)
         return f.reshape(-1) if q is None else torch.cat([f.reshape(-1), q.reshape(-1)])
 
     def step(t: float, dt: float) -> Step:
@@ -127,13 +127,12 @@ def forward(
     if not tableau.adaptive:
         attempts = equal_steps(start, end, settings.steps)
     else:
-        rate = evaluate(start, y[: problem.z_size])
+        rate = first_rate()
         attempts = adaptive_steps(
             settings,
             start,
             end,
-            first_step or initial_step(problem, start, end, y, rate, evaluate),
-            remembered=first_step is not None,
+            first_step or initial_step(problem, start, end, y, rate),
             resolution=torch.finfo(z.dtype).eps,
         )
     attempt = next(attempts, None)

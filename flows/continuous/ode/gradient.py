@@ -144,6 +144,8 @@ def _backward(
             bar = bar.clone()
             shares = [[None if one is None else one.clone() for one in share] for share in shares]
         gradients.add(times, shares)
+        # Not in memory beside those of the next step.
+        del shares
     return bar.view(problem.shape), gradients.totals()
 
 

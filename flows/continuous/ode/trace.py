@@ -24,9 +24,19 @@ from torch import Tensor
 
 from flows.base import draw_normal
 
-__all__ = ["Noise", "draw_noise", "products", "unit_vectors"]
+__all__ = [
+    "Noise",
+    "Product",
+    "draw_noise",
+    "hutchinson_variance",
+    "products",
+    "pulled_back",
+    "unit_vectors",
+]
 
 Noise = Literal["gaussian", "rademacher"]
+Product = Callable[[Tensor], Tensor]
+"""Vectors v, ``(m, n, ...)``, to ``v^T M`` of the same shape, each row with a matrix of its own."""
 
 MANY = 8
 """From so many products on they are computed together, which has a price of its own."""
@@ -76,6 +86,37 @@ def _vector_jacobians(outputs: Tensor, inputs: Tensor, vectors: Tensor) -> Tenso
     return torch.cat(found) if together else torch.stack(found)
 
 
+def pulled_back(
+    velocity: Callable[[Tensor], Tensor],
+    z: Tensor,
+    narrow: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, Product]:
+    """Velocity, and the products ``v^T M`` at one state.
+
+    Args:
+        velocity: f, ``(n, ...)`` to the same shape, each row from its own row; with a bottleneck
+            g of f = g(h(z)), ``(n, k)`` to ``(n, D)``.
+        z: state, shape ``(n, ...)``.
+        narrow: h, ``(n, D)`` to ``(n, k)``; None without a bottleneck.
+
+    Returns:
+        Velocity, shape of ``z``, and the function of vectors, ``(m, n, ...)``, with a bottleneck
+        ``(m, n, k)``, where M is the Jacobian, or ``(dh/dz)(dg/dh)``.
+    """
+    outer_grad = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Cut off from its past where nobody asks for that.
+        z = z if outer_grad and z.requires_grad else z.detach().requires_grad_(True)
+        h = z if narrow is None else narrow(z)
+        f = velocity(h)
+
+    def product(vectors: Tensor) -> Tensor:
+        pulled = vectors if narrow is None else _vector_jacobians(h, z, vectors)
+        return _vector_jacobians(f, h, pulled)
+
+    return (f if outer_grad else f.detach()), product
+
+
 def products(
     velocity: Callable[[Tensor], Tensor],
     z: Tensor,
@@ -85,28 +126,36 @@ def products(
     """Velocity, and ``v^T M v`` for each given vector.
 
     Args:
-        velocity: f, ``(n, ...)`` to the same shape, each row from its own row; with a bottleneck
-            g of f = g(h(z)), ``(n, k)`` to ``(n, D)``.
+        velocity: as :func:`pulled_back` takes it.
         z: state, shape ``(n, ...)``.
         vectors: shape ``(m, n, ...)``, with a bottleneck ``(m, n, k)``: noise for an estimate,
             unit vectors for the exact trace.
-        narrow: h, ``(n, D)`` to ``(n, k)``; None without a bottleneck.
+        narrow: as :func:`pulled_back` takes it.
 
     Returns:
-        Velocity, shape of ``z``, and the products, shape ``(m, n)``, with M the Jacobian, or
-        ``(dh/dz)(dg/dh)``.
+        Velocity, shape of ``z``, and the products, shape ``(m, n)``.
     """
-    outer_grad = torch.is_grad_enabled()
-    with torch.enable_grad():
-        # Cut off from its past where nobody asks for that.
-        z = z if outer_grad and z.requires_grad else z.detach().requires_grad_(True)
-        h = z if narrow is None else narrow(z)
-        f = velocity(h)
-    with torch.set_grad_enabled(outer_grad):
-        pulled = vectors if narrow is None else _vector_jacobians(h, z, vectors)
-        pulled = _vector_jacobians(f, h, pulled)
-        quadratic = (pulled * vectors).flatten(2).sum(2)
-    return (f if outer_grad else f.detach()), quadratic
+    f, product = pulled_back(velocity, z, narrow)
+    return f, (product(vectors) * vectors).flatten(2).sum(2)
+
+
+def hutchinson_variance(matrix: Tensor, noise: Noise) -> Tensor:
+    """The variance of one probe's ``e^T M e``, by the closed forms above.
+
+    Args:
+        matrix: M, shape ``(n, k, k)``.
+        noise: of the probe.
+
+    Returns:
+        Shape ``(n,)``.
+    """
+    symmetric = (matrix + matrix.mT) / 2
+    squares = symmetric.square().sum((1, 2))
+    if noise == "rademacher":
+        # What rounding leaves of nothing is no variance.
+        diagonal = symmetric.diagonal(dim1=1, dim2=2).square().sum(1)
+        squares = (squares - diagonal).clamp(min=0)
+    return 2 * squares
 
 
 def unit_vectors(n: int, width: int, like: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ def test_trained_and_untrained_are_told_apart(tmp_path: Path) -> None:
     assert list(column(tables["comparison"])) == ["maf · steps 200"]
     cost = tables["cost"]
     marked = {row[0].text: row[0].remark for row in cost.sections[0].rows}
-    assert marked == {"maf · steps 200": "", "glow · steps 0": "untrained"}
+    assert marked == {"maf · steps 200": "trained", "glow · steps 0": "untrained"}
     assert "where the row says so" in as_markdown(cost)
     records_of = gather([Store(tmp_path)])
     assert any("2 cells of untrained flows" in note for note in records_of.notes)

@@ -67,3 +67,38 @@ def test_no_table_without_a_reference(tmp_path: Path) -> None:
     records = gather([store])
     assert tables.ratios(records) == []
     assert "ratios" not in [table.name for table in every_table(records)]
+
+
+def test_each_row_says_its_form_and_whether_it_was_trained(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    timed = {"reference": "maf", "train_step_ratio": 2.0, "train_step_seconds": 0.01}
+    compiled = {**timed, "compile_seconds": 12.34}
+    for flow, form, steps, more in (
+        ("maf", None, 200, timed),
+        ("zuko/maf", "eager", 0, timed),
+        ("realnvp", "compiled", 200, compiled),
+        ("flowjax/maf", "JAX", 0, compiled),
+    ):
+        said = {"form": form} if form else {}
+        store.write(make_record(flow, steps=steps, measures={**more, **said, "steps": steps}))
+    records = gather([store])
+    for (table,) in (tables.ratios(records), tables.cost(records)):
+        found = {row[0].text: row[0].remark for row in table.sections[0].rows}
+        assert found == {
+            "maf · steps 200": "eager, trained",
+            "zuko/maf · steps 0": "eager, untrained",
+            "realnvp · steps 200": "compiled, trained",
+            "flowjax/maf · steps 0": "JAX, untrained",
+        }
+        assert sum(note.startswith(("Eager:", "Compiled:", "JAX:")) for note in table.notes) == 3
+    (cost,) = tables.cost(records)
+    place = cost.columns.index("compilation [s]")
+    shown = {row[0].remark: row[place].text for row in cost.sections[0].rows}
+    assert shown["JAX, untrained"] == shown["compiled, trained"] == "12.3"
+    assert shown["eager, trained"] == shown["eager, untrained"] == DASH
+
+
+def test_where_all_is_eager_and_trained_nobody_says_so(tmp_path: Path) -> None:
+    (table,) = tables.ratios(gather([store_of(tmp_path, {("maf", 0): 2.5, ("glow", 0): 1.25})]))
+    assert {row[0].remark for row in table.sections[0].rows} == {""}
+    assert not any(note.startswith(("Eager:", "JAX:")) for note in table.notes)

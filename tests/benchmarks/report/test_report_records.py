@@ -219,3 +219,22 @@ def test_a_sweep_tells_no_contestants_apart_by_what_it_is_over(tmp_path: Path) -
     assert list(lines) == [2, 2]
     by_batch = Scene.of(records).sweep("flow.rtol", "flow.atol")
     assert list(by_batch.looks) == ["ffjord"]
+
+
+def test_versions_of_a_library_are_apart_where_one_contestant_ran_with_several(
+    tmp_path: Path,
+) -> None:
+    """Zuko's results of two versions are two results; ours stand beside both as one."""
+    store = Store(tmp_path)
+    here = dict(make_record().environment)
+    for flow, seed, version in (
+        ("zuko/maf", 0, "1.4.0"), ("zuko/maf", 1, "1.5.0"), ("maf", 0, None), ("maf", 1, None)
+    ):  # fmt: skip
+        more = {} if version is None else {"zuko": version}
+        found = {"nll_nats": float(seed)}
+        store.write(make_record(flow, seed=seed, measures=found, environment={**here, **more}))
+    cells = gather([store]).cells.set_index("flow")
+    assert cells.loc["zuko/maf", "setting"].nunique() == 2
+    assert sorted(cells.loc["zuko/maf", "setting_label"]) == ["zuko 1.4.0", "zuko 1.5.0"]
+    assert cells.loc["maf", "setting"].nunique() == 1
+    assert set(cells.loc["maf", "setting_label"]) == {""}

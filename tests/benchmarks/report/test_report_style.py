@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import itertools
+import re
+from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.markers import MarkerStyle
+from PIL import Image
 
-from benchmarks.report.style import SYSTEM_COLOURS, dashes, looks, variant_looks
+from benchmarks.report.style import (
+    SYSTEM_COLOURS,
+    dashes,
+    looks,
+    new_figure,
+    save,
+    variant_looks,
+)
 from flows import ENTRIES
 
 # Machado, Oliveira and Fernandes 2009, A physiologically-based model for simulation of color vision
@@ -115,3 +128,27 @@ def test_no_line_is_another_one_or_its_repetition() -> None:
     for one, other in itertools.combinations(periods, 2):
         common = int(np.lcm(len(one), len(other)))
         assert one * (common // len(one)) != other * (common // len(other))
+
+
+def test_images_keep_their_colours_in_a_palette(tmp_path: Path) -> None:
+    """As far as the eye goes: within a few of 256 levels on average, transparency exact."""
+    axis = np.linspace(-3, 3, 80)
+    bump = np.exp(-(axis[:, None] ** 2) - axis**2)
+    dots = np.zeros((80, 80, 4))
+    dots[::7, ::5] = (0.8, 0.4, 0.0, 1.0)
+    figure = new_figure(4, 2)
+    for ax, image in zip(figure.subplots(1, 2), (bump, dots), strict=True):
+        ax.imshow(image, interpolation="none", cmap="viridis", vmin=0, vmax=1)
+    svg = save(figure, tmp_path, "images").read_text()
+    found = [
+        Image.open(io.BytesIO(base64.b64decode(part)))
+        for part in re.findall(r"base64,([A-Za-z0-9+/=]+)", svg)
+    ]
+    assert [image.mode for image in found] == ["P", "P"]
+    assert "image-rendering" not in svg
+    expected = mpl.colormaps["viridis"](bump, bytes=True).astype(float)
+    gap = np.abs(np.asarray(found[0].convert("RGBA"), dtype=float) - expected)
+    assert gap.mean() < 2
+    assert gap.max() < 24
+    alpha = np.asarray(found[1].convert("RGBA"))[..., 3]
+    assert np.array_equal(alpha > 0, dots[..., 3] > 0)

@@ -307,7 +307,7 @@ def test_the_meter_knows_blocks_and_steps() -> None:
             total = sum(getattr(part, name) for part in meter.parts.values())
             assert total == getattr(meter, name)
         for part in meter.parts.values():
-            assert part.forward == 2 + 6 * (part.accepted + part.rejected)
+            assert part.forward == 1 + 6 * (part.accepted + part.rejected)
             again = max(part.accepted - kept, 0)
             # The gradient by the end time takes one evaluation, at the end.
             assert part.backward == 6 * part.accepted + 5 * again + moving > 0
@@ -316,6 +316,13 @@ def test_the_meter_knows_blocks_and_steps() -> None:
             f"Meter(forward={meter.forward}, backward={meter.backward}, "
             f"accepted={meter.accepted}, rejected={meter.rejected})"
         )
+
+
+def test_estimates_of_the_trace_are_one_evaluation_however_many() -> None:
+    flow = make(2, blocks=2, probes=3)
+    with flows.Meter() as meter:
+        flow.trace_estimates(torch.randn(4, 2), draws=7)
+    assert (meter.forward, meter.backward, list(meter.parts)) == (1, 0, ["block 0"])
 
 
 def test_moving_norm_inverts_and_has_its_determinant() -> None:

@@ -30,7 +30,14 @@ PEERS = [
     if "/" in name and issubclass(entry.config_class, ContinuousPeerConfig)
 ]
 TOLERANCE = {"atol": 1e-8, "rtol": 1e-8}
-every = pytest.mark.parametrize("name", PEERS)
+# What JAX compiles takes seconds each time.
+every = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name.startswith("diffrax/") else [])
+        for name in PEERS
+    ],
+)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -53,8 +60,8 @@ def points(rows: int, dimension: int, seed: int = 1) -> Tensor:
     return torch.randn(rows, dimension, dtype=torch.float64, generator=generator(seed))
 
 
-def test_two_libraries_have_one() -> None:
-    assert {"torchflows/ffjord", "zuko/ffjord"} <= {*PEERS}
+def test_three_libraries_have_one() -> None:
+    assert {"torchflows/ffjord", "zuko/ffjord", "diffrax/ffjord"} <= {*PEERS}
 
 
 # -- the same function as ours ------------------------------------------------------------------
@@ -83,7 +90,12 @@ def test_exact_density_is_ours_on_the_same_weights(
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [("zuko/ffjord", {}), ("torchflows/ffjord", {"trace_gradient": True})]
+    ("name", "options"),
+    [
+        ("zuko/ffjord", {}),
+        ("torchflows/ffjord", {"trace_gradient": True}),
+        pytest.param("diffrax/ffjord", {}, marks=pytest.mark.slow),
+    ],
 )
 def test_gradient_is_ours(name: str, options: dict[str, Any]) -> None:
     flow, ours = peer(name, (2,), trace="exact", **options), peer("ffjord", (2,), trace="exact")
@@ -211,7 +223,7 @@ def test_randomness_is_explicit(name: str) -> None:
     assert torch.equal(flow.log_prob(x), first)
 
 
-@every
+@pytest.mark.parametrize("name", ["zuko/ffjord", "torchflows/ffjord"])
 def test_evaluations_are_those_that_ran(name: str) -> None:
     flow = peer(name, (3,), blocks=2)
     ran = 0

@@ -24,7 +24,14 @@ PEERS = [
 ]
 # What torchflows does, and torch will stop supporting.
 pytestmark = pytest.mark.filterwarnings("ignore:Using a non-tuple sequence:UserWarning")
-every = pytest.mark.parametrize("name", PEERS)
+# What JAX compiles takes seconds each time.
+every = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name.startswith("flowjax/") else [])
+        for name in PEERS
+    ],
+)
 
 
 def peer(name: str, event_shape: tuple[int, ...], **options: object) -> Flow:
@@ -35,12 +42,13 @@ def peer(name: str, event_shape: tuple[int, ...], **options: object) -> Flow:
     return flows.build(name, event_shape, **{"layers": 3, "hidden": (16, 16), **options}).eval()
 
 
-def test_there_are_peers_of_four_libraries() -> None:
+def test_there_are_peers_of_five_libraries() -> None:
     assert {name.partition("/")[0] for name in PEERS} == {
         "nflows",
         "zuko",
         "normflows",
         "torchflows",
+        "flowjax",
     }
 
 
@@ -91,7 +99,7 @@ def test_trains_and_pickles(name: str) -> None:
     torch.testing.assert_close(copied.log_prob(x), flow.log_prob(x), atol=0, rtol=0)
 
 
-@every
+@pytest.mark.parametrize("name", [name for name in PEERS if not name.startswith("flowjax/")])
 def test_passes_that_run_are_counted(name: str) -> None:
     """Against a counter of the matrix products below: each conditioner has three layers."""
     flow = peer(name, (4,))
@@ -230,3 +238,12 @@ def test_missing_library_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "meta_path", [Absent, *sys.meta_path])
     with pytest.raises(MissingLibrary, match=r"pip install zuko"):
         flows.build("zuko/realnvp", (2,))
+
+
+@pytest.mark.slow
+def test_a_library_that_breaks_graphs_is_compiled_in_parts() -> None:
+    """Zuko makes its transforms anew at each call, which is Python beside the graph."""
+    flow = peer("zuko/maf", (3,), layers=2)
+    x = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(flow.compiled_loss()(x), flow.loss(x))

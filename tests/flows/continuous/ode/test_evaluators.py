@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from flows.continuous.ode.autograd import AutogradEvaluator
-from flows.continuous.ode.control import adaptive_steps, equal_steps
 from flows.continuous.ode.dense import DenseEvaluator
 from flows.continuous.ode.dynamics import DenseDynamics
 from flows.continuous.ode.evaluator import Evaluator, Problem
@@ -138,21 +137,3 @@ def test_an_evaluator_may_do_whole_ways_where_no_gradient_is_wanted() -> None:
     assert torch.equal(found, torch.full_like(z, 1.5))
     assert torch.equal(integrals, torch.full((1, 6), 1.5, dtype=z.dtype))
     assert not torch.equal(integrate(made, z, 0.5, 2.0, Settings())[0], found)
-
-
-def test_steps_land_on_the_end_whatever_the_errors() -> None:
-    assert [t for t, _ in equal_steps(1.0, 0.0, 4)] == [1.0, 0.75, 0.5, 0.25]
-    settings = Settings()
-    errors = itertools.cycle([0.3, 2.0, 1e-12, 1e-12, float("nan"), 1e-12, 1e-12, 0.9])
-    steps = adaptive_steps(settings, 2.0, -1.0, 0.2, remembered=False, resolution=1e-7)
-    reached, (t, dt) = 2.0, next(steps)
-    try:
-        while True:
-            assert t == pytest.approx(reached)
-            assert dt < 0
-            error = next(errors)
-            if error <= 1:
-                reached += dt
-            t, dt = steps.send(error)
-    except StopIteration:
-        assert reached == pytest.approx(-1.0)

@@ -1,0 +1,56 @@
+"""Compiled kernels for dense dynamics on a CPU: fewer, larger calls whose data stay in the cache.
+
+At a given time dense dynamics are a plain network, and one batch's points know nothing of each
+other between two decisions about a step's size. So a *panel* of 32 points goes through everything
+that an attempted step asks of it, all stages with value, Jacobian products and error, in one
+compiled call; and once more, backwards, for the gradient. In the order of their reading:
+
+==============  ===================================================================
+blocks          matrix products of panels, in registers
+activations     nonlinearities with two derivatives
+layers          the layers' weights as functions of time, and the gradient of these
+network         a panel through a network, forwards and backwards
+steps           a Runge-Kutta step of all panels, and its gradient
+evaluator       the solver's right-hand side made of these; torch's tensors in and out
+compiled        how functions are compiled, and where that is kept
+warmed          has it all compiled when it is imported
+==============  ===================================================================
+
+They need Numba (the extra ``fast``); without it, where ``evaluator.covers`` says no, and where the
+environment variable ``FFJORD_BENCH_KERNELS`` is ``off``, torch does the same, to rounding.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+from functools import cache
+
+from flows.base import InputError
+
+__all__ = ["VARIABLE", "in_use", "numba_is_there"]
+
+VARIABLE = "FFJORD_BENCH_KERNELS"
+
+
+def numba_is_there() -> bool:
+    """Whether the other modules of this package can be imported."""
+    return importlib.util.find_spec("numba") is not None
+
+
+@cache
+def _version() -> str:
+    return f"numba {importlib.metadata.version('numba')}" if numba_is_there() else "none"
+
+
+def in_use() -> str:
+    """What compiles the kernels, by name and version; ``none`` where torch does their work.
+
+    Raises:
+        InputError: if the variable is set to anything but ``on`` and ``off``.
+    """
+    setting = os.environ.get(VARIABLE, "on")
+    if setting not in ("on", "off"):
+        raise InputError(f"{VARIABLE} must be on or off, got {setting!r}")
+    return _version() if setting == "on" else "none"

@@ -1,0 +1,53 @@
+"""Functions that Numba compiles, and where the compiled code is kept.
+
+Numba keeps what it compiled beside the source and looks at one file's date to tell whether it is
+still good; the functions here call one another across files. So it is kept in a folder that is
+named by the hash of all these files, in the user's cache folder or where ``NUMBA_CACHE_DIR`` says:
+what was compiled of other sources is never met.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+import platformdirs
+
+__all__ = ["compiled"]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+# What may be assumed of arithmetic. Not that numbers are finite: NaN has to arrive.
+_ARITHMETIC = {"contract", "reassoc", "nsz", "arcp"}
+
+
+def _folder() -> Path:
+    """Where compiled code is kept; shared by all processes."""
+    sources = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        sources.update(path.read_bytes())
+    name = f"{numba.__version__}-{sources.hexdigest()[:16]}"
+    base = numba.config.CACHE_DIR or Path(platformdirs.user_cache_dir("ffjord-bench")) / "kernels"
+    return Path(base) / name
+
+
+_FOLDER = str(_folder())
+
+
+def compiled(function: _Function) -> _Function:
+    """The function, compiled when it is first called with arguments of some types.
+
+    It holds no lock of the interpreter's, and starts no threads.
+    """
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = _FOLDER
+    try:
+        made: _Function = numba.njit(
+            function, cache=True, nogil=True, error_model="numpy", fastmath=_ARITHMETIC
+        )
+    finally:
+        numba.config.CACHE_DIR = before
+    return made

@@ -1,0 +1,438 @@
+"""Compiled kernels for dense dynamics, against what torch does in their place."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import astuple
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+import flows
+from benchmarks.measures.memory import peak_above_start
+from flows.base import InputError
+from flows.continuous import kernels
+from flows.continuous.ode.autograd import AutogradEvaluator
+from flows.continuous.ode.dense import DenseEvaluator
+from flows.continuous.ode.dynamics import LAYERS, DenseDynamics
+from flows.continuous.ode.evaluator import Evaluator
+from flows.continuous.ode.field import Field, Probes
+from flows.continuous.transform import evaluator_of
+from flows.meter import Meter
+
+pytest.importorskip("numba", reason="numba is not installed: the extra 'fast' brings it")
+
+from flows.continuous.kernels import activations, blocks, evaluator
+from flows.continuous.kernels.evaluator import KernelEvaluator
+
+CASES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "no hidden layer": {"hidden": ()},
+    "wide": {"hidden": (64, 33), "dimension": 9, "n": 33},
+    "probes": {"probes": 3},
+    "rademacher": {"noise": "rademacher"},
+    "exact": {"trace": "exact"},
+    "bottleneck": {"bottleneck": 2, "probes": 2},
+    "bottleneck, exact": {"bottleneck": 2, "trace": "exact"},
+    "residual": {"residual": True, "probes": 2},
+    "context": {"context": 2, "probes": 2},
+    "regularisers": {"kinetic_energy": 0.1, "jacobian_norm": 0.2, "probes": 2},
+    "residual regularised": {"residual": True, "jacobian_norm": 0.3, "context": 1},
+    "learned end time": {"learned_end_time": True, "blocks": 2, "batch_norm": True},
+    "all": {
+        "bottleneck": 2,
+        "context": 3,
+        "residual": True,
+        "kinetic_energy": 0.1,
+        "learned_end_time": True,
+        "probes": 2,
+        "blocks": 2,
+        "activation": "softplus",
+        "layers": "hyper",
+    },
+    "fixed steps": {"solver": "rk4", "steps": 3},
+    "bosh3": {"solver": "bosh3"},
+    "one point": {"n": 1},
+    "a full panel": {"n": 32},
+    **{f"layers {kind}": {"layers": kind} for kind in LAYERS},
+    **{f"activation {name}": {"activation": name} for name in activations.ACTIVATIONS},
+}
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def made(
+    *, dimension: int = 3, context: int = 0, n: int = 70, dtype: torch.dtype, **options: Any
+) -> tuple[Any, Tensor, Tensor | None]:
+    """A flow with drawn weights, data and context."""
+    options = {"hidden": (10, 7), "atol": 1e-4, "rtol": 1e-4, **options}
+    torch.manual_seed(0)
+    flow = flows.build("ffjord", (dimension,), context, **options).to(dtype)
+    with torch.no_grad():
+        for index, parameter in enumerate(flow.parameters()):
+            if parameter.ndim:
+                change = draw(*parameter.shape, seed=index).to(dtype)
+                parameter.add_(0.3 * change / parameter.shape[-1] ** 0.5)
+    x = draw(n, dimension, seed=1).to(dtype)
+    return flow, x, draw(n, context, seed=2).to(dtype) if context else None
+
+
+def found(flow: Any, x: Tensor, context: Tensor | None) -> dict[str, Any]:
+    """All that a user may ask of a flow, and what the meter counts meanwhile."""
+    generator = torch.Generator().manual_seed(3)
+    results: dict[str, Any] = {}
+    with Meter() as meter:
+        flow.train()
+        x = x.clone().requires_grad_(True)
+        context = context if context is None else context.clone().requires_grad_(True)
+        loss, terms = flow.training_loss(x, context, generator=generator)
+        loss.backward()
+        results |= {"loss": loss.detach(), **{name: one.detach() for name, one in terms.items()}}
+        results |= {f"by {name}": p.grad for name, p in flow.named_parameters()}
+        results |= {"by x": x.grad, "by context": None if context is None else context.grad}
+        flow.eval()
+        with torch.no_grad():
+            results["log_prob"] = flow.log_prob(x, context, generator=generator)
+            results["exact"] = flow.log_prob(x, context, exact=True)
+            results["sample"] = flow.sample(len(x), context, generator=generator)
+        z, change = flow.encode(x, context, generator=generator)
+        results |= {"z": z.detach(), "change": change.detach()}
+    results["parts"] = {name: astuple(counts) for name, counts in meter.parts.items()}
+    results["generator"] = generator.get_state()
+    return results
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Gets the names of the kernels' steps as they are taken."""
+    taken: list[str] = []
+    for name in ("_step", "_pull"):
+        method = getattr(KernelEvaluator, name)
+
+        def noted(self: Any, *args: Any, _method: Any = method, _name: str = name) -> Any:
+            taken.append(_name)
+            return _method(self, *args)
+
+        monkeypatch.setattr(KernelEvaluator, name, noted)
+    return taken
+
+
+def both(
+    monkeypatch: pytest.MonkeyPatch, run: Callable[[], dict[str, Any]]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Results by the kernels, and by torch."""
+    taken = counted(monkeypatch)
+    by_kernels = run()
+    assert {"_step", "_pull"} <= set(taken)
+    monkeypatch.setenv(kernels.VARIABLE, "off")
+    taken.clear()
+    by_torch = run()
+    assert not taken
+    return by_kernels, by_torch
+
+
+def agree(one: dict[str, Any], other: dict[str, Any], tolerance: float) -> None:
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        truth = other[name]
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            same = torch.equal(value, truth) if isinstance(value, Tensor) else value == truth
+            assert same, name
+            continue
+        scale = float(truth.abs().max()) if truth.numel() else 0.0
+        assert float((value - truth).abs().max()) <= tolerance * (1e-2 + scale), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("options", CASES.values(), ids=CASES.keys())
+def test_steps_values_and_gradients_are_those_of_torch(
+    options: dict[str, Any], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run() -> dict[str, Any]:
+        return found(*made(dtype=dtype, **options))
+
+    agree(*both(monkeypatch, run), 1e-9 if dtype == torch.float64 else 2e-4)
+
+
+def test_weights_that_a_functional_call_swaps_get_their_gradients(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    flow, x, _ = made(dtype=torch.float64)
+    weights = {name: 0.5 * p.detach() for name, p in flow.named_parameters()}
+
+    def run() -> dict[str, Any]:
+        flow.train()
+        flow.blocks[0].fitting_step = None
+        given = {name: one.clone().requires_grad_(True) for name, one in weights.items()}
+        generator = torch.Generator().manual_seed(0)
+        value = functional_call(flow, given, (x,), {"generator": generator}).sum()
+        # The call is over, and the flow has its own weights again.
+        value.backward()
+        assert all(p.grad is None for p in flow.parameters())
+        return {"value": value.detach(), **{name: one.grad for name, one in given.items()}}
+
+    agree(*both(monkeypatch, run), 1e-9)
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [copy.deepcopy, lambda flow: pickle.loads(pickle.dumps(flow)), "state"],
+    ids=["deepcopy", "pickle", "state_dict"],
+)
+def test_a_copy_computes_the_same(copied: Any) -> None:
+    flow, x, context = made(dtype=torch.float64)
+    first = found(flow, x, context)
+    if copied == "state":
+        other, _, _ = made(dtype=torch.float64)
+        with torch.no_grad():
+            for parameter in other.parameters():
+                parameter.zero_()
+        other.load_state_dict(flow.state_dict())
+    else:
+        flow.zero_grad()
+        flow.blocks[0].fitting_step = None
+        other = copied(flow)
+    agree(found(other, x, context), first, 0.0)
+
+
+def test_frozen_weights_have_no_gradient() -> None:
+    flow, x, _ = made(dtype=torch.float64)
+    first, *others = flow.parameters()
+    first.requires_grad_(False)
+    flow.loss(x).backward()
+    assert first.grad is None
+    assert all(parameter.grad is not None for parameter in others)
+
+
+def test_a_training_step_changes_the_next_solve(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run() -> dict[str, Any]:
+        flow, x, _ = made(dtype=torch.float64)
+        optimizer = torch.optim.Adam(flow.parameters(), 1e-2)
+        losses = []
+        for seed in range(3):
+            optimizer.zero_grad()
+            loss = flow.loss(x, generator=torch.Generator().manual_seed(seed))
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.detach())
+        return {"losses": torch.stack(losses), **dict(flow.state_dict())}
+
+    agree(*both(monkeypatch, run), 1e-8)
+
+
+def test_a_pull_of_one_evaluation_is_that_of_autograd() -> None:
+    block = DenseDynamics(3, (8,)).double()
+    z, vectors = draw(5, 3), draw(2, 5, 3, seed=1)
+    probes = Probes(vectors, False, 0.5)
+    mine = evaluator_of(block, z, None, probes, ())
+    assert isinstance(mine, KernelEvaluator)
+    results = []
+    for one in (mine, AutogradEvaluator(Field(block, None, probes))):
+        evaluator: Evaluator = one
+        times = torch.tensor([0.3], dtype=torch.float64)
+        (moment,) = evaluator.moments(times)
+        f, q = evaluator.rates(moment, z, integrands=True)
+        assert q is not None
+        bar, shares = evaluator.pull(moment, z, draw(5, 3, seed=2), draw(1, 5, seed=3))
+        sums = evaluator.gradients()
+        sums.add(times, [shares])
+        results.append([f, q, bar, *sums.totals()])
+    for value, truth in zip(*results, strict=True):
+        torch.testing.assert_close(value, truth)
+
+
+def test_threads_give_the_same_to_rounding() -> None:
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(found(*made(n=700, dtype=torch.float64, probes=2, context=1)))
+            assert evaluator._workers(700, 8) == threads
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        agree(results[0], other, 1e-10)
+
+
+def test_several_of_python_s_threads_may_solve_at_once() -> None:
+    flow, x, _ = made(n=300, dtype=torch.float64)
+    flow.eval()
+    before = torch.get_num_threads()
+    truth = flow.log_prob(x, exact=True)
+    results: list[Tensor] = []
+
+    def run() -> None:
+        for _ in range(3):
+            results.append(flow.log_prob(x, exact=True))
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    try:
+        torch.set_num_threads(2)
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        torch.set_num_threads(before)
+    assert len(results) == 12
+    for found_there in results:
+        torch.testing.assert_close(found_there, truth)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no processes can be forked here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_solves_by_threads_of_its_own() -> None:
+    before = torch.get_num_threads()
+    flow, x, _ = made(n=300, dtype=torch.float64)
+    flow.eval()
+    try:
+        torch.set_num_threads(2)
+        truth = flow.log_prob(x, exact=True).detach()
+        child = os.fork()
+        if not child:
+            same = torch.allclose(flow.log_prob(x, exact=True).detach(), truth)
+            os._exit(0 if same else 1)
+        _, status = os.waitpid(child, 0)
+    finally:
+        torch.set_num_threads(before)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+@pytest.mark.parametrize("part", ["z", "context"])
+def test_what_is_no_number_is_an_error_or_stays_in_its_row(part: str) -> None:
+    flow, x, context = made(n=40, dtype=torch.float32, context=2, solver="rk4", steps=2)
+    assert context is not None
+    (x if part == "z" else context)[5] = torch.nan
+    (block,) = flow.blocks
+    dense = DenseEvaluator(block.dynamics, context, None)
+    f, _ = KernelEvaluator(dense).rates(torch.tensor(0.5), x, integrands=False)
+    assert f[5].isnan().all()
+    assert not f[:5].isnan().any()
+    assert not f[6:].isnan().any()
+
+
+def test_strides_do_not_matter() -> None:
+    flow, x, context = made(dtype=torch.float64, context=2)
+    assert context is not None
+    truth = found(flow, x, context)
+    flow, *_ = made(dtype=torch.float64, context=2)
+    agree(found(flow, x.t().contiguous().t(), context.repeat(1, 2)[:, :2]), truth, 0.0)
+
+
+def test_which_problems_are_covered() -> None:
+    z = torch.zeros(4, 3)
+
+    def covered(block: nn.Module, z: Tensor = z, names: tuple[str, ...] = ()) -> bool:
+        probes = Probes(torch.zeros(1, *z.shape, dtype=z.dtype), False, 1.0)
+        return isinstance(evaluator_of(block, z, None, probes, names), KernelEvaluator)
+
+    class Other(DenseDynamics):
+        pass
+
+    assert covered(DenseDynamics(3, (8,)))
+    assert covered(DenseDynamics(3, (8,)).double(), z.double(), ("kinetic_energy",))
+    assert not covered(DenseDynamics(3, (8,)), z.double())
+    assert not covered(DenseDynamics(3, (8,)).bfloat16(), z.bfloat16())
+    assert not covered(DenseDynamics(3, (8,)), z[:0])
+    assert not covered(DenseDynamics(3, (8,)), z, ("mean_speed",))
+    assert not covered(nn.Linear(3, 3))
+    assert not covered(Other(3, (8,)))
+    assert not covered(DenseDynamics(3, (860, 860)))
+    assert not covered(DenseDynamics(3, (8,)).to("meta"), z.to("meta"))
+    normed = DenseDynamics(3, (8,))
+    first: Any = normed.stack[0]
+    nn.utils.parametrizations.weight_norm(first.linear)
+    assert not covered(normed)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not covered(DenseDynamics(3, (8,)))
+    with torch.utils.flop_counter.FlopCounterMode(display=False):
+        assert not covered(DenseDynamics(3, (8,)))
+
+
+def test_the_variable_turns_them_off_and_must_be_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kernels.in_use().startswith("numba ")
+    monkeypatch.setenv(kernels.VARIABLE, "off")
+    assert kernels.in_use() == "none"
+    monkeypatch.setenv(kernels.VARIABLE, "perhaps")
+    with pytest.raises(InputError, match=kernels.VARIABLE):
+        kernels.in_use()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", activations.ACTIVATIONS)
+def test_activations_to_rounding(name: str, dtype: type) -> None:
+    p: Any = np.linspace(-40, 40, 4001).astype(dtype)
+    value, slope, curve = p.copy(), np.empty_like(p), np.empty_like(p)
+    kind = activations.ACTIVATIONS.index(name)
+    activations.activate(kind, value, slope, curve, len(p), True)
+    x = torch.from_numpy(p.astype(np.float64)).requires_grad_(True)
+    a = flows.activations.NONLINEARITIES[name].pure(x)
+    (s,) = torch.autograd.grad(a.sum(), x, create_graph=True)
+    (c,) = torch.autograd.grad(s.sum(), x, allow_unused=True)
+    epsilon = np.finfo(dtype).eps
+    # torch's softplus is its argument beyond 20, its slope 1 there and not the sigmoid.
+    loose = 3e-9 if name == "softplus" else 0.0
+    for got, truth in ((value, a), (slope, s), (curve, c)):
+        assert truth is not None
+        expected = truth.detach().numpy()
+        assert (np.abs(got - expected) <= 10 * epsilon * (1 + np.abs(expected)) + loose).all()
+
+
+@pytest.mark.parametrize("name", activations.ACTIVATIONS)
+def test_activations_let_what_is_no_number_through(name: str) -> None:
+    value = np.full(3, np.nan, np.float32)
+    scratch = np.zeros_like(value), np.zeros_like(value)
+    activations.activate(activations.ACTIVATIONS.index(name), value, *scratch, 3, False)
+    assert np.isnan(value).all()
+
+
+def test_arrays_with_gaps_are_refused() -> None:
+    x = np.zeros((4, 4), np.float32)[:, :1]
+    with pytest.raises(Exception, match="without gaps"):
+        blocks.turn(x, x, 1, 1)
+
+
+@pytest.mark.parametrize("n", [64, 512])
+def test_a_training_step_takes_no_more_memory_than_torch_s(
+    n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def peak() -> int:
+        flow, x, _ = made(n=n, dtype=torch.float32, hidden=(60, 60, 60), dimension=6)
+        flow.loss(x).backward()
+        flow.zero_grad()
+        return peak_above_start(lambda: flow.loss(x).backward())
+
+    by_kernels = peak()
+    monkeypatch.setenv(kernels.VARIABLE, "off")
+    assert by_kernels <= 1.1 * peak()
+
+
+def test_what_is_warmed_is_all_that_a_step_takes() -> None:
+    code = """
+import flows.continuous.kernels.warmed
+import torch, flows
+from flows.continuous.kernels import layers, steps
+compiled = (layers.make, layers.pull_back, steps.step, steps.pull_step)
+before = [len(one.signatures) for one in compiled]
+assert before == [2, 2, 2, 2], before
+for dtype in (torch.float32, torch.float64):
+    for options in ({}, {"trace": "exact"}, {"bottleneck": 1, "kinetic_energy": 0.1}):
+        flow = flows.build("ffjord", (2,), 1, hidden=(3,), **options).to(dtype)
+        x, context = torch.randn(5, 2, dtype=dtype), torch.randn(5, 1, dtype=dtype)
+        flow.loss(x, context).backward()
+        flow.sample(5, context)
+assert [len(one.signatures) for one in compiled] == before
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
