@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 import datasets
 import flows
 from benchmarks.cell import Budget, Cell
+from benchmarks.cli.show import describe
 from benchmarks.matrix import load_matrix
 from benchmarks.measures.image_samples import SAMPLES, measure
 from benchmarks.measures.subject import Subject
@@ -198,3 +200,10 @@ def test_the_full_matrix_is_the_papers() -> None:
         assert {cell.dataset_options["alpha"] for cell in here} == {1e-6}
         (glow,) = {cell.flow_options["channels"] for cell in here if cell.flow[:4] == "glow"}
         assert glow == 512
+
+
+def test_a_name_of_data_and_of_a_study_is_described_as_both() -> None:
+    result = CliRunner().invoke(describe, ["images"])
+    assert result.exit_code == 0
+    assert "your own images" in result.output
+    assert "answers: Table 2 (images) and Figures 3, 6 and 7" in result.output
