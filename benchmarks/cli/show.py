@@ -96,6 +96,10 @@ def describe(name: str) -> int:
     from benchmarks.matrix import load_matrix
     from benchmarks.studies import PROFILES, STUDIES
 
+    known = [*flows.ENTRIES, *datasets.ENTRIES, *measures.FAMILIES, *STUDIES]
+    if name not in known and not name.endswith(".toml"):
+        raise MatrixError(f"nothing is called {name!r}{hint(name, known)}")
+    # A study may be called as the data that it is about: a name's every meaning is shown.
     if name in flows.ENTRIES or name in datasets.ENTRIES:
         entry = flows.ENTRIES.get(name) or datasets.ENTRIES[name]
         click.echo(f"{entry.name}: {entry.summary}\nsource: {entry.source}")
@@ -104,11 +108,11 @@ def describe(name: str) -> int:
         click.echo(inspect.cleandoc(entry.config_class.__doc__ or ""))
         click.echo("options:")
         table(_options(entry) or [("  none",)])
-    elif name in measures.FAMILIES:
+    if name in measures.FAMILIES:
         family = measures.family(name)
         click.echo(f"{name}: {family.summary}")
         table([(f"  {column.name}", column.meaning) for column in family.columns])
-    elif name in STUDIES:
+    if name in STUDIES:
         click.echo(f"answers: {STUDIES[name].answers}")
         if STUDIES[name].includes:
             click.echo(f"includes: {', '.join(STUDIES[name].includes)}")
@@ -116,11 +120,8 @@ def describe(name: str) -> int:
             if profile == "small" or STUDIES[name].full or STUDIES[name].includes:
                 click.echo(f"profile {profile}:")
                 _describe_matrix(load_matrix(name, profile=profile))
-    elif name.endswith(".toml"):
+    if name.endswith(".toml"):
         _describe_matrix(load_matrix(name))
-    else:
-        known = [*flows.ENTRIES, *datasets.ENTRIES, *measures.FAMILIES, *STUDIES]
-        raise MatrixError(f"nothing is called {name!r}{hint(name, known)}")
     return 0
 
 

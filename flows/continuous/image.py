@@ -6,13 +6,16 @@ scale but the last some blocks, a squeeze of 2 x 2 pixels into channels, as many
 half of the channels go to the latent as they are; at the last scale the blocks alone. There are as
 many scales as height and width can be halved and stay at least 4.
 
-At one scale the official code's dynamics are an encoder and a decoder: convolutions of stride 2,
-and transposed convolutions that undo them.
+At one scale the dynamics are an encoder and a decoder: convolutions of stride 2, and transposed
+convolutions that undo them. With a bottleneck the noise of the trace's estimate goes between the
+two (section 3.1.1 of the paper).
 """
 
 from __future__ import annotations
 
 import itertools
+import math
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal, cast
 
@@ -25,7 +28,8 @@ from flows.activations import NONLINEARITIES
 from flows.base import InputError, Traits
 from flows.config import Entry, Widths
 from flows.continuous.base import ContinuousFlow, Passage
-from flows.continuous.ode.dynamics import Activation
+from flows.continuous.errors import CostWarning
+from flows.continuous.ode.dynamics import Activation, hidden_widths
 from flows.continuous.options import ContinuousConfig
 from flows.continuous.transform import ContinuousTransform
 
@@ -42,6 +46,8 @@ ConvolutionKind = Literal[
 Stride = Literal[1, 2, -2]
 """Of a convolution: 1 keeps height and width, 2 halves them, -2 doubles them."""
 
+_UNDONE: dict[Stride, Stride] = {1: 1, 2: -2, -2: 2}
+
 Strides = Annotated[
     tuple[Stride, ...],
     BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
@@ -54,6 +60,15 @@ def _convolution(inputs: int, outputs: int, stride: Stride) -> nn.Conv2d | nn.Co
         return nn.Conv2d(inputs, outputs, 3, padding=1)
     kind = nn.Conv2d if stride == 2 else nn.ConvTranspose2d
     return kind(inputs, outputs, 4, stride=2, padding=1)
+
+
+def _sides(sides: Sequence[int], strides: Sequence[Stride]) -> list[int] | None:
+    """Height and width after some convolutions; None if one would halve odd ones."""
+    for stride in strides:
+        if stride == 2 and any(side % 2 for side in sides):
+            return None
+        sides = [side * 2 if stride == -2 else side // stride for side in sides]
+    return list(sides)
 
 
 class _TimeConvolution(nn.Module):
@@ -109,57 +124,90 @@ class _TimeConvolution(nn.Module):
 class ConvolutionalDynamics(nn.Module):
     """A time-dependent stack of convolutions.
 
+    With a bottleneck f = g(h(z)): h are the layers up to the map in the middle, its activation
+    included, and g those after it, which are h's in mirror image.
+
     Args:
-        channels: of the state.
-        hidden: channels of the hidden layers.
-        strides: of the layers, one more than hidden ones; empty for 1 everywhere. Whether they
-            lead back to the state's height and width depends on these.
+        shape: of the state, ``(channels, height, width)``.
+        hidden: channels of the hidden layers; with a bottleneck, of those before it.
+        strides: of the layers, with a bottleneck of those of h: one more than ``hidden`` has;
+            empty for 1 everywhere.
+        bottleneck: channels of the map in the middle; None for none.
         layers: how the layers depend on time.
         activation: nonlinearity after each layer but the last.
         context_features: width of a context, which is added to the input as constant channels.
         residual: whether the velocity is the network's value minus the state.
 
+    Attributes:
+        bottleneck: how many numbers the map in the middle holds; None without.
+
     Raises:
-        InputError: if the number of strides is another.
+        InputError: if the number of strides is another, or they do not lead back to the state's
+            height and width.
     """
 
     def __init__(
         self,
-        channels: int,
+        shape: Sequence[int],
         hidden: Sequence[int],
         *,
         strides: Sequence[Stride] = (),
+        bottleneck: int | None = None,
         layers: ConvolutionKind = "concat",
         activation: Activation = "softplus",
         context_features: int = 0,
         residual: bool = False,
     ) -> None:
         super().__init__()
-        self.bottleneck: int | None = None
         self.residual = residual
         self.activation = activation
-        sizes = (channels + context_features, *hidden, channels)
-        ones: list[Stride] = [1] * (len(hidden) + 1)
-        if len(strides) not in (0, len(ones)):
+        if len(strides) not in (0, len(hidden) + 1):
             raise InputError(
-                f"{len(hidden)} hidden convolutions have {len(ones)} strides, of which the last is "
-                f"the last layer's; got {list(strides)}"
+                f"{len(hidden)} hidden convolutions have {len(hidden) + 1} strides, of which the "
+                f"last is that of the last layer or of the bottleneck; got {list(strides)}"
             )
+        ones: list[Stride] = [1] * (len(hidden) + 1)
+        down = tuple(strides or ones)
+        up = () if bottleneck is None else tuple(_UNDONE[stride] for stride in reversed(down))
+        channels, *sides = shape
+        middle = _sides(sides, down)
+        if middle is None or _sides(middle, up) != sides:
+            raise InputError(
+                f"strides {[*down, *up]} do not lead from {sides[0]} x {sides[1]} back to it: "
+                "each 2 halves even sides, and a -2 must undo it"
+            )
+        self.narrow_depth = len(down)
+        self.map_shape = (bottleneck or channels, *middle)
+        self.bottleneck = None if bottleneck is None else math.prod(self.map_shape)
+        sizes = (channels + context_features, *hidden_widths(hidden, bottleneck), channels)
         self.stack = nn.ModuleList(
             _TimeConvolution(inputs, outputs, layers, stride)
             for (inputs, outputs), stride in zip(
-                itertools.pairwise(sizes), strides or ones, strict=True
+                itertools.pairwise(sizes), (*down, *up), strict=True
             )
         )
 
+    def narrow(self, t: Tensor, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """``h(z)`` of f = g(h(z)): the map in the middle, flat, ``(n, bottleneck)``."""
+        return self._run(t, self._with(context, z), 0, self.narrow_depth).flatten(1)
+
+    def widen(self, t: Tensor, h: Tensor) -> Tensor:
+        """``g(h)`` of f = g(h(z)): ``(n, bottleneck)`` to the state's shape."""
+        return self._run(t, h.view(-1, *self.map_shape), self.narrow_depth, len(self.stack))
+
     def forward(self, t: Tensor, z: Tensor, context: Tensor | None = None) -> Tensor:
         """dz/dt, shape of ``z``, ``(n, channels, height, width)``."""
+        return self._run(t, self._with(context, z), 0, len(self.stack))
+
+    def _with(self, context: Tensor | None, z: Tensor) -> Tensor:
+        if context is None:
+            return z
+        return torch.cat([z, context[:, :, None, None].expand(-1, -1, *z.shape[2:])], 1)
+
+    def _run(self, t: Tensor, x: Tensor, first: int, last: int) -> Tensor:
         activate = NONLINEARITIES[self.activation].pure
-        x = z
-        if context is not None:
-            x = torch.cat([z, context[:, :, None, None].expand(-1, -1, *z.shape[2:])], 1)
-        for index, layer in enumerate(self.stack):
-            x = layer(t, x)
+        for index in range(first, last):
+            x = self.stack[index](t, x)
             if index + 1 < len(self.stack):
                 x = activate(x)
         return x
@@ -170,14 +218,30 @@ class ImageFFJORDConfig(ContinuousConfig):
 
     A convolution of stride 1 is 3 x 3, one of 2 is 4 x 4 and halves height and width, one of -2
     is 4 x 4 and transposed, and doubles them.
+
+    With a bottleneck the convolutions run down to it and up from it: hidden 64-64-128, strides
+    1, 2, 1, 2 and a bottleneck of 128 channels are the encoder 64-64-128-128 of the paper's single
+    flow and its mirror. The noise then has the shape of the map in the middle: the trace's estimate
+    is less variable where that is narrower than the image, and more where it is wider, as this one
+    is. The same network without the trick has hidden 64-64-128-128-128-64-64 and strides
+    1, 2, 1, 2, -2, 1, -2, 1.
     """
 
     version: ClassVar[int] = 2
 
-    hidden: Widths = Field(default=(64, 64, 64), description="channels of the hidden convolutions")
+    hidden: Widths = Field(
+        default=(64, 64, 64),
+        description="channels of the hidden convolutions; with a bottleneck, of those before it",
+    )
     strides: Strides = Field(
         default=(),
-        description="of each convolution, the last one's included: 1, 2 or -2; empty for 1",
+        description="of each convolution, the last one's or the bottleneck's included: 1, 2 or -2; "
+        "empty for 1",
+    )
+    bottleneck: PositiveInt | None = Field(
+        default=None,
+        description="channels of a map in the middle of the dynamics, where the trace's noise "
+        "goes; none for none",
     )
     layers: ConvolutionKind = Field(
         default="concat", description="how the convolutions depend on time"
@@ -232,15 +296,13 @@ class ImageFFJORD(ContinuousFlow):
             jacobian="free-form",
         )
         channels, height, width = self.event_shape
-        # Channels at each group of blocks; groups 2 s and 2 s + 1 before and after squeeze s.
-        groups = [channels]
+        # The state at each group of blocks; groups 2 s and 2 s + 1 before and after squeeze s.
+        groups = [(channels, height, width)]
         scales = 1
-        self._check_strides(config.strides, height, width)
         while config.multiscale and self._can_halve(height, width):
             scales += 1
             height, width = height // 2, width // 2
-            self._check_strides(config.strides, height, width)
-            groups += [4 * channels, 2 * channels]
+            groups += [(4 * channels, height, width), (2 * channels, height, width)]
             channels *= 2
         self.scales = scales
         numbers = itertools.count()
@@ -248,9 +310,10 @@ class ImageFFJORD(ContinuousFlow):
             nn.ModuleList(
                 ContinuousTransform(
                     ConvolutionalDynamics(
-                        size,
+                        state,
                         config.hidden,
                         strides=config.strides,
+                        bottleneck=config.bottleneck,
                         layers=config.layers,
                         activation=config.activation,
                         context_features=context_features,
@@ -261,24 +324,18 @@ class ImageFFJORD(ContinuousFlow):
                 )
                 for _ in range(config.blocks)
             )
-            for size in groups
+            for state in groups
         )
-
-    @staticmethod
-    def _check_strides(strides: Sequence[Stride], height: int, width: int) -> None:
-        """See that strides lead back to the size from which they set out."""
-        sides = [height, width]
-        for stride in strides:
-            if stride == 2 and (sides[0] % 2 or sides[1] % 2):
+        for state, (first, *_) in zip(groups, self._groups, strict=True):
+            if (first.bottleneck or 0) > math.prod(state):
+                warnings.warn(
+                    f"the map in the middle of the dynamics holds {first.bottleneck} numbers, more "
+                    f"than the state's {math.prod(state)}: noise of its shape makes the trace's "
+                    "estimate more variable, not less",
+                    CostWarning,
+                    stacklevel=2,
+                )
                 break
-            sides = [side * 2 if stride == -2 else side // stride for side in sides]
-        else:
-            if sides == [height, width]:
-                return
-        raise InputError(
-            f"strides {list(strides)} do not lead from {height} x {width} back to it: "
-            "each 2 halves even sides, and a -2 must undo it"
-        )
 
     @staticmethod
     def _can_halve(height: int, width: int) -> bool:
@@ -339,7 +396,7 @@ class ImageFFJORD(ContinuousFlow):
         return flat.reshape(-1, channels, height, width), done
 
 
-_CODE = "Grathwohl et al. 2018, arXiv:1810.01367; settings of the official code, train_cnf.py"
+_PAPER = "Grathwohl et al. 2018, arXiv:1810.01367, section 4.2 and appendix: "
 _NAMES = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
 # The logit is the data set's, and so are its options.
 _LOGITS = {
@@ -361,13 +418,13 @@ ENTRIES = [
             f"ffjord-{name}",
             ImageFFJORDConfig,
             f"FFJORD for {_NAMES[name]}, one scale",
-            _CODE + " (its default dims, strides and blocks; the paper's own single flow has "
-            "convolutions 64-64-128-128 and their mirror)" + logit,
+            _PAPER + "convolutions 64-64-128-128, every other of stride 2, and their mirror; which "
+            "of two the strided one is, is not said there" + logit,
             {
                 "noise": "rademacher",
                 "multiscale": False,
-                "hidden": (8, 32, 32, 8),
-                "strides": (2, 2, 1, -2, -2),
+                "hidden": (64, 64, 128, 128, 128, 64, 64),
+                "strides": (1, 2, 1, 2, -2, 1, -2, 1),
                 "blocks": 1,
             },
         )
@@ -378,7 +435,8 @@ ENTRIES = [
             f"ffjord-{name}-multiscale",
             ImageFFJORDConfig,
             f"FFJORD for {_NAMES[name]}, several scales",
-            _CODE + " with dims 64,64,64 and 2 blocks" + logit,
+            _PAPER + "two flows of three convolutions of 64 before and after each squeeze; the "
+            "official code's train_cnf.py with dims 64,64,64 and 2 blocks" + logit,
             {"noise": "rademacher", "multiscale": True},
         )
         for name, logit in _LOGITS.items()

@@ -7,8 +7,9 @@ study's own figure of measures against what it sweeps is :func:`against`.
 """
 
 from benchmarks.report.figures.against import against
-from benchmarks.report.figures.curves import learning, nfe_growth
+from benchmarks.report.figures.curves import learning, nfe_against_loss, nfe_growth
 from benchmarks.report.figures.densities import densities
+from benchmarks.report.figures.image_grids import image_grids
 from benchmarks.report.figures.scene import Drawn, Scene
 from benchmarks.report.figures.sweeps import (
     deviation_by_bottleneck,
@@ -27,7 +28,9 @@ __all__ = [
     "deviation_by_bottleneck",
     "deviation_by_dimension",
     "dimension",
+    "image_grids",
     "learning",
+    "nfe_against_loss",
     "nfe_growth",
     "trade_offs",
     "way",

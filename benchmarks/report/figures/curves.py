@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -16,7 +17,7 @@ from benchmarks.report.figures.scene import Drawn, Scene
 from benchmarks.report.groups import grouped, replicate_of
 from benchmarks.report.records import Records
 
-__all__ = ["curve_of", "frame", "learning", "nfe_growth"]
+__all__ = ["curve_of", "frame", "learning", "nfe_against_loss", "nfe_growth"]
 
 _COLUMNS = ("seconds", "train_nll_nats", "validation_nll_nats", "nfe_forward", "nfe_backward")
 Curves = dict[str, dict[str, pd.DataFrame]]
@@ -163,10 +164,8 @@ def frame(ax: Axes, curves: Sequence[pd.Series[float]], entropy: float, gaussian
 _PASSES = (("nfe_forward", "NFE, forward pass"), ("nfe_backward", "NFE, backward pass"))
 
 
-def nfe_growth(scene: Scene) -> Iterable[Drawn]:
-    """NFE of a training step over training, two panels a data set: the two passes."""
-    cells = _real(scene)
-    cells = cells[cells["bottleneck"].isna()] if cells["bottleneck"].isna().any() else cells
+def _of_changing_work(scene: Scene, cells: pd.DataFrame) -> Curves:
+    """The curves of flows whose work changes with training, or has a backward pass."""
     curves: Curves = {}
     for dataset, lines in _curves(scene, cells).items():
         for name, curve in lines.items():
@@ -174,6 +173,14 @@ def nfe_growth(scene: Scene) -> Iterable[Drawn]:
             # A discrete flow evaluates the same networks in every step: nothing to see.
             if (len(forward) and forward.max() > forward.min()) or (backward > 0).any():
                 curves.setdefault(dataset, {})[name] = curve
+    return curves
+
+
+def nfe_growth(scene: Scene) -> Iterable[Drawn]:
+    """NFE of a training step over training, two panels a data set: the two passes."""
+    cells = _real(scene)
+    cells = cells[cells["bottleneck"].isna()] if cells["bottleneck"].isna().any() else cells
+    curves = _of_changing_work(scene, cells)
     if not curves:
         return
     # The two passes of a data set lie beside each other.
@@ -202,4 +209,75 @@ def nfe_growth(scene: Scene) -> Iterable[Drawn]:
         "Evaluations of the dynamics in a training step, mean since the validation before, then "
         f"over seeds; band: {scene.interval}. Flows whose work does not change with training are "
         "left out.",
+    )
+
+
+# -- NFE against the loss -----------------------------------------------------------------------
+
+
+def nfe_against_loss(scene: Scene) -> Iterable[Drawn]:
+    """Validation loss against all NFE of a training step, over training, a panel a data set."""
+    cells = _real(scene)
+    curves = _of_changing_work(scene, cells)
+    if not curves:
+        return
+    figure, axes = panels(len(curves), height=2.5)
+    for ax, (dataset, lines) in zip(axes, curves.items(), strict=True):
+        mine = cells[cells["dataset"] == dataset]
+        image = bool((mine["dataset_kind"] == "image").all())
+        scale = 1 / (float(mine["dimension"].iloc[0]) * math.log(2)) if image else 1.0
+        ends = []
+        for name in scene.present(lines):
+            look, curve = scene.looks[name], lines[name]
+            curve = curve.assign(
+                nfe=curve["nfe_forward"] + curve["nfe_backward"].fillna(0),
+                loss=curve["validation_nll_nats"] * scale,
+            ).dropna(subset=["nfe", "loss"])
+            if curve.empty:
+                continue
+            # A way through the plane, no function of x: in the order of training.
+            sns.lineplot(
+                data=curve.sort_values(["replicate", "step"], kind="stable"),
+                x="nfe",
+                y="loss",
+                units="replicate",
+                estimator=None,
+                sort=False,
+                ax=ax,
+                color=look.colour,
+                linestyle=look.line,
+                linewidth=1,
+                marker=look.marker,
+                markersize=3.6 * look.size,
+                markerfacecolor=look.face,
+                markeredgecolor=look.colour,
+                legend=False,
+            )
+            last = curve[curve["step"] == curve["step"].max()]
+            sns.scatterplot(
+                data=last,
+                x="nfe",
+                y="loss",
+                ax=ax,
+                color=look.colour,
+                marker=look.marker,
+                s=60 * look.size**2,
+                legend=False,
+            )
+            ends.append(curve.groupby("step")["loss"].mean())
+        frame(ax, ends, math.nan, math.nan)
+        ax.set_xlim(left=0)
+        ax.set_title(dataset)
+        ax.set_xlabel("NFE of a training step")
+        ax.set_ylabel("validation bits/dim" if image else "validation NLL [nats]")
+    names = scene.present(name for lines in curves.values() for name in lines)
+    legend(figure, handles({name: scene.looks[name] for name in names}, line=True))
+    yield Drawn(
+        figure,
+        "nfe-against-loss",
+        "Work of a training step against the loss",
+        "Each line is one training, from its first validation to the last, the large marker. "
+        "Across: evaluations of the dynamics in a training step, both passes and all blocks, mean "
+        "since the validation before. Up: the validation loss then; the start of a line may lie "
+        "above the panel. Flows whose work does not change with training are left out.",
     )

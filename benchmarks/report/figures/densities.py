@@ -16,7 +16,7 @@ from benchmarks.report.figures.scene import Drawn, Scene
 from benchmarks.report.groups import grouped
 from benchmarks.report.style import new_figure
 
-__all__ = ["brightest", "densities", "density_of", "picture_frame"]
+__all__ = ["brightest", "densities", "density_of", "folded", "picture_frame"]
 
 _ACROSS = 5
 
@@ -116,7 +116,7 @@ def _figure(
         density(upper, arrays["log_density"])
         points(lower, arrays["samples"], scene.looks[label].colour)
         nll = cell["nll_nats"]
-        title = _folded(label) + (f"\n{nll:.3f} nats" if math.isfinite(nll) else "")
+        title = folded(label) + (f"\n{nll:.3f} nats" if math.isfinite(nll) else "")
         upper.set_title(title.replace("-", "\u2212") if nll < 0 else title)
     for row in range(2 * blocks):
         grid[row][0].set_ylabel("density" if row % 2 == 0 else "samples")
@@ -138,7 +138,7 @@ def _figure(
     )
 
 
-def _folded(label: str, width: int = 20) -> str:
+def folded(label: str, width: int = 20) -> str:
     """A long label over several lines, cut at spaces, commas, brackets and hyphens."""
     words = label.replace("[", " [").replace(",", ", ").replace("/", "/ ")
     return "\n".join(line.replace("/ ", "/") for line in textwrap.wrap(words, width))

@@ -10,6 +10,7 @@ from benchmarks.report.tables.comparison import comparison
 from benchmarks.report.tables.cost import cost
 from benchmarks.report.tables.dimension import dimension
 from benchmarks.report.tables.failures import failures
+from benchmarks.report.tables.gaps import gaps
 from benchmarks.report.tables.published import published
 from benchmarks.report.tables.ratios import ratios
 from benchmarks.report.tables.regularizers import regularizers
@@ -20,6 +21,7 @@ __all__ = [
     "cost",
     "dimension",
     "failures",
+    "gaps",
     "measure_table",
     "published",
     "ratios",

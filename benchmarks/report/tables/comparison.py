@@ -33,7 +33,7 @@ from benchmarks.report.tables.published import published_rows
 from benchmarks.report.tables.rates import rate_entry, rate_notes
 from datasets.base import KINDS
 
-__all__ = ["comparison"]
+__all__ = ["comparison", "quality_entry"]
 
 # Two-sided 95 % of a normal distribution: the mean of thousands of test points is close to one.
 _NORMAL_95 = 1.959964
@@ -174,7 +174,7 @@ def _comparison(
             row.append(
                 Entry(DASH, numeric=True)
                 if mine is None
-                else _quality(mine, measure, decimals[dataset], _group_of(mine) in best)
+                else quality_entry(mine, measure, decimals[dataset], _group_of(mine) in best)
             )
         rows.append(row)
 
@@ -231,7 +231,7 @@ def _decimals(values: pd.Series[float]) -> int:
     return 3 if not size >= 100 else 2 if size < 1000 else 1
 
 
-def _quality(group: pd.DataFrame, measure: str, decimals: int, best: bool) -> Entry:
+def quality_entry(group: pd.DataFrame, measure: str, decimals: int, best: bool) -> Entry:
     """A mean over seeds, with its error over seeds and its error over test points."""
     values = values_by_seed(group, measure)
     if values.empty:

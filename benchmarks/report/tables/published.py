@@ -13,7 +13,7 @@ from benchmarks.report.literature import Published, literature
 from benchmarks.report.records import Records
 from benchmarks.report.table import DASH, Entry, Section, Table, number
 
-__all__ = ["published", "published_rows"]
+__all__ = ["how_ours_differs", "published", "published_entry", "published_rows"]
 
 
 def published(records: Records) -> list[Table]:
@@ -68,7 +68,7 @@ def published(records: Records) -> list[Table]:
     return [table]
 
 
-def _published_entry(found: Published) -> Entry:
+def published_entry(found: Published) -> Entry:
     entry = number(found.value, math.nan if found.error is None else found.error, decimals=2)
     return replace(entry, over="" if found.error_over == "none" else found.error_over)
 
@@ -93,7 +93,7 @@ def published_rows(
         row = [Entry(f"{model[0]} ({model[1].short})"), *blank]
         for dataset in datasets:
             item = mine.get(name_of[dataset])
-            row.append(_published_entry(item) if item else Entry(DASH, numeric=True))
+            row.append(published_entry(item) if item else Entry(DASH, numeric=True))
         rows.append(row)
     if not rows:
         return [], []
@@ -105,11 +105,11 @@ def published_rows(
     ]
     for dataset in datasets:
         if any(item.dataset == name_of[dataset] for item in found):
-            notes.append(_difference(cells[cells["dataset"] == dataset], dataset))
+            notes.append(how_ours_differs(cells[cells["dataset"] == dataset], dataset))
     return [Section("Published (other budgets: see the notes)", rows)], notes
 
 
-def _difference(cells: pd.DataFrame, dataset: str) -> str:
+def how_ours_differs(cells: pd.DataFrame, dataset: str) -> str:
     """How our column of a data set differs from the published numbers of that name."""
     name = cells["dataset_name"].iloc[0]
     budget = []

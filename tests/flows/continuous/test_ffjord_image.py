@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import pytest
 import torch
@@ -40,13 +40,17 @@ def make(
     return ImageFFJORD(shape, context_features, config)
 
 
+def dynamics_of(block: ContinuousTransform) -> Any:
+    """Its convolutions, whose parts no type knows."""
+    assert isinstance(block.dynamics, ConvolutionalDynamics)
+    return block.dynamics
+
+
 @pytest.mark.parametrize(
     ("preset", "shape", "blocks", "parameters"),
     [
         ("ffjord-mnist-multiscale", (1, 28, 28), 10, 800_646),
         ("ffjord-cifar10-multiscale", (3, 32, 32), 14, 1_358_882),
-        ("ffjord-mnist", (1, 28, 28), 1, 18_818),
-        ("ffjord-cifar10", (3, 32, 32), 1, 19_364),
     ],
 )
 def test_the_presets_have_the_parameters_of_the_official_code(
@@ -59,11 +63,47 @@ def test_the_presets_have_the_parameters_of_the_official_code(
     assert flow.parameter_count == parameters
 
 
-STRIDED = {"hidden": (4, 6, 6, 4), "strides": (2, 2, 1, -2, -2)}
+@pytest.mark.parametrize(("shape", "parameters"), [((1, 28, 28), 18_818), ((3, 32, 32), 19_364)])
+def test_the_official_codes_own_single_flow(shape: tuple[int, ...], parameters: int) -> None:
+    """Its default dims, strides and blocks."""
+    options: dict[str, Any] = {"hidden": (8, 32, 32, 8), "strides": (2, 2, 1, -2, -2)}
+    flow = flows.build(
+        "ffjord-image", shape, multiscale=False, blocks=1, learned_end_time=True, **options
+    )
+    assert flow.parameter_count == parameters
+
+
+def test_the_papers_single_flow_is_an_encoder_and_its_mirror() -> None:
+    """As many parameters as the multi-scale flow's 800,636, as in Figure 6 of the paper."""
+    flow = cast(ImageFFJORD, flows.build("ffjord-mnist", (1, 28, 28)))
+    (block,) = flow._groups[0]
+    layers = [layer.convolution for layer in dynamics_of(block).stack]
+    transposed = [isinstance(layer, nn.ConvTranspose2d) for layer in layers]
+    # Each layer has the time for another channel.
+    channels = [layer.in_channels - 1 for layer in layers]
+    assert channels == [1, 64, 64, 128, 128, 128, 64, 64]
+    assert transposed == [False, False, False, False, True, False, True, False]
+    strides = [layer.stride[0] for layer in layers]
+    assert strides == [1, 2, 1, 2, 2, 1, 2, 1]
+    multiscale = flows.build("ffjord-mnist-multiscale", (1, 28, 28))
+    assert 0.95 < flow.parameter_count / multiscale.parameter_count < 1.05
+
+
+STRIDED: dict[str, Any] = {"hidden": (4, 6, 6, 4), "strides": (2, 2, 1, -2, -2)}
+# Down to 2 channels of a quarter of the sides, and back in mirror image.
+NARROW: dict[str, Any] = {"hidden": (4, 6, 6), "strides": (1, 2, 1, 2), "bottleneck": 2}
+UNFOLDED: dict[str, Any] = {"hidden": (4, 6, 6, 2, 6, 6, 4), "strides": (1, 2, 1, 2, -2, 1, -2, 1)}
 
 
 @pytest.mark.parametrize(
-    "options", [{"multiscale": False}, {"multiscale": True}, {"multiscale": False, **STRIDED}]
+    "options",
+    [
+        {"multiscale": False},
+        {"multiscale": True},
+        {"multiscale": False, **STRIDED},
+        {"multiscale": False, **NARROW},
+        {"multiscale": False, "residual": True, **NARROW},
+    ],
 )
 def test_log_determinant_is_that_of_autograd(options: dict[str, Any]) -> None:
     flow = make((1, 8, 8), 2, **options)
@@ -79,7 +119,10 @@ def test_log_determinant_is_that_of_autograd(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("layers", get_args(ConvolutionKind))
-@pytest.mark.parametrize("options", [{"hidden": (4, 4)}, {"multiscale": False, **STRIDED}])
+@pytest.mark.parametrize(
+    "options",
+    [{"hidden": (4, 4)}, {"multiscale": False, **STRIDED}, {"multiscale": False, **NARROW}],
+)
 def test_decode_inverts_encode(layers: str, options: dict[str, Any]) -> None:
     flow = make((2, 8, 16), layers=layers, **options)
     x = torch.randn(2, 2, 8, 16)
@@ -97,7 +140,9 @@ def test_decode_inverts_encode(layers: str, options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("layers", get_args(ConvolutionKind))
 def test_strided_dynamics_see_the_whole_of_a_small_image(layers: str) -> None:
     """Down to one pixel and back: every output pixel depends on every input pixel."""
-    dynamics = ConvolutionalDynamics(1, (3, 3, 3, 3), strides=(2, 2, 1, -2, -2), layers=layers)
+    dynamics = ConvolutionalDynamics(
+        (1, 4, 4), (3, 3, 3, 3), strides=(2, 2, 1, -2, -2), layers=layers
+    )
     x = torch.randn(1, 1, 4, 4)
     t = torch.tensor(0.3)
     jacobian = torch.autograd.functional.jacobian(lambda y: dynamics(t, y), x).reshape(16, 16)
@@ -110,6 +155,8 @@ def test_strided_dynamics_see_the_whole_of_a_small_image(layers: str) -> None:
         ((1, 6, 6), STRIDED, "do not lead from 6 x 6"),
         ((1, 8, 8), {"hidden": (4,), "strides": (2, 1)}, "do not lead from 8 x 8"),
         ((1, 8, 8), {"hidden": (4,), "strides": (1, 1, 1)}, "1 hidden convolutions have 2 strides"),
+        ((1, 6, 6), NARROW, "do not lead from 6 x 6"),
+        ((1, 8, 8), {**UNFOLDED, "bottleneck": 2, "strides": (1,)}, "convolutions have 8 strides"),
     ],
 )
 def test_strides_that_do_not_fit_are_answered(
@@ -129,8 +176,104 @@ def test_the_trace_estimate_is_unbiased() -> None:
     assert abs(seen.mean() - trace) < 4.5 * seen.std() / math.sqrt(2000)
 
 
-def test_a_gradient_reaches_every_parameter() -> None:
-    flow = make((1, 8, 8), 2)
+def same_network(**options: Any) -> tuple[ImageFFJORD, ImageFFJORD]:
+    """One network with the noise in its middle, and with the noise on the image."""
+    shared = {"multiscale": False, **options}
+    narrow, plain = make((1, 8, 8), **shared, **NARROW), make((1, 8, 8), **shared, **UNFOLDED)
+    plain.load_state_dict(narrow.state_dict())
+    return narrow, plain
+
+
+def test_a_bottleneck_is_the_same_network_with_the_noise_elsewhere() -> None:
+    narrow, plain = same_network()
+    block = narrow._groups[0][0]
+    # 2 channels of 2 x 2 pixels.
+    assert block.bottleneck == 8
+    t, z = torch.tensor(0.3), torch.randn(3, 1, 8, 8)
+    dynamics = dynamics_of(block)
+    h = dynamics.narrow(t, z)
+    assert h.shape == (3, 8)
+    torch.testing.assert_close(dynamics.widen(t, h), dynamics(t, z))
+    torch.testing.assert_close(plain._groups[0][0].dynamics(t, z), dynamics(t, z))
+    probes = block.probes(z, exact=False, generator=None)
+    assert probes.narrow
+    assert probes.vectors.shape == (1, 3, 8)
+    with torch.no_grad():
+        assert torch.allclose(
+            narrow.log_prob(z, exact=True), plain.log_prob(z, exact=True), atol=1e-6
+        )
+
+
+def jacobians(flow: ImageFFJORD, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the first block at time 0: the image's 64 x 64, and the map's (dh/dz)(dg/dh)."""
+    dynamics = dynamics_of(flow._groups[0][0])
+    t, jacobian = torch.zeros(()), torch.autograd.functional.jacobian
+    size = x.numel()
+    whole = jacobian(lambda z: dynamics(t, z), x).reshape(size, size)
+    h = dynamics.narrow(t, x)
+    inner = jacobian(lambda z: dynamics.narrow(t, z), x).reshape(-1, size)
+    outer = jacobian(lambda y: dynamics.widen(t, y), h).reshape(size, -1)
+    torch.testing.assert_close(outer @ inner, whole)
+    return whole, inner @ outer
+
+
+@pytest.mark.parametrize("noise", ["gaussian", "rademacher"])
+def test_the_estimate_through_a_map_is_unbiased_and_of_the_variance_of_its_matrix(
+    noise: str,
+) -> None:
+    """Mean tr J, variance 2 ||S||^2 with S of (dh/dz)(dg/dh), less its diagonal if Rademacher."""
+    flow, plain = same_network(noise=noise)
+    x, draws = torch.randn(1, 1, 8, 8), 4000
+    for model, matrix in zip((plain, flow), jacobians(flow, x), strict=True):
+        seen = model.trace_estimates(x, draws=draws, generator=torch.Generator().manual_seed(0))
+        symmetric = (matrix + matrix.T) / 2
+        square = symmetric.square().sum()
+        if noise == "rademacher":
+            square = square - symmetric.diagonal().square().sum()
+        assert abs(seen.mean() - matrix.trace()) < 4.5 * seen.std() / math.sqrt(draws)
+        # The standard error of a variance of products of noise, with their fourth moment.
+        centred = (seen - seen.mean()).square()
+        assert abs(centred.mean() - 2 * square) < 4.5 * centred.std() / math.sqrt(draws)
+
+
+def test_log_densities_through_a_map_are_unbiased() -> None:
+    """Fixed steps have the trace enter linearly: the mean over noise is the exact density."""
+    flow, _ = same_network(solver="rk4", steps=4, noise="gaussian")
+    x = torch.randn(1, 1, 8, 8)
+    with torch.no_grad():
+        exact = flow.log_prob(x, exact=True)
+        seen = flow.log_prob(x.expand(2000, -1, -1, -1), generator=torch.Generator().manual_seed(1))
+    assert seen.std() > 0
+    assert abs(seen.mean() - exact) < 4.5 * seen.std() / math.sqrt(2000)
+
+
+def test_a_gradient_through_a_map_is_that_of_finite_differences() -> None:
+    flow, _ = same_network(solver="rk4", steps=3)
+    x = torch.randn(2, 1, 8, 8)
+    weight = dynamics_of(flow._groups[0][0]).stack[3].convolution.weight
+
+    def loss() -> Tensor:
+        return flow.loss(x, generator=torch.Generator().manual_seed(0))
+
+    loss().backward()
+    direction, at = torch.randn(weight.shape), []
+    with torch.no_grad():
+        for step in (1e-5, -2e-5):
+            weight += step * direction
+            at.append(loss())
+    torch.testing.assert_close(
+        (weight.grad * direction).sum(), (at[0] - at[1]) / 2e-5, atol=1e-7, rtol=1e-6
+    )
+
+
+def test_a_map_wider_than_the_image_is_warned_of() -> None:
+    with pytest.warns(CostWarning, match="holds 256 numbers, more than the state's 64"):
+        make((1, 8, 8), multiscale=False, **{**NARROW, "bottleneck": 64})
+
+
+@pytest.mark.parametrize("options", [{}, {"multiscale": False, **NARROW}])
+def test_a_gradient_reaches_every_parameter(options: dict[str, Any]) -> None:
+    flow = make((1, 8, 8), 2, **options)
     x, context = torch.randn(2, 1, 8, 8), torch.randn(2, 2, requires_grad=True)
     flow.log_prob(x, context).sum().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in flow.parameters())
@@ -281,7 +424,7 @@ def test_regularizers_by_many_products_state_their_price(name: str) -> None:
 
 def test_time_matters() -> None:
     for layers in get_args(ConvolutionKind):
-        dynamics = ConvolutionalDynamics(1, (3,), layers=layers)
+        dynamics = ConvolutionalDynamics((1, 4, 4), (3,), layers=layers)
         x = torch.randn(1, 1, 4, 4)
         at: list[Tensor] = [dynamics(torch.tensor(t), x) for t in (0.0, 1.0)]
         assert torch.equal(*at) == (layers == "ignore")
