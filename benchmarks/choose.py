@@ -49,6 +49,7 @@ def _layers(small: int, large: int) -> tuple[dict[str, Any], dict[str, Any]]:
 
 CONTESTANTS: dict[str, tuple[float, tuple[dict[str, Any], ...]]] = {
     "ffjord": (1e-2, tuple({**size, "atol": 1e-4, "rtol": 1e-4} for size in _PERCEPTRONS)),
+    "ffjord-fm": (3e-3, tuple({**size, "atol": 1e-4, "rtol": 1e-4} for size in _PERCEPTRONS)),
     "realnvp": (3e-3, _layers(4, 10)),
     "glow": (3e-3, ({"steps": 4, "hidden": [64, 64]}, {"steps": 10, "hidden": [128, 128]})),
     "nice": (3e-3, _layers(4, 8)),

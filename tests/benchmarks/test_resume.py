@@ -39,7 +39,8 @@ def smaller(name: str) -> dict[str, Any]:
         options["hidden"] = (8,) * len(widths)
     if hasattr(config, "dropout"):
         options |= {"dropout": 0.2, "residual_blocks": 1, "hidden": (8,)}
-    if hasattr(config, "batch_norm"):
+    # Flow matching refuses it.
+    if hasattr(config, "batch_norm") and not hasattr(config, "pairs"):
         options["batch_norm"] = True
     return options
 

@@ -29,7 +29,7 @@ FAMILIES = {
 def test_entropy_is_the_mean_nll_of_samples(name: str, dimension: int) -> None:
     data = datasets.load(name, dimension=dimension, rows=10, **FAMILIES[name])
     assert data.event_shape == (dimension,)
-    assert data.kind == "gaussian"
+    assert data.kind == "family"
     assert data.truth is not None
     nll = -data.truth.log_prob(torch.as_tensor(data.test).double())
     assert nll.dtype == torch.float64
