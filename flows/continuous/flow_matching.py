@@ -23,7 +23,6 @@ from typing import Literal, Self, cast
 
 import torch
 from pydantic import Field, model_validator
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from flows.base import InputError, Loss
@@ -126,6 +125,9 @@ class FlowMatching(FFJORD):
         x = x.flatten(1)
         noise = self.base.sample(len(x), context, generator=generator).flatten(1)
         if self.pairs == "least_cost":
+            # Not before it is needed: it takes long to import.
+            from scipy.optimize import linear_sum_assignment
+
             # Squared distances differ from -x e^T by what no pairing changes.
             cost = -(x @ noise.T)
             order = linear_sum_assignment(cost.detach().cpu().double().numpy())[1]
