@@ -12,7 +12,7 @@ ENTRIES = [
         answers="Grathwohl et al. 2018 (arXiv:1810.01367): Tables 1, 2 and 6, Figures 1 to 8, but "
         "for the variational autoencoders of Table 3",
         includes=_PAPER,
-        place=0,
+        place=12,
     ),
     Study(
         name="full",
@@ -20,6 +20,6 @@ ENTRIES = [
         answers="Grathwohl et al. 2018 (arXiv:1810.01367), and what memory, estimators, objective "
         "and cost have to do with the choice of a flow",
         includes=(*_PAPER, *_OPEN),
-        place=1,
+        place=13,
     ),
 ]
