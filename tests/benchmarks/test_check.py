@@ -1,26 +1,12 @@
 """The command `check`: words and exit codes."""
 
 import re
-import sys
 from typing import Any
 
 import pytest
+from command_line import call
 
-from benchmarks import cli
 from benchmarks.check import Check, DoesNotApply, Failed, dataset, refuses, run
-
-
-def call(*words: str, capsys: Any) -> tuple[int, str, str]:
-    before = sys.argv
-    sys.argv = ["ffjord-bench", *words]
-    try:
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-    finally:
-        sys.argv = before
-    output = capsys.readouterr()
-    assert isinstance(ended.value.code, int)
-    return ended.value.code, output.out, output.err
 
 
 def checks(monkeypatch: pytest.MonkeyPatch, *functions: Any) -> None:

@@ -1,7 +1,6 @@
 """`choose`: its contestants, its verdicts on densities made up, its errors, and a real one."""
 
 import math
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from command_line import call
 
 import datasets
 import flows
-from benchmarks import choose, cli
+from benchmarks import choose
 from benchmarks.cell import Cell
 from benchmarks.matrix import matrix_of
 from benchmarks.report import write_report
@@ -42,19 +42,6 @@ def csv(tmp_path: Path) -> Path:
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choose, "CONTESTANTS", TINY)
-
-
-def call(*words: object, capsys: Any) -> tuple[int, str, str]:
-    before = sys.argv
-    sys.argv = ["ffjord-bench", *map(str, words)]
-    try:
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-    finally:
-        sys.argv = before
-    output = capsys.readouterr()
-    assert isinstance(ended.value.code, int)
-    return ended.value.code, output.out, output.err
 
 
 def test_every_system_that_takes_vectors_competes() -> None:

@@ -13,25 +13,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from command_line import call
 
 from benchmarks import cli
 from benchmarks.matrix import load_matrix
 from benchmarks.store import Store
-
-
-def call(*words: object, capsys: Any = None) -> tuple[int, str, str]:
-    """The command in this process: exit code, standard output, standard error."""
-    before = sys.argv
-    sys.argv = ["ffjord-bench", *map(str, words)]
-    try:
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-    finally:
-        sys.argv = before
-    output = capsys.readouterr()
-    code = ended.value.code
-    assert isinstance(code, int)
-    return code, output.out, output.err
 
 
 @pytest.fixture(scope="module")

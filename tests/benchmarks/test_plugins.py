@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import call
 
 import datasets
 import flows
-from benchmarks import cli, plugins
+from benchmarks import plugins
 from benchmarks.cell import Cell
 from benchmarks.errors import PluginError
 from benchmarks.matrix import load_matrix
@@ -121,19 +122,6 @@ def forget() -> None:
     for plugin in plugins.loaded():
         del plugins._LOADED[plugin.source]
     datasets.ENTRIES.pop("square", None)
-
-
-def call(*words: object, capsys: Any) -> tuple[int, str, str]:
-    before = sys.argv
-    sys.argv = ["ffjord-bench", *map(str, words)]
-    try:
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-    finally:
-        sys.argv = before
-    output = capsys.readouterr()
-    assert isinstance(ended.value.code, int)
-    return ended.value.code, output.out, output.err
 
 
 # -- loading ----------------------------------------------------------------------------------

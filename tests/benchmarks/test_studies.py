@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_up import made_up_record
 
 from benchmarks import studies
 from benchmarks.errors import BadEntry, MatrixError
@@ -19,7 +20,7 @@ from benchmarks.matrix import Matrix, load_matrix
 from benchmarks.report import write_report
 from benchmarks.report.records import gather
 from benchmarks.report.sections import ANYTHING, sections_of
-from benchmarks.store import Record, Store
+from benchmarks.store import Store
 from benchmarks.studies import Study
 
 ROOT = Path(__file__).parents[2]
@@ -63,18 +64,7 @@ def filled(folder: Path, matrix: Matrix, plan: bool = True, **measures: Any) -> 
         values = {
             name: value(cell) if callable(value) else value for name, value in measures.items()
         }
-        store.write(
-            Record(
-                key=cell.key,
-                cell=cell,
-                flow_label=cell.flow_label,
-                dataset_label=cell.dataset_label,
-                dataset_kind="toy",
-                dimension=2,
-                status="ok",
-                measures={"steps": 100, **values},
-            )
-        )
+        store.write(made_up_record(cell, values))
     return store
 
 

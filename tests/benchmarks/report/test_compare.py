@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import call
 from synthetic_records import make_record
 
-from benchmarks import cli
 from benchmarks.errors import StoreError
 from benchmarks.report.compare import compare, write_comparison
 from benchmarks.store import Store
@@ -123,20 +123,15 @@ def test_runs_of_other_things_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_command_ends_with_1_where_something_is_worse(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(tmp_path / "a")
     run(tmp_path / "b", slower=1.5, noise=1)
-
-    def call(*words: Any) -> int:
-        monkeypatch.setattr("sys.argv", ["ffjord-bench", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        return int(str(end.value.code))
-
-    assert call("compare", tmp_path / "a", tmp_path / "a") == 0
-    assert call("compare", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "page") == 1
-    assert "worse: realnvp on 8gaussians: train_step_seconds" in capsys.readouterr().out
+    assert call("compare", tmp_path / "a", tmp_path / "a", capsys=capsys)[0] == 0
+    words = ("compare", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "page")
+    code, out, _ = call(*words, capsys=capsys)
+    assert code == 1
+    assert "worse: realnvp on 8gaussians: train_step_seconds" in out
     page = (tmp_path / "page" / "index.html").read_text()
     assert "Worse: realnvp" in page
     assert (tmp_path / "page" / "tables" / "compare.csv").is_file()

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_up import made_up_record
 
 from benchmarks import studies
 from benchmarks.matrix import load_matrix
 from benchmarks.report.records import Records, gather
 from benchmarks.report.table import DASH
-from benchmarks.store import Record, Status, Store
+from benchmarks.store import Store
 from benchmarks.studies.abilities import ABILITIES, abilities, finding, numbers
 
 FREE = {
@@ -66,20 +67,7 @@ def records(folder: Path, *, seeds: list[int] | None = None, **of: Any) -> Recor
         if cell.flow not in of:
             continue
         found = of[cell.flow]
-        status: Status = found if isinstance(found, str) else "ok"  # type: ignore[assignment]
-        values = found(cell.seed) if callable(found) else found
-        store.write(
-            Record(
-                key=cell.key,
-                cell=cell,
-                flow_label=cell.flow_label,
-                dataset_label=cell.dataset_label,
-                dataset_kind="family",
-                dimension=8,
-                status=status,
-                measures={"steps": 0, **({} if status != "ok" else values)},
-            )
-        )
+        store.write(made_up_record(cell, found(cell.seed) if callable(found) else found))
     return gather([store])
 
 

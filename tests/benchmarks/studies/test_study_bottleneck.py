@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_up_records import records_of, store_of
+from study_records import records_of, store_of
 
 from benchmarks.cell import Cell
 from benchmarks.report import write_report

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up_records import records_of, store_of
+from study_records import records_of, store_of
 
 from benchmarks.cell import Cell
 from benchmarks.report import write_report

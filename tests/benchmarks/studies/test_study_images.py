@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from made_up import made_up_record
 
 import datasets
 import flows
@@ -23,7 +24,7 @@ from benchmarks.report import write_report
 from benchmarks.report.figures import Scene, image_grids, nfe_against_loss
 from benchmarks.report.figures.image_grids import tiled
 from benchmarks.report.records import Records, gather
-from benchmarks.store import Record, Store
+from benchmarks.store import Store
 from benchmarks.studies.images import architectures, finding
 
 
@@ -33,19 +34,7 @@ def records(folder: Path, measured: Callable[[Cell], dict[str, Any] | str]) -> R
     store.write_plan(matrix)
     for cell in matrix.cells:
         found = measured(cell)
-        store.write(
-            Record(
-                key=cell.key,
-                cell=cell,
-                flow_label=cell.flow_label,
-                dataset_label=cell.dataset_label,
-                dataset_kind="image",
-                dimension=64,
-                status=found if isinstance(found, str) else "ok",  # type: ignore[arg-type]
-                reason="made up" if isinstance(found, str) else "",
-                measures={} if isinstance(found, str) else {"steps": 120, **found},
-            )
-        )
+        store.write(made_up_record(cell, found))
         if isinstance(found, str):
             continue
         grey = np.full((SAMPLES, 1, 8, 8), cell.seed, np.uint8)

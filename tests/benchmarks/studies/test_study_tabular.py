@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_up import made_up_record
 
 import datasets
 import flows
@@ -16,7 +17,7 @@ from benchmarks.matrix import Matrix, load_matrix
 from benchmarks.report import tables, write_report
 from benchmarks.report.literature import literature
 from benchmarks.report.records import Records, gather
-from benchmarks.store import Record, Store
+from benchmarks.store import Store
 from benchmarks.studies.tabular import finding
 
 T_2 = 4.302652729911275  # Student's t, two-sided 95 %, 2 degrees of freedom.
@@ -32,22 +33,8 @@ def records(folder: Path, measured: Callable[[Cell], dict[str, Any] | str | None
     store, matrix = Store(folder), power()
     store.write_plan(matrix)
     for cell in matrix.cells:
-        if (found := measured(cell)) is None:
-            continue
-        failed = isinstance(found, str)
-        store.write(
-            Record(
-                key=cell.key,
-                cell=cell,
-                flow_label=cell.flow_label,
-                dataset_label=cell.dataset_label,
-                dataset_kind="tabular",
-                dimension=6,
-                status=found if isinstance(found, str) else "ok",  # type: ignore[arg-type]
-                reason="made up" if failed else "",
-                measures={} if isinstance(found, str) else {"steps": 200, **found},
-            )
-        )
+        if (found := measured(cell)) is not None:
+            store.write(made_up_record(cell, found))
     return gather([store])
 
 

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import matplotlib as mpl
 import numpy as np
 import pytest
+from made_up import made_up_record
 
 import datasets
 from benchmarks.cell import Cell
@@ -20,7 +21,7 @@ from benchmarks.report import figures, write_report
 from benchmarks.report.figures import Scene
 from benchmarks.report.records import gather
 from benchmarks.report.style import rc, save
-from benchmarks.store import Record, Status, Store
+from benchmarks.store import Status, Store
 from benchmarks.studies.toy import between_modes, finding
 
 # What a contestant leaves where the true density is low, in percent.
@@ -42,28 +43,14 @@ def store_of(
     for cell in matrix.cells:
         if cell.flow not in LEFT:
             continue
-        value = left(cell)
-        store.write(
-            Record(
-                key=cell.key,
-                cell=cell,
-                flow_label=cell.flow_label,
-                dataset_label=cell.dataset_label,
-                dataset_kind="toy",
-                dimension=2,
-                status=status(cell),
-                reason="" if status(cell) == "ok" else "made up",
-                measures={
-                    "steps": 300,
-                    "nll_nats": 3.0,
-                    "kl_to_truth_nats": 0.1 if cell.dataset == "moons" else 0.2,
-                    "low_density_mass_percent": value,
-                    "low_density_true_mass_percent": 5.0,
-                }
-                if status(cell) == "ok"
-                else {},
-            )
-        )
+        measured = {
+            "nll_nats": 3.0,
+            "kl_to_truth_nats": 0.1 if cell.dataset == "moons" else 0.2,
+            "low_density_mass_percent": left(cell),
+            "low_density_true_mass_percent": 5.0,
+        }
+        ended = status(cell)
+        store.write(made_up_record(cell, measured if ended == "ok" else ended))
         if pictures and cell.flow == "ffjord":
             store.write_arrays(cell, way())
     return store
