@@ -12,6 +12,7 @@ import copy
 import io
 import math
 import pickle
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -27,8 +28,7 @@ __all__ = ["CHECKS"]
 CHECKS: list[Check] = []
 promise = collector(CHECKS)
 
-# Smaller values for options that exist under these names and have the same type. Of widths
-# there stay as many as there are.
+# What :func:`shrunk` is given.
 WIDTH = 16
 SMALLER: dict[str, Any] = {
     "layers": 3,
@@ -51,18 +51,30 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def smaller(name: str) -> dict[str, Any]:
+def shrunk(name: str, values: Mapping[str, Any], width: int) -> dict[str, Any]:
+    """Options that make an entry's networks small.
+
+    Args:
+        name: of the entry.
+        values: of options, taken where the entry has one of that name and type.
+        width: of hidden layers, of which there stay as many as there are.
+    """
     config = flows.configure(name)
     options = {
         option: value
-        for option, value in SMALLER.items()
+        for option, value in values.items()
         if type(getattr(config, option, None)) is type(value)
     }
-    # The battery has images of 8 x 8 and vectors; dropout is random and tested elsewhere.
-    if hasattr(config, "dropout"):
-        options["dropout"] = 0.0
     if isinstance(widths := getattr(config, "hidden", None), tuple):
-        options["hidden"] = (WIDTH,) * len(widths)
+        options["hidden"] = (width,) * len(widths)
+    return options
+
+
+def smaller(name: str) -> dict[str, Any]:
+    options = shrunk(name, SMALLER, WIDTH)
+    # The battery has images of 8 x 8 and vectors; dropout is random and tested elsewhere.
+    if hasattr(flows.configure(name), "dropout"):
+        options["dropout"] = 0.0
     return options
 
 

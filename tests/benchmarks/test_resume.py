@@ -12,6 +12,7 @@ import torch
 import datasets
 import flows
 from benchmarks.cell import Budget, Cell
+from benchmarks.check.flow import shrunk
 from benchmarks.train import CurveRow, Training, TrainingResult
 from benchmarks.tune import CellTraining
 
@@ -30,13 +31,7 @@ SMALLER: dict[str, Any] = {
 def smaller(name: str) -> dict[str, Any]:
     """Options of a small system that draws from every generator that it can."""
     config = flows.configure(name)
-    options = {
-        option: value
-        for option, value in SMALLER.items()
-        if type(getattr(config, option, None)) is type(value)
-    }
-    if isinstance(widths := getattr(config, "hidden", None), tuple):
-        options["hidden"] = (8,) * len(widths)
+    options = shrunk(name, SMALLER, width=8)
     if hasattr(config, "dropout"):
         options |= {"dropout": 0.2, "residual_blocks": 1, "hidden": (8,)}
     # Flow matching refuses it.
