@@ -60,7 +60,7 @@ __all__ = [
     "Store",
     "frame_of",
     "labels_of",
-    "refuse_conflicts",
+    "read_together",
     "write_atomically",
 ]
 
@@ -155,10 +155,15 @@ class Stale(LeftOut):
     """A record whose numbers no longer compare with those of now.
 
     Attributes:
-        cell: what was measured.
+        record: as it was read.
     """
 
-    cell: Cell
+    record: Record
+
+    @property
+    def cell(self) -> Cell:
+        """What was measured."""
+        return self.record.cell
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -355,7 +360,7 @@ class Store:
         for path in sorted(self.directory.glob("cells/*/*/*.json")):
             found = self._read(path)
             if stale and isinstance(found, Stale):
-                found = Record.model_validate_json(path.read_bytes())
+                found = found.record
             if isinstance(found, Record):
                 records.append(found)
             else:
@@ -391,7 +396,7 @@ class Store:
         else:
             why = explain_difference(record.cell, record.versions, versions_of(record.cell))
         if why:
-            return Stale(path, why, record.cell)
+            return Stale(path, why, record)
         if is_known(record.cell) and record.cell.key != record.key:
             return Foreign(path, f"its content is that of {record.cell.key}")
         return record
@@ -505,16 +510,19 @@ def _is_curve_row(row: Any) -> bool:
     )
 
 
-def refuse_conflicts(stores: Sequence[Store]) -> None:
-    """Check that folders can be taken together.
+def read_together(
+    stores: Sequence[Store], *, stale: bool = False
+) -> list[tuple[list[Record], list[LeftOut]]]:
+    """The records of folders that are taken together, each as :meth:`Store.records` gives them.
 
     Raises:
         StoreError: if two of them hold different records of one cell, both ended well and measured
             on the same machine; both are named.
     """
+    found = [store.records(stale=stale) for store in stores]
     seen: dict[tuple[str, Any], tuple[Path, Record]] = {}
-    for store in stores:
-        for record in store.records()[0]:
+    for store, (records, _) in zip(stores, found, strict=True):
+        for record in records:
             if record.status != "ok":
                 continue
             path = store.path(record.cell)
@@ -524,6 +532,7 @@ def refuse_conflicts(stores: Sequence[Store]) -> None:
                 raise StoreError(
                     f"{other_path} and {path} are different records of one cell: keep one of them"
                 )
+    return found
 
 
 def frame_of(records: Sequence[Record]) -> pd.DataFrame:

@@ -106,14 +106,12 @@ def _under_way(found: dict[str, Any]) -> str:
 @click.option("--output", type=click.Path(path_type=Path), help="a file instead of standard output")
 def collect(directories: Sequence[Path], output: Path | None) -> int:
     """Write the records of DIRECTORIES as one CSV, a row a cell."""
-    from benchmarks.store import frame_of, refuse_conflicts
+    from benchmarks.store import frame_of, read_together
 
     stores = [_existing(directory) for directory in directories]
-    refuse_conflicts(stores)
     records: dict[str, Record] = {}
     left_out: list[LeftOut] = []
-    for store in stores:
-        found, odd = store.records()
+    for found, odd in read_together(stores):
         left_out += odd
         for record in found:
             there = records.get(f"{record.key}{record.environment.get('machine')}")
@@ -140,10 +138,8 @@ def collect(directories: Sequence[Path], output: Path | None) -> int:
 def report(directories: Sequence[Path], out: Path | None) -> int:
     """Write tables, figures and index.html from the records of DIRECTORIES, and nothing else."""
     from benchmarks.report import write_report
-    from benchmarks.store import refuse_conflicts
 
     stores = [_existing(directory) for directory in directories]
-    refuse_conflicts(stores)
     target = out or directories[0] / "report"
     summary = write_report(stores, target)
     for note in summary.notes:

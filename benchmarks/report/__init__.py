@@ -62,7 +62,8 @@ def write_report(stores: Sequence[Store], out: Path) -> ReportSummary:
         What was written.
 
     Raises:
-        StoreError: if no store holds a record, or ``out`` cannot be written.
+        StoreError: if no store holds a record, two hold different ones of one cell, or ``out``
+            cannot be written.
     """
     records = gather(stores)
     if records.cells.empty:

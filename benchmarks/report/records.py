@@ -31,7 +31,7 @@ from benchmarks.report.groups import (
     without_options,
 )
 from benchmarks.report.style import flow_order
-from benchmarks.store import LeftOut, Store, frame_of
+from benchmarks.store import LeftOut, Store, frame_of, read_together
 
 __all__ = ["Records", "gather"]
 
@@ -149,11 +149,14 @@ def gather(stores: Sequence[Store], *, stale: bool = False) -> Records:
     Args:
         stores: folders of records.
         stale: whether records of other versions of the code count too.
+
+    Raises:
+        StoreError: if two stores hold different records of one cell of one machine.
     """
     frames: list[pd.DataFrame] = []
     notes: list[str] = []
-    for number, store in enumerate(stores):
-        records, left_out = store.records(stale=stale)
+    read = read_together(stores, stale=stale)
+    for number, (store, (records, left_out)) in enumerate(zip(stores, read, strict=True)):
         notes += _left_out(store, left_out)
         frame = frame_of(records)
         if frame.empty:

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import call
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmarks import cli
 from benchmarks.cell import Cell
 from benchmarks.cli.words import filter_text
 from benchmarks.errors import StoreError
 from benchmarks.matrix import Matrix, load_matrix
 from benchmarks.run.process import Pending, record_of
 from benchmarks.select import filter_cells
-from benchmarks.store import Foreign, Record, Store, refuse_conflicts
+from benchmarks.store import Foreign, Record, Store, read_together
 from benchmarks.text import printable
 
 PENDING = Pending(
@@ -25,15 +25,11 @@ PENDING = Pending(
 )
 
 
-def call(*words: object, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str, str]:
-    monkeypatch.setattr("sys.argv", ["ffjord-bench", *map(str, words)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    output = capsys.readouterr()
-    assert "Traceback" not in output.err
-    code = ended.value.code
-    assert isinstance(code, int)
-    return code, output.out, output.err
+def called(*words: object, capsys: Any) -> tuple[int, str, str]:
+    """As :func:`call`; whatever lies there, nobody sees a traceback."""
+    code, out, err = call(*words, capsys=capsys)
+    assert "Traceback" not in err
+    return code, out, err
 
 
 def document(cell: Cell) -> dict[str, Any]:
@@ -57,7 +53,7 @@ ODD: dict[str, Change] = {
 
 @pytest.mark.parametrize("odd", ODD)
 def test_an_odd_record_is_named_and_left_out(
-    tmp_path: Path, cell: Cell, odd: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cell: Cell, odd: str, capsys: Any
 ) -> None:
     store = Store(tmp_path)
     other = Cell.model_validate({**cell.model_dump(), "seed": 1})
@@ -69,7 +65,7 @@ def test_an_odd_record_is_named_and_left_out(
     found = store.read(cell)
     assert isinstance(found, Foreign), found
     for command in ("status", "collect"):
-        code, _, err = call(command, tmp_path, capsys=capsys, monkeypatch=monkeypatch)
+        code, _, err = called(command, tmp_path, capsys=capsys)
         assert code == 0
         assert path.name in err
         assert "\x1b" not in err
@@ -77,7 +73,7 @@ def test_an_odd_record_is_named_and_left_out(
 
 
 def test_a_record_of_a_flow_that_is_no_longer_there_is_shown(
-    tmp_path: Path, cell: Cell, capsys: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cell: Cell, capsys: Any
 ) -> None:
     content = document(cell)
     content["cell"] |= {"flow": "nobody", "dataset": "nothing"}
@@ -88,7 +84,7 @@ def test_a_record_of_a_flow_that_is_no_longer_there_is_shown(
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(content))
     for command in ("status", "collect"):
-        code, out, err = call(command, tmp_path, capsys=capsys, monkeypatch=monkeypatch)
+        code, out, err = called(command, tmp_path, capsys=capsys)
         assert (code, err) == (0, "")
         assert "nobody" in out
 
@@ -135,12 +131,10 @@ def test_a_reason_is_bounded_and_can_be_read_again(tmp_path: Path, cell: Cell) -
     assert found.measures["remark"] == "\\udfff"
 
 
-def test_no_control_character_reaches_a_terminal(
-    tmp_path: Path, cell: Cell, capsys: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_control_character_reaches_a_terminal(tmp_path: Path, cell: Cell, capsys: Any) -> None:
     store = Store(tmp_path)
     store.write(record_of(cell, "error", "\x1b]0;title\x07 \x9b31m"))
-    _, out, _ = call("status", tmp_path, capsys=capsys, monkeypatch=monkeypatch)
+    _, out, _ = called("status", tmp_path, capsys=capsys)
     assert "\\x1b]0;title\\x07 \\x9b31m" in out
     assert printable(out) == out
 
@@ -203,70 +197,64 @@ def test_whatever_stands_in_a_record_it_is_read_or_left_out(
 
 
 def test_two_records_of_one_cell_are_refused_and_both_named(
-    tmp_path: Path, cell: Cell, capsys: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cell: Cell, capsys: Any
 ) -> None:
     one, other = Store(tmp_path / "one"), Store(tmp_path / "other")
     one.write(record_of(cell, "ok", pending=PENDING))
     other.write(record_of(cell, "crashed", "why"))
-    refuse_conflicts([one, other])
+    read_together([one, other])
     words = ("collect", one.directory, other.directory)
-    code, out, _ = call(*words, capsys=capsys, monkeypatch=monkeypatch)
+    code, out, _ = called(*words, capsys=capsys)
     assert (code, out.count("\n")) == (0, 2)
     other.discard(cell)
     # The same record twice is a folder that was copied.
     other.write(record_of(cell, "ok", pending=PENDING))
-    refuse_conflicts([one, other])
+    read_together([one, other])
     other.discard(cell)
     other.write(record_of(cell, "ok", pending=PENDING, more={"nll_nats": 2.6}))
     with pytest.raises(StoreError):
-        refuse_conflicts([one, other])
+        read_together([one, other])
     for command in ("collect", "report"):
         words = (command, one.directory, other.directory)
-        code, _, err = call(*words, capsys=capsys, monkeypatch=monkeypatch)
+        code, _, err = called(*words, capsys=capsys)
         assert code == 2
         assert str(one.path(cell)) in err
         assert str(other.path(cell)) in err
 
 
-def test_collect_into_nothing_is_an_error_in_words(
-    tmp_path: Path, cell: Cell, capsys: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_collect_into_nothing_is_an_error_in_words(tmp_path: Path, cell: Cell, capsys: Any) -> None:
     Store(tmp_path).write(record_of(cell, "ok", pending=PENDING))
     words = ("collect", tmp_path, "--output", tmp_path / "no" / "where.csv")
-    code, _, err = call(*words, capsys=capsys, monkeypatch=monkeypatch)
+    code, _, err = called(*words, capsys=capsys)
     assert code == 2
     assert "cannot write" in err
 
 
-def test_status_prints_what_a_filter_takes(
-    tmp_path: Path, few: Matrix, capsys: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_status_prints_what_a_filter_takes(tmp_path: Path, few: Matrix, capsys: Any) -> None:
     store = Store(tmp_path)
     for cell in few.cells:
         store.write(record_of(cell, "error", "why"))
-    _, out, _ = call("status", tmp_path, capsys=capsys, monkeypatch=monkeypatch)
+    _, out, _ = called("status", tmp_path, capsys=capsys)
     lines = [line.strip() for line in out.splitlines() if "why" in line]
     found = [filter_cells(few, line.removesuffix(": error: why")) for line in lines]
     assert all(len(cells) == 1 for cells in found)
     assert {cells[0].key for cells in found} == {cell.key for cell in few.cells}
 
 
-def test_status_says_how_far_a_running_cell_is(
-    tmp_path: Path, few: Matrix, capsys: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_status_says_how_far_a_running_cell_is(tmp_path: Path, few: Matrix, capsys: Any) -> None:
     store = Store(tmp_path)
     store.write_plan(few)
     cell = few.cells[0]
     with store.claim(cell.key):
         progress = {"stage": "quality", "seconds": 30.0, "at": 1e12, "used": 0.25, "step": 5}
         store.write_progress(cell.key, {**progress, "steps": 20, "validation_nll_nats": 2.5})
-        _, out, _ = call("status", tmp_path, capsys=capsys, monkeypatch=monkeypatch)
+        _, out, _ = called("status", tmp_path, capsys=capsys)
     line = "training, for 30 s, step 5 of 20, validation 2.500 nats, 1.5 min left"
     assert f"  {filter_text(cell)}: {line}" in out
     # The file may hold anything.
     with store.claim(cell.key):
         store.pending(cell.key, ".progress").write_text('{"seconds": "x", "at": [], "step": {}}')
-        _, out, _ = call("status", tmp_path, capsys=capsys, monkeypatch=monkeypatch)
+        _, out, _ = called("status", tmp_path, capsys=capsys)
     assert f"  {filter_text(cell)}: running" in out
 
 

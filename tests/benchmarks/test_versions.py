@@ -143,11 +143,13 @@ def test_a_record_of_other_versions_is_stale_everywhere(
     store.write(record_of(cell, "ok", pending=PENDING))
     path = store.path(cell)
     assert json.loads(path.read_text())["versions"] == versions_of(cell)
+    (record,) = store.records()[0]
     raise_time(monkeypatch)
     assert store.read(again(cell)) is None
     records, left_out = store.records()
     assert records == []
-    assert left_out == [Stale(path, "measured by time version 1, now 2", cell)]
+    assert left_out == [Stale(path, "measured by time version 1, now 2", record)]
+    assert record.cell == cell
     assert store.frame().empty
     store.write(record_of(again(cell), "ok", pending=PENDING))
     assert len(store.records()[0]) == len(store.frame()) == 1
