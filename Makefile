@@ -38,7 +38,7 @@ lock:
 	rm -rf .venv-lock
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip install --quiet $$(grep '^torch==' requirements.lock)
-	.venv-lock/bin/python -m pip install --quiet --editable '.[dev,perf,slurm,peers]'
+	.venv-lock/bin/python -m pip install --quiet --editable '.[dev,fast,jax,perf,slurm,peers]'
 	.venv-lock/bin/python -m pip freeze --exclude-editable | sed 's/+cpu//' | grep -v '^nvidia\|^triton' > requirements.lock
 	rm -rf .venv-lock
 
