@@ -41,12 +41,14 @@ class ReportSummary:
     Attributes:
         paths: every file written, the page first.
         notes: what its reader should know: what was left out, and why.
+        sections: each study with its records, as the page shows them.
         cells: how many cells it covers.
         without_result: how many of them gave no result.
     """
 
     paths: tuple[Path, ...]
     notes: tuple[str, ...]
+    sections: tuple[tuple[Study, Records], ...]
     cells: int
     without_result: int
 
@@ -93,6 +95,7 @@ def write_report(stores: Sequence[Store], out: Path) -> ReportSummary:
     return ReportSummary(
         paths=(page, *paths),
         notes=tuple(notes),
+        sections=tuple(sections),
         cells=len(records.cells),
         without_result=len(records.cells) - len(records.ok),
     )

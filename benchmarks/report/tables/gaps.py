@@ -70,6 +70,7 @@ def gaps(records: Records) -> list[Table]:
                         "published_error_over": item.error_over,
                         "gap": gap,
                         "recipe": item.recipe,
+                        "source": item.source.short,
                     }
                 )
     if not data:
