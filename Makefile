@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := results/runs/quick
 
-.PHONY: quick test lint lock shell clean
+.PHONY: quick test lint lock shell reference-report reference-times clean
 
 quick: .venv
 	$(BIN)/ffjord-bench run quick --out $(RUN)
@@ -18,6 +18,15 @@ lint: .venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# results/report and README's numbers from all records in results/reference; another run of it
+# changes no byte. A run comes there by `ffjord-bench collect RUN --into results/reference/NAME`.
+reference-report: .venv
+	$(BIN)/ffjord-bench report
+
+# How long `make quick` and `make test` take, for README: on a quiet machine, from a fresh clone.
+reference-times: .venv
+	$(BIN)/python -m benchmarks.report.commands
 
 # A shell with ffjord-bench and this environment's Python on the PATH; `exit` leaves it.
 shell: .venv

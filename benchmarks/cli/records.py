@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from benchmarks.cli.words import duration, filter_text, first_line, warn
+from benchmarks.cli.words import bytes_text, duration, filter_text, first_line, warn
 from benchmarks.errors import StoreError
 from benchmarks.text import printable
 
@@ -104,11 +104,21 @@ def _under_way(found: dict[str, Any]) -> str:
 @click.command()
 @_directories
 @click.option("--output", type=click.Path(path_type=Path), help="a file instead of standard output")
-def collect(directories: Sequence[Path], output: Path | None) -> int:
+@click.option(
+    "--into",
+    type=click.Path(path_type=Path),
+    help="a folder, which gets records, curves and pictures of one seed instead; the collection "
+    "that it held is replaced",
+)
+def collect(directories: Sequence[Path], output: Path | None, into: Path | None) -> int:
     """Write the records of DIRECTORIES as one CSV, a row a cell."""
     from benchmarks.store import frame_of, read_together
 
     stores = [_existing(directory) for directory in directories]
+    if into is not None:
+        if output is not None:
+            raise click.UsageError("--output is a CSV, --into a folder: one of the two")
+        return _collect_into(stores, into)
     records: dict[str, Record] = {}
     left_out: list[LeftOut] = []
     for found, odd in read_together(stores):
@@ -130,18 +140,53 @@ def collect(directories: Sequence[Path], output: Path | None) -> int:
     return 0
 
 
+def _collect_into(stores: Sequence[Store], target: Path) -> int:
+    from benchmarks.collection import collect_into
+
+    found = collect_into(stores, target)
+    warn(found.left_out)
+    if found.without_record:
+        click.echo(f"{found.without_record} cells of the plan have no record", err=True)
+    click.echo(f"{target}: {found.cells} records, {bytes_text(found.size_bytes)}")
+    return 0
+
+
 @click.command()
-@_directories
+@click.argument("directories", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
     "--out", type=click.Path(path_type=Path), help="folder of the report  [DIRECTORY/report]"
 )
-def report(directories: Sequence[Path], out: Path | None) -> int:
-    """Write tables, figures and index.html from the records of DIRECTORIES, and nothing else."""
-    from benchmarks.report import write_report
+@click.option(
+    "--check",
+    is_flag=True,
+    help="write nothing; end with 1 if the report there is not what the records give",
+)
+def report(directories: Sequence[Path], out: Path | None, check: bool) -> int:
+    """Write tables, figures and index.html from the records of DIRECTORIES, and nothing else.
 
-    stores = [_existing(directory) for directory in directories]
-    target = out or directories[0] / "report"
-    summary = write_report(stores, target)
+    Without DIRECTORIES, in a checkout of the project: results/report from all folders in
+    results/reference, and the parts of README.md that are made from them.
+    """
+    from benchmarks.report import write_report
+    from benchmarks.report.reference import Reference, report_differences
+
+    if directories:
+        stores = [_existing(directory) for directory in directories]
+        target = out or directories[0] / "report"
+    elif out is not None:
+        raise click.UsageError("--out is for a report of DIRECTORIES: name some")
+    else:
+        reference = Reference(Path())
+        target = reference.report
+    if check:
+        found = report_differences(stores, target) if directories else reference.differences()
+        for difference in found:
+            click.echo(printable(difference))
+        if found:
+            again = " ".join(["ffjord-bench report", *map(str, directories)])
+            click.echo(f"{len(found)} differences: {again} makes it again", err=True)
+        return 1 if found else 0
+    summary = write_report(stores, target) if directories else reference.write()
     for note in summary.notes:
         click.echo(f"note: {printable(note)}", err=True)
     click.echo(f"report: {target / 'index.html'}")
