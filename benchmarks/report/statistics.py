@@ -25,6 +25,7 @@ __all__ = [
     "difference",
     "interquartile_mean",
     "line_through",
+    "mean_over_strata",
     "paired_difference",
     "stratified_bootstrap",
     "t_interval",
@@ -96,6 +97,43 @@ def paired_difference(first: pd.Series[float], second: pd.Series[float]) -> Inte
         Interval(mean=0.5, half_width=0.0, n=2)
     """
     return t_interval((first - second).dropna().to_list())
+
+
+def mean_over_strata(strata: Sequence[Sequence[float]]) -> Interval:
+    """The interval of the mean of several means, each with a spread of its own, equally weighted.
+
+    Degrees of freedom by Welch and Satterthwaite, as in :func:`welch_difference`.
+
+    Args:
+        strata: the values of each, such as differences by seed on each data set.
+
+    Returns:
+        Without a half-width where a stratum has fewer than two values; ``n`` of the smallest.
+
+    Example:
+        >>> round(mean_over_strata([[1.0, 2.0, 3.0]]).half_width, 4)
+        2.4841
+        >>> found = mean_over_strata([[1.0, 2.0, 3.0], [5.0, 6.0, 7.0]])
+        >>> found.mean, round(found.half_width, 4)  # t of 4 degrees of freedom, sqrt(2 / 3) / 2
+        (4.0, 1.1335)
+    """
+    found = [t_interval(values) for values in strata]
+    n = min((each.n for each in found), default=0)
+    if n == 0:
+        return Interval(math.nan, math.nan, 0)
+    mean = float(np.mean([each.mean for each in found]))
+    if n == 1:
+        return Interval(mean, math.nan, 1)
+    squares = [
+        (each.half_width / float(stats.t.ppf((1 + CONFIDENCE) / 2, each.n - 1))) ** 2
+        for each in found
+    ]
+    total = sum(squares)
+    if total == 0:
+        return Interval(mean, 0.0, n)
+    freedom = total**2 / sum(s**2 / (each.n - 1) for s, each in zip(squares, found, strict=True))
+    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
+    return Interval(mean, quantile * math.sqrt(total) / len(found), n)
 
 
 def welch_difference(first: Sequence[float], second: Sequence[float]) -> Interval:

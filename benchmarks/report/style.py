@@ -38,6 +38,7 @@ __all__ = [
     "new_figure",
     "rc",
     "save",
+    "system",
     "variant_looks",
 ]
 
@@ -157,23 +158,23 @@ def flow_order(name: str) -> tuple[int, str]:
     return (_ORDER.index(name), "") if name in _ORDER else (len(_ORDER), name)
 
 
-def _system(name: str) -> str:
+def system(name: str) -> str:
     """The system of an entry, by its name; empty if it is none of the suite's.
 
     ``zuko/rqnsf-ar`` and ``rqnsf-ar-power`` are the system ``rqnsf-ar``.
     """
     own = name.rpartition("/")[2]
     found = ""
-    for begin, system in (*((known, known) for known in SYSTEM_COLOURS), *_ALIASES.items()):
+    for begin, known in (*((name, name) for name in SYSTEM_COLOURS), *_ALIASES.items()):
         # Of ``ffjord`` and ``ffjord-fm`` the longer.
-        if (own == begin or own.startswith(f"{begin}-")) and len(system) > len(found):
-            found = system
+        if (own == begin or own.startswith(f"{begin}-")) and len(known) > len(found):
+            found = known
     return found
 
 
 def _colour(name: str) -> str:
     """The colour of an entry: its system's, in its library's shade."""
-    base = SYSTEM_COLOURS.get(_system(name), _UNKNOWN)
+    base = SYSTEM_COLOURS.get(system(name), _UNKNOWN)
     rgb = to_rgb(base)
     library = name.rpartition("/")[0]
     part = (_DARK_SHADES if sum(rgb) < 0.6 else _LIBRARY_SHADES).get(library, 0.0)
@@ -185,9 +186,9 @@ def _colour(name: str) -> str:
 def _legend_order(name: str) -> tuple[int, bool, tuple[int, str]]:
     """Systems together, each with the suite's own before the libraries'."""
     systems = list(SYSTEM_COLOURS)
-    system = _system(name)
+    own = system(name)
     return (
-        systems.index(system) if system in systems else len(systems),
+        systems.index(own) if own in systems else len(systems),
         "/" in name,
         flow_order(name),
     )

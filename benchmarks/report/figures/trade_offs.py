@@ -24,7 +24,7 @@ from benchmarks.report.figures.panels import (
 from benchmarks.report.figures.scene import Drawn, Scene
 from benchmarks.report.groups import grouped, replicates
 
-__all__ = ["trade_offs"]
+__all__ = ["trade_offs", "with_exact_densities"]
 
 _COSTS = (
     ("train_step_seconds", "quality-against-training-cost"),
@@ -47,12 +47,12 @@ def trade_offs(scene: Scene) -> Iterable[Drawn]:
         real = timed[timed["dataset_kind"] != "family"]
         timed, said = timed if real.empty else real, ""
         if name == "log_prob_seconds":
-            timed, said = _with_exact_densities(timed)
+            timed, said = with_exact_densities(timed)
         if not timed.empty:
             yield _figure(scene, timed, cost, files, said)
 
 
-def _with_exact_densities(cells: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+def with_exact_densities(cells: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """The cells with the time of the density that their NLL is of, and what the caption says.
 
     Where a flow's density is estimated, ``log_prob_seconds`` is that of one probe; up to 64
