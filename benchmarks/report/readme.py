@@ -21,6 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 
@@ -30,6 +31,7 @@ from benchmarks.report import ReportSummary
 from benchmarks.report.answer import answer
 from benchmarks.report.groups import contestant, grouped, plain
 from benchmarks.report.records import Records
+from benchmarks.report.style import rc, save
 from benchmarks.report.table import Entry, Section, Table, as_markdown, number
 from benchmarks.report.tables import gaps
 from benchmarks.studies import STUDIES
@@ -48,10 +50,12 @@ class Material:
 
     Attributes:
         summary: of the report of the reference, which has been written.
+        folder: where it has been written.
         root: the checkout.
     """
 
     summary: ReportSummary
+    folder: Path
     root: Path
 
     def of(self, study: str) -> Records | None:
@@ -107,6 +111,9 @@ def _answer(material: Material) -> str:
     text = " ".join(sentences)
     if drawn is None:
         return text
+    if not (material.folder / "figures" / f"{drawn.name}.svg").is_file():
+        with mpl.rc_context(rc()):
+            save(drawn.figure, material.folder / "figures", drawn.name)
     return f"{text}\n\n![{drawn.title}](results/report/figures/{drawn.name}.svg)"
 
 
@@ -272,8 +279,8 @@ def _runs(material: Material) -> str:
             )
     columns = ["study", "cells that ended well", "hours", "on", "machine", "commit"]
     return _table(columns, rows) + (
-        "\nHours: of all cells, one after the other, with what was measured after training. A plus: the "
-        "code had changes that were not committed."
+        "\nHours: of all cells, one after the other, with what was measured after training. A plus: "
+        "the code had changes that were not committed."
     )
 
 

@@ -89,7 +89,8 @@ class Reference:
     def _make(self, folder: Path) -> tuple[ReportSummary, str]:
         """The report in a folder, and README's text."""
         summary = write_report(self.stores, folder)
-        return summary, readme.filled(self._text(), readme.Material(summary, self.root))
+        material = readme.Material(summary, folder, self.root)
+        return summary, readme.filled(self._text(), material)
 
     def _text(self) -> str:
         try:
