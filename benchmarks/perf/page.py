@@ -19,7 +19,8 @@ from matplotlib.ticker import LogFormatter
 
 from benchmarks import report
 from benchmarks.perf.history import Change, Thresholds, Value, sorted_by_size, steps
-from benchmarks.report.style import looks, new_figure, rc, save
+from benchmarks.report.style import looks, new_figure, rc
+from benchmarks.report.svg import save
 from benchmarks.report.table import Entry, Section, Table, as_html
 
 __all__ = ["draw", "tables", "write"]

@@ -5,7 +5,8 @@
 ``figures/``
     each figure as SVG.
 ``index.html``
-    all of it on one page that needs nothing else, neither the network nor the folders beside it.
+    all of it on one page that needs nothing else, neither the network nor the folders beside it;
+    above all who wins at which cost (:mod:`benchmarks.report.answer`).
 
 A report has a section for each study that the folders' plans name, and one for cells of no study
 (:mod:`benchmarks.report.sections`). Nothing here reads data, builds a flow or knows the clock: the
@@ -21,11 +22,13 @@ from pathlib import Path
 import matplotlib as mpl
 
 from benchmarks.errors import StoreError
+from benchmarks.report.answer import answer
 from benchmarks.report.figures import Scene
 from benchmarks.report.page import Part, write_page
 from benchmarks.report.records import Records, gather
 from benchmarks.report.sections import sections_of
-from benchmarks.report.style import rc, save
+from benchmarks.report.style import rc
+from benchmarks.report.svg import save
 from benchmarks.report.table import write
 from benchmarks.report.tables import failures
 from benchmarks.store import Store
@@ -74,6 +77,7 @@ def write_report(stores: Sequence[Store], out: Path) -> ReportSummary:
         raise StoreError(f"no records to report on in {folders}{why}: run a study into it first")
     sections = sections_of(records)
     notes = list(records.notes)
+    sentences, picture = answer(sections)
     try:
         out.mkdir(parents=True, exist_ok=True)
         parts = []
@@ -86,10 +90,10 @@ def write_report(stores: Sequence[Store], out: Path) -> ReportSummary:
         tables = [table for part in parts for table in part.tables]
         paths = [path for table in (*tables, missing) for path in write(table, out / "tables")]
         with mpl.rc_context(rc()):
-            for part in parts:
-                for drawn in part.figures:
-                    paths.append(save(drawn.figure, out / "figures", drawn.name))
-        page = write_page(records, parts, missing, notes, out)
+            pictures = [picture] if picture else []
+            for drawn in (*pictures, *(drawn for part in parts for drawn in part.figures)):
+                paths.append(save(drawn.figure, out / "figures", drawn.name))
+        page = write_page(records, sentences, picture, parts, missing, notes, out)
     except OSError as error:
         raise StoreError(f"cannot write the report into {out}: {error}") from error
     return ReportSummary(

@@ -74,15 +74,12 @@ _PIXELS_AN_INCH = 124
 
 
 def _inline(path: Path, drawn: Drawn) -> str:
-    """A figure's SVG as part of the page, its names its own."""
+    """A figure's SVG as part of the page."""
     svg = path.read_text(encoding="utf-8")
-    # What stands before the element is for a file alone.
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{drawn.name}-", svg)
     width = float(drawn.figure.get_figwidth()) * _PIXELS_AN_INCH
-    svg = re.sub(r' width="[^"]*" height="[^"]*"', f' width="{width:.0f}"', svg, count=1)
+    svg = re.sub(r' (width|height)="[^"]*pt"', "", svg)
     label = html.escape(drawn.title, quote=True)
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" width="{width:.0f}" ', 1)
 
 
 def _table(table: Table) -> dict[str, Any]:
@@ -147,6 +144,8 @@ def _meanings(records: Records) -> list[tuple[str, str]]:
 
 def write_page(
     records: Records,
+    answer: Sequence[str],
+    picture: Drawn | None,
     parts: Sequence[Part],
     failures: Table,
     notes: Sequence[str],
@@ -156,6 +155,8 @@ def write_page(
 
     Args:
         records: what was measured.
+        answer: the sentences of the first screen.
+        picture: what they are about, written already; None for none.
         parts: the sections, their tables and figures written already.
         failures: what is missing from all of them.
         notes: what the reader should know of the records.
@@ -183,6 +184,8 @@ def write_page(
     page = environment.get_template("index.html.jinja").render(
         total=len(cells),
         ok=len(records.ok),
+        answer=answer,
+        picture=_figure(picture, out / "figures") if picture else None,
         flows=list(dict.fromkeys(cells["flow"])),
         datasets=list(dict.fromkeys(cells["dataset"])),
         seeds=sorted(int(seed) for seed in set(cells["seed"].dropna())),

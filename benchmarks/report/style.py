@@ -1,4 +1,4 @@
-"""How figures look: the colour, marker and line of each contestant, and how a figure is saved.
+"""How figures look: the colour, marker and line of each contestant, and matplotlib's settings.
 
 The hue says which system a contestant is, its shade and the marker which library's it is or which
 preset. Options that differ within a report show in whether the marker is filled, and in the line.
@@ -6,15 +6,11 @@ preset. Options that differ within a report show in whether the marker is filled
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 import itertools
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -22,28 +18,21 @@ import seaborn as sns
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
-from PIL import Image
 
 from flows import ENTRIES
 
 __all__ = [
-    "DPI",
     "SYSTEM_COLOURS",
     "Look",
     "Marker",
     "dashes",
     "flow_order",
-    "frame_id",
     "looks",
     "new_figure",
     "rc",
-    "save",
     "system",
     "variant_looks",
 ]
-
-DPI = 100
-"""Resolution of what a figure holds as an image: densities, clouds of points."""
 
 Marker = str | tuple[int, int, int]
 """A marker of matplotlib: a letter, or points, 1 for a star, and degrees."""
@@ -341,8 +330,8 @@ def rc() -> Any:
         "figure.facecolor": "white",
         "savefig.facecolor": "white",
         "svg.hashsalt": "ffjord-bench",
-        # Text as outlines: the same everywhere, whatever fonts the reader has.
-        "svg.fonttype": "path",
+        # Text as text: to be searched and read aloud, and a fifth of the bytes of outlines.
+        "svg.fonttype": "none",
         "image.cmap": "viridis",
     }
 
@@ -352,96 +341,6 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
-
-
-def save(figure: Figure, folder: Path, name: str) -> Path:
-    """Write a figure as SVG; the same figure gives the same bytes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.svg"
-    # Laid out as on a screen: the SVG's own resolution leaves too little room between panels.
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    figure.savefig(path, dpi=DPI, metadata={"Date": None, "Creator": None})
-    svg = _with_palettes(path.read_text(encoding="utf-8"))
-    if f' id="{_FRAME}' in svg:
-        svg = _in_turn(svg, name)
-    path.write_text(svg, encoding="utf-8")
-    return path
-
-
-_COLOURS = 64
-# Of what is transparent: marks in one colour, and their edges.
-_SHADES = 16
-_UNSMOOTHED = ' style="image-rendering:crisp-edges;image-rendering:pixelated"'
-_PICTURE = re.compile(r"data:image/png;base64,([A-Za-z0-9+/=\s]+)")
-
-
-def _with_palettes(svg: str) -> str:
-    """An SVG whose images have a palette each: half of the size, and no difference to the eye."""
-
-    def smaller(found: re.Match[str]) -> str:
-        image = Image.open(io.BytesIO(base64.b64decode(found[1]))).convert("RGBA")
-        # The finer method knows no transparency.
-        if image.getchannel("A").getextrema() == (255, 255):
-            image = image.convert("RGB").quantize(_COLOURS, Image.Quantize.MEDIANCUT)
-        else:
-            image = image.quantize(_SHADES, Image.Quantize.FASTOCTREE)
-        out = io.BytesIO()
-        image.save(out, "png", optimize=True)
-        return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
-
-    # What is drawn unsampled is to be scaled smoothly by whoever shows it.
-    return _PICTURE.sub(smaller, svg).replace(_UNSMOOTHED, "")
-
-
-# -- frames -------------------------------------------------------------------------------------
-
-_FRAMES_A_SECOND = 8
-# The last frame, which is what it is about, stays for as long as so many.
-_LAST = 8
-_FRAME = "frame-"
-
-
-def frame_id(number: int) -> str:
-    """What ``set_gid`` takes for an artist that is shown in one frame of an animation, from 0.
-
-    :func:`save` has a figure's frames take turns, by CSS alone. Where that does not run, on paper
-    and for readers who want no motion, the last is shown, or all over each other with the last on
-    top.
-    """
-    return f"{_FRAME}{number}"
-
-
-def _in_turn(svg: str, name: str) -> str:
-    """An SVG whose frames take turns.
-
-    Args:
-        svg: as matplotlib writes it.
-        name: of the figure, part of the names in the style, which hold for a whole page.
-    """
-    count = max(int(number) for number in re.findall(rf' id="{_FRAME}(\d+)"', svg)) + 1
-    whole = count - 1 + _LAST
-    seconds = whole / _FRAMES_A_SECOND
-    turn = f"turn-{name}"
-
-    def styled(found: re.Match[str]) -> str:
-        number = int(found[1])
-        kind = "last" if number == count - 1 else "other"
-        delay = number / _FRAMES_A_SECOND
-        return f' class="{turn} {kind}" style="animation-delay:{delay:g}s"'
-
-    svg = re.sub(rf' id="{_FRAME}(\d+)"', styled, svg)
-    share = 100 / whole
-    style = (
-        f"@keyframes {turn}{{0%{{visibility:visible}}{share:.4f}%{{visibility:hidden}}}}"
-        f"@keyframes {turn}-last{{0%{{visibility:visible}}{_LAST * share:.4f}%"
-        "{visibility:hidden}}"
-        f".{turn}{{visibility:hidden}}.{turn}.last{{visibility:visible}}"
-        "@media screen and (prefers-reduced-motion:no-preference){"
-        f".{turn}{{visibility:hidden;animation:{turn} {seconds:g}s step-end infinite}}"
-        f".{turn}.last{{visibility:hidden;animation-name:{turn}-last}}}}"
-    )
-    return svg.replace("<defs>", f"<style>{style}</style><defs>", 1)
 
 
 # Agg alone: no display is needed, and none is looked for.

@@ -45,6 +45,8 @@ class Entry:
         bold: whether it is set in bold: among the best of its column.
         mark: a mark that a note explains, set as a superscript.
         remark: a word after it, in brackets.
+        why: of what gave no result, or not all of it, the reason; on the page alone, and grey where
+            there is no number at all.
         numeric: aligned to the right.
     """
 
@@ -56,6 +58,7 @@ class Entry:
     bold: bool = False
     mark: str = ""
     remark: str = ""
+    why: str = ""
     numeric: bool = False
 
     def __repr__(self) -> str:
@@ -343,12 +346,17 @@ def _latex_float(table: Table) -> str:
 _LONG = 48
 
 
+_NO_VALUE = ' data-sort=""'
+
+
 def _sort_value(entry: Entry) -> str:
     """By what a cell is sorted, where its text does not say it as a number."""
     if not entry.numeric:
         return ""
     value = entry.text.replace(",", "").removesuffix(" %").removesuffix(" nats")
-    return f' data-sort="{"" if entry.text == DASH else html.escape(value)}"'
+    # A word where a number should be comes last, with those that have none.
+    none = entry.text == DASH or (entry.why and not any(map(str.isdigit, value)))
+    return _NO_VALUE if none else f' data-sort="{html.escape(value)}"'
 
 
 def _html_entry(entry: Entry) -> str:
@@ -374,6 +382,8 @@ def _html_entry(entry: Entry) -> str:
         text += f"<sup>{html.escape(entry.mark)}</sup>"
     if entry.remark:
         text += f' <span class="remark">{html.escape(entry.remark)}</span>'
+    if entry.why:
+        text += f' <span class="why">{html.escape(entry.why)}</span>'
     return text
 
 
@@ -399,6 +409,7 @@ def as_html(table: Table) -> str:
             for entry, name in zip(row, names, strict=True):
                 # What is long may break over lines; nothing else does.
                 kind = f"{name} long" if len(entry.text) > _LONG else name
+                kind += " failed" if entry.why and _sort_value(entry) == _NO_VALUE else ""
                 body += f'<td class="{kind}"{_sort_value(entry)}>{_html_entry(entry)}</td>'
             lines.append(f"<tr>{body}</tr>")
         lines.append("</tbody>")

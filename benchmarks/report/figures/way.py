@@ -14,7 +14,8 @@ from benchmarks.report.figures.densities import brightest, density_of, picture_f
 from benchmarks.report.figures.panels import file_name
 from benchmarks.report.figures.scene import Drawn, Scene
 from benchmarks.report.groups import grouped
-from benchmarks.report.style import frame_id, new_figure
+from benchmarks.report.style import new_figure
+from benchmarks.report.svg import frame_id
 
 __all__ = ["animation", "way"]
 

@@ -29,6 +29,7 @@ from benchmarks.report.records import Records
 from benchmarks.report.statistics import best_of
 from benchmarks.report.style import flow_order
 from benchmarks.report.table import DASH, Entry, Section, Table, number
+from benchmarks.report.tables.failures import shortened
 from benchmarks.report.tables.published import published_rows
 from benchmarks.report.tables.rates import rate_entry, rate_notes
 from datasets.base import KINDS
@@ -231,12 +232,18 @@ def _decimals(values: pd.Series[float]) -> int:
     return 3 if not size >= 100 else 2 if size < 1000 else 1
 
 
+_REASON = 70
+
+
 def quality_entry(group: pd.DataFrame, measure: str, decimals: int, best: bool) -> Entry:
     """A mean over seeds, with its error over seeds and its error over test points."""
     values = values_by_seed(group, measure)
+    failed = group[group["status"] != "ok"]
+    reasons = dict.fromkeys(shortened(reason, _REASON) for reason in failed["reason"] if reason)
+    why = next(iter(reasons), "") + (" and others" if len(reasons) > 1 else "")
     if values.empty:
-        statuses = list(dict.fromkeys(group.loc[group["status"] != "ok", "status"]))
-        return Entry(", ".join(statuses) if statuses else DASH, numeric=True)
+        statuses = list(dict.fromkeys(failed["status"]))
+        return Entry(", ".join(statuses) if statuses else DASH, why=why, numeric=True)
     measures = [measure, f"{measure}_stderr"]
     summary = summarise(group, ["flow"], measures).iloc[0]
     entry = number(summary[measure], summary[f"{measure}_half_width"], decimals=decimals)
@@ -251,6 +258,7 @@ def quality_entry(group: pd.DataFrame, measure: str, decimals: int, best: bool) 
         bold=best,
         mark=ESTIMATED if group["density_estimated"].any() else "",
         remark=f"{ended}/{tried} {'runs' if several else 'seeds'}" if ended < tried else "",
+        why=why,
     )
 
 

@@ -6,9 +6,15 @@ from benchmarks.report.groups import contestant
 from benchmarks.report.records import Records
 from benchmarks.report.table import Entry, Section, Table, number
 
-__all__ = ["failures"]
+__all__ = ["failures", "shortened"]
 
 _MESSAGE = 160
+
+
+def shortened(reason: str, most: int) -> str:
+    """A reason on one line of so many letters at most."""
+    line = " ".join(reason.split())
+    return line if len(line) <= most else line[: most - 1].rstrip() + "…"
 
 
 def failures(records: Records) -> list[Table]:
@@ -16,9 +22,7 @@ def failures(records: Records) -> list[Table]:
     bad = records.cells[records.cells["status"] != "ok"]
     rows = []
     for _, cell in bad.iterrows():
-        reason = " ".join(str(cell["reason"]).split())
-        if len(reason) > _MESSAGE:
-            reason = reason[: _MESSAGE - 1].rstrip() + "…"
+        reason = shortened(str(cell["reason"]), _MESSAGE)
         rows.append(
             [
                 Entry(contestant(records.short[cell["flow"]], cell["setting_label"])),

@@ -1,5 +1,7 @@
 // Filters the rows of all tables by words, which stand in the address, so that a view can be shared:
-// index.html#tabular&filter=power+maf. Sorting is the library's. Without this all is there to read.
+// index.html#tabular&filter=power+maf. Sorting is the library's. In figures, legend entries show and
+// hide their contestant, and a mark that is pointed at or touched is named. Without this all is there
+// to read, and browsers name marks by their titles.
 "use strict";
 (() => {
   const box = document.getElementById("filter"), told = document.getElementById("told");
@@ -61,6 +63,48 @@
       if (event.key === "Enter" || event.key === " ") { event.preventDefault(); head.click(); }
     });
   }
+  for (const svg of document.querySelectorAll("figure svg")) {
+    const of = (kind, series) => svg.querySelectorAll(`.${kind}[data-series="${series}"]`);
+    const names = new Set(Array.from(svg.querySelectorAll(".series"), (part) => part.dataset.series));
+    for (const series of names) {
+      const entry = of("entry", series);
+      const text = Array.from(entry).find((part) => part.querySelector("text"));
+      if (!text) continue;
+      // What can be used is no picture to a screen reader.
+      svg.setAttribute("role", "group");
+      text.setAttribute("role", "button");
+      text.setAttribute("tabindex", "0");
+      text.setAttribute("aria-pressed", "true");
+      const toggle = () => {
+        const shown = text.getAttribute("aria-pressed") !== "true";
+        text.setAttribute("aria-pressed", String(shown));
+        for (const part of [...entry, ...of("series", series)]) part.classList.toggle("off", !shown);
+      };
+      for (const part of entry) part.addEventListener("click", toggle);
+      text.addEventListener("keydown", (event) => {
+        if (event.key === "Enter" || event.key === " ") { event.preventDefault(); toggle(); }
+      });
+    }
+  }
+
+  // At once and at a touch, where a browser's own would be late or not there.
+  const tip = document.getElementById("tip"), words = new WeakMap();
+  for (const title of document.querySelectorAll("figure svg title")) {
+    words.set(title.parentNode, title.textContent);
+    title.remove();
+  }
+  document.addEventListener("pointerover", (event) => {
+    const text = words.get(event.target);
+    tip.hidden = !text;
+    if (!text) return;
+    tip.textContent = text;
+    const mark = event.target.getBoundingClientRect(), box = tip.getBoundingClientRect();
+    const left = Math.min(mark.right + 8, document.documentElement.clientWidth - box.width - 4);
+    const above = mark.top - box.height - 8;
+    tip.style.left = `${Math.max(4, left)}px`;
+    tip.style.top = `${above > 0 ? above : mark.bottom + 8}px`;
+  });
+
   document.getElementById("tools").hidden = false;
   follow();
 })();

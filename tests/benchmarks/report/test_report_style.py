@@ -20,9 +20,9 @@ from benchmarks.report.style import (
     dashes,
     looks,
     new_figure,
-    save,
     variant_looks,
 )
+from benchmarks.report.svg import save
 from flows import ENTRIES
 
 # Machado, Oliveira and Fernandes 2009, A physiologically-based model for simulation of color vision

@@ -20,7 +20,8 @@ from benchmarks.matrix import load_matrix
 from benchmarks.report import figures, write_report
 from benchmarks.report.figures import Scene
 from benchmarks.report.records import gather
-from benchmarks.report.style import rc, save
+from benchmarks.report.style import rc
+from benchmarks.report.svg import save
 from benchmarks.store import Status, Store
 from benchmarks.studies.toy import between_modes, finding
 
