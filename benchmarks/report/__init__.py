@@ -23,7 +23,7 @@ import matplotlib as mpl
 
 from benchmarks.errors import StoreError
 from benchmarks.report.answer import answer
-from benchmarks.report.figures import Scene
+from benchmarks.report.figures import Drawn, Scene
 from benchmarks.report.page import Part, write_page
 from benchmarks.report.records import Records, gather
 from benchmarks.report.sections import sections_of
@@ -45,6 +45,8 @@ class ReportSummary:
         paths: every file written, the page first.
         notes: what its reader should know: what was left out, and why.
         sections: each study with its records, as the page shows them.
+        sentences: who wins at which cost.
+        picture: what they are about; None where there is nothing to show.
         cells: how many cells it covers.
         without_result: how many of them gave no result.
     """
@@ -52,6 +54,8 @@ class ReportSummary:
     paths: tuple[Path, ...]
     notes: tuple[str, ...]
     sections: tuple[tuple[Study, Records], ...]
+    sentences: tuple[str, ...]
+    picture: Drawn | None
     cells: int
     without_result: int
 
@@ -100,6 +104,8 @@ def write_report(stores: Sequence[Store], out: Path) -> ReportSummary:
         paths=(page, *paths),
         notes=tuple(notes),
         sections=tuple(sections),
+        sentences=sentences,
+        picture=picture,
         cells=len(records.cells),
         without_result=len(records.cells) - len(records.ok),
     )

@@ -21,17 +21,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 
 import datasets
 from benchmarks.errors import StoreError
 from benchmarks.report import ReportSummary
-from benchmarks.report.answer import answer
 from benchmarks.report.groups import contestant, grouped, plain
 from benchmarks.report.records import Records
-from benchmarks.report.style import rc, save
 from benchmarks.report.table import Entry, Section, Table, as_markdown, number
 from benchmarks.report.tables import gaps
 from benchmarks.studies import STUDIES
@@ -50,17 +47,11 @@ class Material:
 
     Attributes:
         summary: of the report of the reference, which has been written.
-        folder: where it has been written.
         root: the checkout.
     """
 
     summary: ReportSummary
-    folder: Path
     root: Path
-
-    def of(self, study: str) -> Records | None:
-        """The records of a study; None if there are none."""
-        return next((part for known, part in self.summary.sections if known.name == study), None)
 
     @cached_property
     def cells(self) -> pd.DataFrame:
@@ -107,13 +98,9 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[Entry]]) -> str:
 
 def _answer(material: Material) -> str:
     """Who wins at which cost: the first screen of the page."""
-    sentences, drawn = answer(material.summary.sections)
-    text = " ".join(sentences)
-    if drawn is None:
+    text = " ".join(material.summary.sentences)
+    if (drawn := material.summary.picture) is None:
         return text
-    if not (material.folder / "figures" / f"{drawn.name}.svg").is_file():
-        with mpl.rc_context(rc()):
-            save(drawn.figure, material.folder / "figures", drawn.name)
     return f"{text}\n\n![{drawn.title}](results/report/figures/{drawn.name}.svg)"
 
 
@@ -187,17 +174,18 @@ def _speed(material: Material) -> str:
     """How long the fastest library takes, over ours, system by system."""
     rows = []
     links: dict[str, None] = {}
-    for name in ("backends", "libraries"):
-        records = material.of(name)
-        if records is None or "reference" not in records.ok:
+    for study, records in material.summary.sections:
+        if "reference" not in records.ok:
             continue
         cells = records.ok[records.ok["reference"].notna()]
         cells = cells.assign(library=[_library(cell) for _, cell in cells.iterrows()])
-        cells = cells[cells["library"] != ""]
+        cells = cells[cells["library"].astype(bool)]
+        if cells.empty:
+            continue
         cells = cells.assign(system=cells["reference"].str.partition("[")[0])
         place = [column for column in ("device", "machine", "environment.gpu") if column in cells]
         for (system, trained, *_), group in grouped(cells, ["system", "trained", *place]):
-            links[material.table(name, "ratios")] = None
+            links[material.table(study.name, "ratios")] = None
             rows.append(
                 [
                     Entry(system),
@@ -279,7 +267,7 @@ def _runs(material: Material) -> str:
             )
     columns = ["study", "cells that ended well", "hours", "on", "machine", "commit"]
     return _table(columns, rows) + (
-        "\nHours: of all cells, one after the other, with what was measured after training. A plus: "
+        "\nHours: of all cells, one after the other, with what was measured after training. Plus: "
         "the code had changes that were not committed."
     )
 

@@ -89,7 +89,7 @@ class Reference:
     def _make(self, folder: Path) -> tuple[ReportSummary, str]:
         """The report in a folder, and README's text."""
         summary = write_report(self.stores, folder)
-        material = readme.Material(summary, folder, self.root)
+        material = readme.Material(summary, self.root)
         return summary, readme.filled(self._text(), material)
 
     def _text(self) -> str:
@@ -185,8 +185,8 @@ def _same(left: str, right: str) -> bool:
     if not (left and right):
         return False
     # Pictures have six digits after the point, tables nine that count.
-    digits = min(len(text.partition(".")[2]) for text in (left, right))
-    last = 2e-6 if 4 <= digits <= 6 else 0.0
+    fixed = all(re.fullmatch(r"-?\d+\.\d{4,6}", text) for text in (left, right))
+    last = 2e-6 if fixed else 0.0
     return math.isclose(float(left), float(right), rel_tol=1e-6, abs_tol=last)
 
 

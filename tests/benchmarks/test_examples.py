@@ -5,10 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import click
 import pytest
 
-from benchmarks import cli
 from benchmarks.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -35,22 +33,6 @@ def test_contributing_shows_the_files_as_they_are() -> None:
 
 def test_the_flow_is_under_sixty_lines() -> None:
     assert len((EXAMPLES / "sinh_arcsinh.py").read_text().splitlines()) < 60
-
-
-def commands() -> list[list[str]]:
-    """What README's sections on one's own things tell to type, without plugins."""
-    text = (ROOT / "README.md").read_text()
-    section = text.split("### Your own data")[1].split("### From Python")[0]
-    lines = re.findall(r"^ffjord-bench (.*?)(?: +#.*)?$", section, re.MULTILINE)
-    return [re.sub(r" --plugin \S+", "", line).split() for line in lines]
-
-
-@pytest.mark.parametrize("words", commands(), ids=" ".join)
-def test_what_the_readme_tells_to_type_is_understood(words: list[str]) -> None:
-    name, command, rest = cli.cli.resolve_command(click.Context(cli.cli), words)
-    assert name is not None
-    assert command is not None
-    command.make_context(name, rest)
 
 
 @pytest.mark.slow

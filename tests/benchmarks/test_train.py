@@ -3,7 +3,6 @@
 import copy
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -395,17 +394,3 @@ def test_rows_of_ones_own_are_trained_on() -> None:
     assert again.validation_nll_nats < 11
     with pytest.raises(flows.InputError, match=r"rows of shape \(n, 3\), ten or more"):
         train(flow, torch.zeros(50, 2))
-
-
-def test_the_examples_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    text = (Path(__file__).parents[2] / "README.md").read_text()
-    section = text.split("### From Python")[1].split("\n## ")[0]
-    code = "\n".join(block.split("```")[0] for block in section.split("```python")[1:])
-    assert "train(flow" in code
-    code = code.replace("steps=500", "steps=2, batch_size=8, validate_every=2, validation_rows=20")
-    names: dict[str, Any] = {}
-    exec(code.replace('"results/', f'"{Path(__file__).parents[2]}/results/'), names)
-    assert len(names["frame"]) > 10
-    assert not names["flow"].training
-    assert (tmp_path / "mine.pt").exists()
