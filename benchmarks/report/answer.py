@@ -100,8 +100,9 @@ class _Race:
 
     @property
     def seeds(self) -> int:
-        """Of the system that has the fewest."""
-        return min((len(found) for found in self.values[_NLL].values()), default=0)
+        """Of the system that has the fewest, of NLLs or else of costs."""
+        found = next((found for found in self.values.values() if len(found) > 1), {})
+        return min((len(values) for values in found.values()), default=0)
 
     @property
     def worth(self) -> tuple[bool, bool, bool, bool]:
@@ -346,7 +347,7 @@ def _lowest(field: _Field) -> str:
         )
     follower = next(name for name in ranked if name not in best)
     shown = [follower, *([ffjord] if ffjord not in (None, follower, *best) else [])]
-    above = "above" if len(best) == 1 else f"above {first}"
+    above = "above it" if len(best) == 1 else f"above {first}"
     said += "".join(f"; {name} lies {_above(field, str(name))} {above}" for name in shown)
     return f"{said}{_alone(field)}."
 
@@ -418,7 +419,7 @@ def _missing(field: _Field) -> list[str]:
     found = []
     if not field.scored:
         found.append("trained flows (steps above 0)")
-    elif not field.repeated:
+    if not field.repeated:
         found.append("a second seed, for intervals")
     if not field.costs:
         found.append("times (the measures time or work)")

@@ -1,9 +1,9 @@
 """Figures as SVG: small, their points named, their contestants told apart by the page's script.
 
 A mark has a ``<title>``, which browsers show when it is pointed at, without any script: whose it
-is, in which panel, and its values. What is drawn of a contestant, and its entry in the legend, share
-the number in ``data-series``. Whose an artist is follows from what looks promise: no two contestants
-of a figure have the same colour, marker and filling.
+is, in which panel, and its values. What is drawn of a contestant, and its entry in the legend,
+share the number in ``data-series``. Whose an artist is follows from what looks promise: no two
+contestants of a figure have the same colour, marker and filling.
 """
 
 from __future__ import annotations
@@ -82,13 +82,13 @@ class _Mark:
 
 def _marks(figure: Figure) -> dict[str, _Mark]:
     """What is known of the artists of a figure, by the gid that each is given here."""
-    found: dict[str, _Mark] = {}
+    marks: dict[str, _Mark] = {}
 
     def note(artist: Artist, mark: _Mark) -> None:
         # One that has a gid is a frame.
         if artist.get_gid() is None:
-            artist.set_gid(f"{_MARK}{len(found)}")
-            found[str(artist.get_gid())] = mark
+            artist.set_gid(f"{_MARK}{len(marks)}")
+            marks[str(artist.get_gid())] = mark
 
     series: dict[tuple[str, ...], int] = {}
     names: list[str] = []
@@ -104,22 +104,19 @@ def _marks(figure: Figure) -> dict[str, _Mark]:
             note(text, _Mark(number, entry=True))
     for ax in figure.axes:
         drawn = [(line, _number(line, series)) for line in ax.lines]
-        for line, number in drawn:
+        for line, own in drawn:
             if line.get_marker() in _CAPS:
                 continue
-            mark = _Mark(number)
+            mark = _Mark(own)
             if _is_marked(line):
-                mark.points, mark.titles = _points(
-                    ax, line, names[number] if number is not None else ""
-                )
+                whose = names[own] if own is not None else ""
+                mark.points, mark.titles = _points(ax, line, whose)
             note(line, mark)
         owned = [(line, own) for line, own in drawn if own is not None]
         for line in ax.lines:
             if line.get_marker() in _CAPS:
-                note(
-                    line,
-                    _Mark(_owner([np.asarray(line.get_xydata())], _hex(line.get_color()), owned)),
-                )
+                caps = [np.asarray(line.get_xydata())]
+                note(line, _Mark(_owner(caps, _hex(line.get_color()), owned)))
         for artist in ax.collections:
             if isinstance(artist, LineCollection):
                 colours = artist.get_edgecolor()
@@ -131,7 +128,7 @@ def _marks(figure: Figure) -> dict[str, _Mark]:
                 continue
             if len(colours) and pieces:
                 note(artist, _Mark(_owner(pieces, _hex(colours[0]), owned)))
-    return found
+    return marks
 
 
 def _is_marked(line: Line2D) -> bool:
@@ -292,15 +289,11 @@ def _strip(element: ElementTree.Element) -> None:
             kept.append(child)
     element[:] = kept
     # What all marks of a line share is said once.
-    styles = {child.get("style") for child in element if child.tag == f"{{{_SVG}}}use"}
-    if len(styles) == 1 and None not in styles and element.tag == f"{{{_SVG}}}g":
-        if (
-            all(child.tag == f"{{{_SVG}}}use" for child in element)
-            and "style" not in element.attrib
-        ):
-            element.set("style", str(styles.pop()))
-            for child in element:
-                del child.attrib["style"]
+    styles = {child.get("style") for child in element}
+    if len(styles) == 1 and {child.tag for child in element} == {f"{{{_SVG}}}use"}:
+        element.attrib.setdefault("style", str(styles.pop()))
+        for child in element:
+            child.attrib.pop("style", None)
 
 
 def _rename(root: ElementTree.Element, prefix: str) -> None:
