@@ -473,9 +473,7 @@ def _caption(field: _Field) -> str:
     if "train_seconds" in field.costs:
         said += ". Training ran beside other work"
     if field.left_out:
-        said += (
-            f". Not here, for want of a result on all of this: {_some(field.left_out, 'systems')}"
-        )
+        said += f". Without a result on all of this: {_some(field.left_out, 'systems')}"
     if field.others:
         said += f". Other data, each in its section: {_some(field.others, 'data sets')}"
     return f"{said}."
