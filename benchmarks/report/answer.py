@@ -19,7 +19,14 @@ from matplotlib.axes import Axes
 
 from benchmarks.environment import LIBRARIES
 from benchmarks.report.figures import Drawn
-from benchmarks.report.figures.panels import handles, legend, log_axis, panels, within_reach
+from benchmarks.report.figures.panels import (
+    draw_point,
+    handles,
+    legend,
+    log_axis,
+    panels,
+    within_reach,
+)
 from benchmarks.report.figures.trade_offs import with_exact_densities
 from benchmarks.report.findings import in_words
 from benchmarks.report.fronts import draw_front
@@ -93,8 +100,9 @@ class _Race:
 
     @property
     def seeds(self) -> int:
-        """Of the system that has the fewest."""
-        return min((len(found) for found in self.values[_NLL].values()), default=0)
+        """Of the system that has the fewest, of NLLs or else of costs."""
+        found = next((found for found in self.values.values() if len(found) > 1), {})
+        return min((len(values) for values in found.values()), default=0)
 
     @property
     def worth(self) -> tuple[bool, bool, bool, bool]:
@@ -219,7 +227,7 @@ class _Field:
     def ratio(self, cost: str, name: str, other: str) -> Interval:
         """The logarithm of how many times a cost is another's, mean over data sets."""
         logs = [
-            {each: np.log(values) for each, values in race.values[cost].items()}
+            {each: race.values[cost][each].map(math.log) for each in (name, other)}
             for race in self.races
         ]
         return mean_over_strata([_by_seed(each, name, other).tolist() for each in logs])
@@ -334,12 +342,12 @@ def _lowest(field: _Field) -> str:
         said += ", which the seeds do not tell apart" if len(best) > 1 else ""
     else:
         said = (
-            f"Nobody wins yet on {_on(field)}, for want of an interval: of the one seed {first} has "
+            f"Nobody wins yet on {_on(field)}, for want of an interval: of one seed {first} has "
             "the lowest test NLL"
         )
     follower = next(name for name in ranked if name not in best)
     shown = [follower, *([ffjord] if ffjord not in (None, follower, *best) else [])]
-    above = "above" if len(best) == 1 else f"above {first}"
+    above = "above it" if len(best) == 1 else f"above {first}"
     said += "".join(f"; {name} lies {_above(field, str(name))} {above}" for name in shown)
     return f"{said}{_alone(field)}."
 
@@ -354,43 +362,31 @@ def _alone(field: _Field) -> str:
         if len(best) == 1:
             won.setdefault(next(iter(best)), []).append(race.data)
     said = [f"{name} on {_list(won[name])}" for name in field.names if name in won]
-    return (
-        f"; alone the lowest: {', '.join(said)}"
-        if said
-        else "; alone the lowest on one of them: nobody"
-    )
+    return f"; alone the lowest: {', '.join(said)}" if said else "; alone the lowest nowhere"
 
 
 def _times(field: _Field, cost: str, name: str, other: str) -> str:
-    logs = field.ratio(cost, name, other)
-    mean, half = math.exp(logs.mean), math.exp(logs.half_width)
-    if not math.isfinite(half):
-        return f"{mean:.3g}"
-    return f"{mean:.3g} ({mean / half:.3g} to {mean * half:.3g})"
+    mean, low, high = _exp(field.ratio(cost, name, other))
+    return f"{mean:.3g}" + (f" ({low:.3g} to {high:.3g})" if math.isfinite(low) else "")
 
 
 def _price(field: _Field) -> str:
-    """What the lowest, or FFJORD, costs against the cheapest."""
+    """What FFJORD costs, or the lowest, against the cheapest."""
     if not field.costs:
         return "At which cost is not known: no time was measured of these cells."
     whose = _ffjord(field) or (field.by_nll[0] if field.scored else field.names[0])
     said = []
     for cost in field.costs:
-        ranked = field.by_cost(cost)
-        words, _ = _COSTS[cost]
-        if whose not in ranked:
-            continue
-        if whose == ranked[0]:
-            said.append(
-                f"{words} is the quickest of all, that of {ranked[1]} takes "
-                f"{_times(field, cost, ranked[1], whose)} times as long"
-            )
-        else:
+        words, ranked = _COSTS[cost][0], field.by_cost(cost)
+        if whose in ranked[1:]:
             said.append(f"{words} {_times(field, cost, whose, ranked[0])} times {ranked[0]}'s")
+        elif whose in ranked:
+            next_ = _times(field, cost, ranked[1], whose)
+            said.append(f"{words} the least, {ranked[1]}'s being {next_} times it")
     if not said:
-        return f"At which cost {whose} has that is not known: no time of it was measured."
-    over = "" if len(field.races) == 1 else ", geometric means over the data sets"
-    return f"The time that {whose} takes, by the quickest{over}: {'; '.join(said)}."
+        return f"What {whose} costs is not known: no time of it was measured."
+    over = "" if len(field.races) == 1 else " (geometric means over the data sets)"
+    return f"The time that {whose} takes, beside the quickest{over}: {'; '.join(said)}."
 
 
 def _front(field: _Field) -> str:
@@ -399,18 +395,18 @@ def _front(field: _Field) -> str:
     if missing:
         return f"Missing for an answer: {'; '.join(missing)}."
     cost = field.costs[0]
-    _, noun = _COSTS[cost]
     timed = field.by_cost(cost)
-    beaten = {}
+    beaten: dict[str, list[str]] = {}
     for name in timed:
         for other in field.by_nll:
-            if other in timed and other != name and _beats(field, cost, other, name):
-                beaten[name] = other
+            if other in timed and _beats(field, cost, other, name):
+                beaten.setdefault(other, []).append(name)
                 break
-    kept = [name for name in timed if name not in beaten]
-    said = f"Beaten by nobody in NLL and in time of a {noun} at once: {_list(kept)}"
-    lost = ", ".join(f"{name} (by {other})" for name, other in beaten.items())
-    return f"{said}{f'; beaten: {lost}' if lost else ''}."
+    lost = {name for names in beaten.values() for name in names}
+    kept = [name for name in timed if name not in lost]
+    said = f"In NLL and in time of a {_COSTS[cost][1]} at once nobody beats {_list(kept)}"
+    words = [f"{name} beats {_list(names)}" for name, names in beaten.items()]
+    return f"{'; '.join([said, *words])}."
 
 
 def _beats(field: _Field, cost: str, name: str, other: str) -> bool:
@@ -423,7 +419,7 @@ def _missing(field: _Field) -> list[str]:
     found = []
     if not field.scored:
         found.append("trained flows (steps above 0)")
-    elif not field.repeated:
+    if not field.repeated:
         found.append("a second seed, for intervals")
     if not field.costs:
         found.append("times (the measures time or work)")
@@ -464,7 +460,7 @@ def _caption(field: _Field) -> str:
     on = _on(field, [race.dataset for race in field.races])
     said = f"Mean over {on}" if len(field.races) > 1 else f"On {on}"
     if field.scored and field.costs:
-        said = f"Down and to the left is better; grey: what no system's mean beats in both. {said}"
+        said = f"Down and to the left is better; grey: the Pareto front of the means. {said}"
     said += ", of each system the variant that validates best"
     if field.repeated:
         least = min(race.seeds for race in field.races)
@@ -477,9 +473,7 @@ def _caption(field: _Field) -> str:
     if "train_seconds" in field.costs:
         said += ". Training ran beside other work"
     if field.left_out:
-        said += (
-            f". Not here, for want of a result on all of this: {_some(field.left_out, 'systems')}"
-        )
+        said += f". Without a result on all of this: {_some(field.left_out, 'systems')}"
     if field.others:
         said += f". Other data, each in its section: {_some(field.others, 'data sets')}"
     return f"{said}."
@@ -493,25 +487,24 @@ def _against(ax: Axes, field: _Field, cost: str) -> None:
     }
     # Set first: bars are cut at the panel's edge, not the panel made as large as a bar.
     log_axis(ax.xaxis, within_reach([bounds for bounds, _ in found.values()]))
-    for name, ((x, left, right), gap) in found.items():
-        look = looks(field.names)[name]
-        half = np.nan_to_num(gap.half_width)
-        ax.errorbar(
-            x,
-            gap.mean,
-            xerr=[[np.nan_to_num(x - left)], [np.nan_to_num(right - x)]],
-            yerr=half,
-            color=look.colour,
-            marker=look.marker,
-            markerfacecolor=look.face,
-            markersize=6.5 * look.size,
-            elinewidth=0.9,
-            capsize=2,
-            linestyle="none",
-            zorder=3,
-        )
-    draw_front(ax, [x for (x, _, _), _ in found.values()], [gap.mean for _, gap in found.values()])
+    gaps = [gap.mean for _, gap in found.values()]
+    top = _top(gaps)
+    for name, (x, gap) in found.items():
+        y = (gap.mean, gap.mean - gap.half_width, gap.mean + gap.half_width)
+        if gap.mean > top:
+            y = (top, math.nan, math.nan)
+            ax.annotate(f"{gap.mean:.2g}", (x[0], top), xytext=(7, -3), textcoords="offset points")
+        draw_point(ax, x, y, looks(field.names)[name], 6.5)
+    if max(gaps) > top:
+        ax.set_ylim(top=1.08 * top)
+    draw_front(ax, [x[0] for x, _ in found.values()], gaps)
     ax.set_xlabel(f"time of a {_COSTS[cost][1]},\ntimes {cheapest}'s")
+
+
+def _top(gaps: Sequence[float]) -> float:
+    """Up to where an axis goes: one that lies far above all others would press them together."""
+    upper = 4 * float(np.quantile(gaps, 0.75))
+    return upper if max(gaps) > 2 * upper > 0 else max(gaps)
 
 
 def _exp(logs: Interval) -> tuple[float, float, float]:
@@ -531,24 +524,11 @@ def _rows(ax: Axes, field: _Field, kind: str) -> None:
             found.append(_exp(field.ratio(kind, name, ranked[0])))
     if kind != _NLL:
         log_axis(ax.xaxis, within_reach(found))
-    for row, (name, (x, left, right)) in enumerate(zip(ranked, found, strict=True)):
-        look = looks(field.names)[name]
-        ends = [[np.nan_to_num(x - left)], [np.nan_to_num(right - x)]]
-        ax.errorbar(
-            x,
-            row,
-            xerr=ends,
-            color=look.colour,
-            marker=look.marker,
-            markerfacecolor=look.face,
-            markersize=6 * look.size,
-            elinewidth=0.9,
-            capsize=2,
-            linestyle="none",
-        )
+    for row, (name, x) in enumerate(zip(ranked, found, strict=True)):
+        draw_point(ax, x, (row, math.nan, math.nan), looks(field.names)[name], 6)
     ax.set_yticks(range(len(ranked)), ranked)
     ax.set_ylim(len(ranked) - 0.5, -0.5)
     if kind == _NLL:
         ax.set_xlabel("test NLL above the lowest [nats/dim]")
     else:
-        ax.set_xlabel(f"time of a {_COSTS[kind][1]}, times {ranked[0]}'s")
+        ax.set_xlabel(f"time of a {_COSTS[kind][1]},\ntimes {ranked[0]}'s")

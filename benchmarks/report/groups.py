@@ -98,8 +98,10 @@ def values_by_seed(cells: pd.DataFrame, measure: str) -> pd.Series[float]:
     seeds, splits = (cells[name].to_numpy()[counts] for name in ("seed", "split"))
     if len(set(splits)) < 2 and len(set(seeds)) == len(seeds):
         # As below and a tenth of the time: tables ask this for each of their entries.
-        whole = pd.Series(values[counts], pd.Index(seeds, name="seed"), name=measure)
-        return whole.sort_index()
+        whole: pd.Series[float] = pd.Series(
+            values[counts], pd.Index(seeds, name="seed"), name=measure
+        ).sort_index()
+        return whole
     # Few of the columns, of which there are hundreds: rows of all would be copied.
     good = cells.loc[counts, ["split", "seed", measure]]
     if good["split"].nunique() < 2:

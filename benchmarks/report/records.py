@@ -167,7 +167,7 @@ def gather(stores: Sequence[Store], *, stale: bool = False) -> Records:
         names = ("seed", "setting", "setting_label", "rule", "trained", "form", "tuned", "split")
         empty = pd.DataFrame(columns=[*_TEXT, *names, "machine", *_numbers(), *_flags()])
         return Records(empty, (), (), {}, {}, empty, notes)
-    # In one piece: what many concatenated columns are scattered over slows what comes.
+    # In one piece before more columns come: pandas says so where it is in many.
     cells = pd.concat(frames, ignore_index=True).copy()
     whole = len(cells)
     cells = cells.sort_values("status", key=lambda status: status != "ok", kind="stable")

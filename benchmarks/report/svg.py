@@ -1,9 +1,9 @@
 """Figures as SVG: small, their points named, their contestants told apart by the page's script.
 
-A mark has a ``<title>``, which browsers show when it is pointed at, without any script: whose it is, in
-which panel, and its values. What is drawn of a contestant, and its entry in the legend, share the number
-in ``data-series``. Whose an artist is follows from what looks promise: no two contestants of a figure
-have the same colour, marker and filling.
+A mark has a ``<title>``, which browsers show when it is pointed at, without any script: whose it
+is, in which panel, and its values. What is drawn of a contestant, and its entry in the legend,
+share the number in ``data-series``. Whose an artist is follows from what looks promise: no two
+contestants of a figure have the same colour, marker and filling.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -32,6 +33,9 @@ __all__ = ["DPI", "frame_id", "save"]
 
 DPI = 100
 """Resolution of what a figure holds as an image: densities, clouds of points."""
+
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def save(figure: Figure, folder: Path, name: str) -> Path:
@@ -72,23 +76,24 @@ class _Mark:
 
     series: int | None
     entry: bool = False
-    points: np.ndarray = field(default_factory=lambda: np.empty((0, 2)))
+    points: Floats = field(default_factory=lambda: np.empty((0, 2)))
     titles: Sequence[str] = ()
 
 
 def _marks(figure: Figure) -> dict[str, _Mark]:
     """What is known of the artists of a figure, by the gid that each is given here."""
-    found: dict[str, _Mark] = {}
+    marks: dict[str, _Mark] = {}
 
     def note(artist: Artist, mark: _Mark) -> None:
         # One that has a gid is a frame.
         if artist.get_gid() is None:
-            artist.set_gid(f"{_MARK}{len(found)}")
-            found[str(artist.get_gid())] = mark
+            artist.set_gid(f"{_MARK}{len(marks)}")
+            marks[str(artist.get_gid())] = mark
 
     series: dict[tuple[str, ...], int] = {}
     names: list[str] = []
-    for legend in (*figure.legends, *(ax.get_legend() for ax in figure.axes if ax.get_legend())):
+    inside = [found for ax in figure.axes if (found := ax.get_legend()) is not None]
+    for legend in (*figure.legends, *inside):
         for handle, text in zip(legend.legend_handles, legend.get_texts(), strict=True):
             if not isinstance(handle, Line2D):
                 continue
@@ -99,22 +104,19 @@ def _marks(figure: Figure) -> dict[str, _Mark]:
             note(text, _Mark(number, entry=True))
     for ax in figure.axes:
         drawn = [(line, _number(line, series)) for line in ax.lines]
-        for line, number in drawn:
+        for line, own in drawn:
             if line.get_marker() in _CAPS:
                 continue
-            mark = _Mark(number)
+            mark = _Mark(own)
             if _is_marked(line):
-                mark.points, mark.titles = _points(
-                    ax, line, names[number] if number is not None else ""
-                )
+                whose = names[own] if own is not None else ""
+                mark.points, mark.titles = _points(ax, line, whose)
             note(line, mark)
-        owned = [(line, number) for line, number in drawn if number is not None]
+        owned = [(line, own) for line, own in drawn if own is not None]
         for line in ax.lines:
             if line.get_marker() in _CAPS:
-                note(
-                    line,
-                    _Mark(_owner([np.asarray(line.get_xydata())], to_hex(line.get_color()), owned)),
-                )
+                caps = [np.asarray(line.get_xydata())]
+                note(line, _Mark(_owner(caps, _hex(line.get_color()), owned)))
         for artist in ax.collections:
             if isinstance(artist, LineCollection):
                 colours = artist.get_edgecolor()
@@ -125,20 +127,25 @@ def _marks(figure: Figure) -> dict[str, _Mark]:
             else:
                 continue
             if len(colours) and pieces:
-                note(artist, _Mark(_owner(pieces, to_hex(colours[0]), owned)))
-    return found
+                note(artist, _Mark(_owner(pieces, _hex(colours[0]), owned)))
+    return marks
 
 
 def _is_marked(line: Line2D) -> bool:
     return line.get_marker() not in ("None", "none", "", " ", None, *_CAPS)
 
 
+def _hex(colour: Any) -> str:
+    """A colour in whichever form matplotlib hands it out."""
+    return to_hex(colour)
+
+
 def _look(line: Line2D) -> tuple[str, ...]:
-    """What tells contestants apart: colour, marker and filling; of a line without marks its dashes."""
-    colour = to_hex(line.get_color())
+    """What tells contestants apart: colour, marker and filling; without a marker the dashes."""
+    colour = _hex(line.get_color())
     if _is_marked(line):
-        return colour, repr(line.get_marker()), to_hex(line.get_markerfacecolor())
-    return colour, repr(line._unscaled_dash_pattern)
+        return colour, repr(line.get_marker()), _hex(line.get_markerfacecolor())
+    return colour, str(line.get_linestyle())
 
 
 def _number(line: Line2D, series: Mapping[tuple[str, ...], int]) -> int | None:
@@ -151,12 +158,12 @@ def _number(line: Line2D, series: Mapping[tuple[str, ...], int]) -> int | None:
 
 
 def _owner(
-    pieces: Sequence[np.ndarray], colour: str, owned: Sequence[tuple[Line2D, int]]
+    pieces: Sequence[Floats], colour: str, owned: Sequence[tuple[Line2D, int]]
 ) -> int | None:
-    """Whose intervals these are: of the lines of that colour the one with the most points in them."""
+    """Whose intervals these are: of that colour's lines the one with the most points in them."""
     counts: dict[int, int] = {}
     for line, number in owned:
-        if to_hex(line.get_color()) == colour:
+        if _hex(line.get_color()) == colour:
             points = np.asarray(line.get_xydata(), dtype=float)
             boxes = [(piece.min(0) - 1e-9, piece.max(0) + 1e-9) for piece in pieces if len(piece)]
             held = sum(
@@ -166,7 +173,7 @@ def _owner(
     return max(counts, key=lambda number: counts[number]) if counts else None
 
 
-def _points(ax: Axes, line: Line2D, name: str) -> tuple[np.ndarray, list[str]]:
+def _points(ax: Axes, line: Line2D, name: str) -> tuple[Floats, list[str]]:
     points = np.asarray(line.get_xydata(), dtype=float)
     if len(points) > _MOST_POINTS:
         return np.empty((0, 2)), []
@@ -236,7 +243,7 @@ def _small(svg: str, marks: Mapping[str, _Mark], name: str) -> str:
     return text.replace(" />", "/>")
 
 
-def _name(group: ElementTree.Element, points: np.ndarray, titles: Sequence[str]) -> None:
+def _name(group: ElementTree.Element, points: Floats, titles: Sequence[str]) -> None:
     """Give each mark its title, by its place: those outside of the panel are not drawn."""
     for use in group.iter(f"{{{_SVG}}}use"):
         place = np.array([float(use.get("x", 0)), float(use.get("y", 0))])
@@ -281,6 +288,12 @@ def _strip(element: ElementTree.Element) -> None:
         else:
             kept.append(child)
     element[:] = kept
+    # What all marks of a line share is said once.
+    styles = {child.get("style") for child in element}
+    if len(styles) == 1 and {child.tag for child in element} == {f"{{{_SVG}}}use"}:
+        element.attrib.setdefault("style", str(styles.pop()))
+        for child in element:
+            child.attrib.pop("style", None)
 
 
 def _rename(root: ElementTree.Element, prefix: str) -> None:

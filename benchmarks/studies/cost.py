@@ -16,6 +16,7 @@ from benchmarks.report.figures import Drawn, Scene
 from benchmarks.report.figures.against import bars
 from benchmarks.report.figures.panels import (
     centre_and_bounds,
+    draw_point,
     file_name,
     handles,
     legend,
@@ -411,21 +412,8 @@ def _panel(ax: Axes, scene: Scene, cells: pd.DataFrame, cost: str) -> bool:
     room = 0.12 * max(high - low, 1e-3)
     ax.set_ylim(low - room, high + room)
     log_axis(ax.xaxis, costs)
-    # seaborn has no intervals in two directions at once.
-    for name, (middle, left, right), (mean, lower, upper) in points:
-        look = scene.looks[name]
-        ax.errorbar(
-            middle,
-            mean,
-            xerr=[[middle - left], [right - middle]],
-            yerr=[[mean - lower], [upper - mean]],
-            color=look.colour,
-            marker=look.marker,
-            markerfacecolor=look.face,
-            markersize=5 * look.size,
-            elinewidth=0.8,
-            linestyle="none",
-        )
+    for name, spent, nll in points:
+        draw_point(ax, spent, nll, scene.looks[name], 5)
     draw_front(ax, costs, means)
     return max(means) > high + room
 

@@ -254,15 +254,14 @@ def nfe_against_loss(scene: Scene) -> Iterable[Drawn]:
                 legend=False,
             )
             last = curve[curve["step"] == curve["step"].max()]
-            sns.scatterplot(
-                data=last,
-                x="nfe",
-                y="loss",
-                ax=ax,
+            ax.plot(
+                last["nfe"],
+                last["loss"],
+                linestyle="none",
                 color=look.colour,
                 marker=look.marker,
-                s=60 * look.size**2,
-                legend=False,
+                markersize=7.7 * look.size,
+                markerfacecolor=look.face,
             )
             ends.append(curve.groupby("step")["loss"].mean())
         frame(ax, ends, math.nan, math.nan)

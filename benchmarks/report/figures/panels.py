@@ -22,6 +22,7 @@ __all__ = [
     "centre_and_bounds",
     "draw_line",
     "draw_marks",
+    "draw_point",
     "file_name",
     "handles",
     "legend",
@@ -192,6 +193,29 @@ def draw_marks(ax: Axes, points: pd.DataFrame, x: str, y: str, look: Look) -> No
         legend=False,
         linestyle="none",
         **_marked(look, 4.5),
+    )
+
+
+def draw_point(ax: Axes, x: Bounds, y: Bounds, look: Look, size: float = 4.5) -> None:
+    """A contestant's mark with its intervals in both directions, which seaborn has not.
+
+    Args:
+        ax: the panel.
+        x: centre and ends; NaN for no interval.
+        y: likewise.
+        look: of the contestant.
+        size: of the mark, in points.
+    """
+    ax.errorbar(
+        x[0],
+        y[0],
+        xerr=[[x[0] - x[1]], [x[2] - x[0]]],
+        yerr=[[y[0] - y[1]], [y[2] - y[0]]],
+        elinewidth=0.9,
+        capsize=2,
+        linestyle="none",
+        zorder=3,
+        **_marked(look, size),
     )
 
 

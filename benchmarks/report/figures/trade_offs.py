@@ -6,14 +6,13 @@ import math
 from collections.abc import Iterable
 
 import pandas as pd
-import seaborn as sns
-from matplotlib.collections import PathCollection
 
 from benchmarks import measures
 from benchmarks.measures import Column
 from benchmarks.report.figures.panels import (
     LOG_INTERVAL,
     centre_and_bounds,
+    draw_point,
     handles,
     legend,
     log_axis,
@@ -31,8 +30,6 @@ _COSTS = (
     ("log_prob_seconds", "quality-against-density-cost"),
     ("sample_seconds", "quality-against-sampling-cost"),
 )
-# Of a marker, in square points.
-_AREA = 34.0
 _EXACT = "log_prob_exact_seconds"
 
 
@@ -101,44 +98,12 @@ def _figure(scene: Scene, cells: pd.DataFrame, cost: Column, files: str, said: s
         image = within["bits_per_dim"].notna().all()
         measure = measures.column("bits_per_dim" if image else "nll_nats")
         data = replicates(within, ["contestant"], [measure.name, cost.name])
-        means, reach = [], []
+        reach = []
         for (contestant,), group in grouped(data, ["contestant"]):
-            quality, low, high = centre_and_bounds(group[measure.name])
-            time, left, right = log_centre_and_bounds(group[cost.name].dropna() * cost.factor)
-            reach.append((time, left, right))
-            # seaborn has no intervals in two directions at once.
-            ax.errorbar(
-                time,
-                quality,
-                xerr=[[time - left], [right - time]],
-                yerr=[[quality - low], [high - quality]],
-                color=scene.looks[contestant].colour,
-                elinewidth=0.9,
-                capsize=2,
-                linestyle="none",
-            )
-            means.append({"contestant": contestant, "time": time, "quality": quality})
-        points = pd.DataFrame(means)
-        looks = [scene.looks[contestant] for contestant in points["contestant"]]
-        sns.scatterplot(
-            data=points,
-            x="time",
-            y="quality",
-            hue="contestant",
-            style="contestant",
-            palette={name: scene.looks[name].colour for name in points["contestant"]},
-            markers={name: scene.looks[name].marker for name in points["contestant"]},
-            linewidth=1.0,
-            zorder=3,
-            legend=False,
-            ax=ax,
-        )
-        # What seaborn has no word for: that some markers are white inside, or drawn too small.
-        marks = ax.collections[-1]
-        assert isinstance(marks, PathCollection)
-        marks.set_edgecolor([look.colour for look in looks])
-        marks.set_facecolor([look.face for look in looks])
-        marks.set_sizes([_AREA * look.size**2 for look in looks])
+            time = log_centre_and_bounds(group[cost.name].dropna() * cost.factor)
+            reach.append(time)
+            look = scene.looks[contestant]
+            draw_point(ax, time, centre_and_bounds(group[measure.name]), look, 5.5)
         log_axis(ax.xaxis, within_reach(reach))
         ax.margins(y=0.15)
         ax.set_title(dataset)

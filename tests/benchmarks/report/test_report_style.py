@@ -15,6 +15,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.markers import MarkerStyle
 from PIL import Image
 
+from benchmarks.report.figures.panels import draw_point, handles, legend, panels
 from benchmarks.report.style import (
     SYSTEM_COLOURS,
     dashes,
@@ -152,3 +153,31 @@ def test_images_keep_their_colours_in_a_palette(tmp_path: Path) -> None:
     assert gap.max() < 24
     alpha = np.asarray(found[1].convert("RGBA"))[..., 3]
     assert np.array_equal(alpha > 0, dots[..., 3] > 0)
+
+
+def test_marks_are_named_and_contestants_told_apart_with_their_intervals(tmp_path: Path) -> None:
+    names = ["maf", "maf[layers=2]"]
+    found = variant_looks({"maf": names})
+    figure, (ax,) = panels(1)
+    ax.set_title("power")
+    ax.set_xlabel("steps")
+    ax.set_ylabel("NLL [nats]")
+    # One colour: whose an interval is follows from where it lies.
+    for name, x in zip(names, (1.0, 2.0), strict=True):
+        draw_point(ax, (x, x - 0.1, x + 0.1), (-x, -x - 0.2, -x + 0.2), found[name])
+    # Outside of the picture: not drawn, and no other mark's name.
+    ax.plot([500.0, 1.5], [0.0, 0.0], color="#000000", marker="s", linestyle="none")
+    ax.set_xlim(0, 3)
+    legend(figure, handles(found, line=False))
+    svg = save(figure, tmp_path, "points").read_text()
+    titles = re.findall(r"<use [^>]*><title>(.*?)</title>", svg, re.DOTALL)
+    assert titles == [
+        "maf: power\nsteps = 1\nNLL [nats] = \u22121",
+        "maf[layers=2]: power\nsteps = 2\nNLL [nats] = \u22122",
+        "power\nsteps = 1.5\nNLL [nats] = 0",
+    ]
+    for number in ("0", "1"):
+        # A mark, two intervals, and their four caps in two artists each.
+        assert svg.count(f'class="series" data-series="{number}"') == 7
+        assert svg.count(f'class="entry" data-series="{number}"') == 2
+    assert ">maf[layers=2]</text>" in svg

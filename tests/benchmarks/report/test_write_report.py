@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import html.parser
+import json
 import math
 import re
 import shutil
@@ -19,7 +20,7 @@ from benchmarks.errors import StoreError
 from benchmarks.report import ReportSummary, tables, write_report
 from benchmarks.report.groups import summarise
 from benchmarks.report.records import gather
-from benchmarks.report.table import as_markdown
+from benchmarks.report.table import as_html, as_markdown
 from benchmarks.store import Record, Store
 
 T_2 = 4.302652729911275  # Student's t, two-sided 95 %, 2 degrees of freedom.
@@ -403,7 +404,10 @@ const lost = [...document.querySelectorAll(".scroll")].filter(
   (box) => box.scrollWidth > box.clientWidth + 1 && getComputedStyle(box).overflowX !== "auto");
 const cut = [...document.querySelectorAll("td, th")].filter(
   (cell) => cell.scrollWidth > cell.clientWidth + 1);
-const found = [document.scrollingElement.scrollWidth, lost.length, cut.length];
+const box = document.getElementById("filter").getBoundingClientRect();
+const away = getComputedStyle(document.querySelector("nav")).display !== "none"
+  && !(box.width > 60 && box.left >= 0 && box.right <= innerWidth);
+const found = [document.scrollingElement.scrollWidth, lost.length, cut.length + away];
 parent.document.body.dataset.found = found;
 </script></body>"""
 
@@ -428,7 +432,8 @@ def test_tables_are_whole_on_every_medium(
     command += ["--dump-dom", (tmp_path / "page.html").as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     (found,) = re.findall(r'data-found="(\d+),(\d+),(\d+)"', done.stdout)
-    # The page itself never moves sideways; what is wider than it scrolls in a box of its own.
+    # The page itself never moves sideways; what is wider than it scrolls in a box of its own. No
+    # cell is cut, and the filter is within sight.
     assert tuple(map(int, found)) == (width, 0, 0)
 
 
@@ -490,6 +495,52 @@ def test_a_click_on_a_heading_sorts_each_section_by_its_numbers(
         column = [float(value) for value in first if value]
         assert column == sorted(column, reverse=True)
     assert any(body.count("<tr") > 1 for body in bodies)
+
+
+USE = """<script>
+const svg = document.querySelector("#answer svg");
+const text = svg.querySelector('[role="button"]'), series = text.dataset.series;
+const parts = [...svg.querySelectorAll(`.series[data-series="${series}"]`)];
+const seen = () => parts.filter((part) => getComputedStyle(part).visibility === "visible").length;
+const mark = parts.map((part) => part.querySelector("use")).find(Boolean);
+const tip = document.getElementById("tip"), found = [parts.length, seen(), tip.hidden];
+mark.dispatchEvent(new PointerEvent("pointerover", { bubbles: true }));
+found.push(tip.hidden, tip.textContent);
+document.body.dispatchEvent(new PointerEvent("pointerover", { bubbles: true }));
+found.push(tip.hidden);
+text.focus();
+text.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", bubbles: true }));
+found.push(document.activeElement === text, text.getAttribute("aria-pressed"), seen());
+svg.querySelector(`.entry[data-series="${series}"]`).dispatchEvent(
+  new MouseEvent("click", { bubbles: true }));
+found.push(text.getAttribute("aria-pressed"), seen(), svg.getAttribute("role"));
+document.body.dataset.used = JSON.stringify(found);
+</script></body>"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_a_mark_is_named_and_a_legend_entry_hides_its_contestant(
+    written: tuple[Store, Path, ReportSummary], tmp_path: Path
+) -> None:
+    page = (written[1] / "index.html").read_text().replace("</body>", USE)
+    (used,) = re.findall(r'data-used="([^"]*)"', dumped(page, tmp_path))
+    parts, before, still, hidden, named, again, *toggled = json.loads(html.unescape(used))
+    assert parts == before > 3
+    assert (still, hidden, again) == (True, False, True)
+    assert re.match(r"ffjord\ntime of a training step, times \w+'s = [\d.]+\ntest NLL", named)
+    assert toggled == [True, "false", 0, "true", parts, "group"]
+
+
+def test_a_failed_cell_is_grey_and_says_why(tmp_path: Path) -> None:
+    records = [
+        *scores("maf", 1.0, 1.1),
+        make_record("glow", status="diverged", reason="the loss was NaN at step 7"),
+    ]
+    (table,) = tables.comparison(gather([store_of(tmp_path, *records)]))
+    page = as_html(table)
+    (cell,) = re.findall(r'<td class="number failed" data-sort="">(.*?)</td>', page)
+    assert cell == 'diverged <span class="why">the loss was NaN at step 7</span>'
 
 
 @pytest.mark.slow
