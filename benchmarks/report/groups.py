@@ -98,16 +98,16 @@ def values_by_seed(cells: pd.DataFrame, measure: str) -> pd.Series[float]:
     seeds, splits = (cells[name].to_numpy()[counts] for name in ("seed", "split"))
     if len(set(splits)) < 2 and len(set(seeds)) == len(seeds):
         # As below and a tenth of the time: tables ask this for each of their entries.
-        whole: pd.Series[float] = pd.Series(
-            values[counts], pd.Index(seeds, name="seed"), name=measure
-        ).sort_index()
-        return whole
+        whole = pd.Series(values[counts], pd.Index(seeds, name="seed"), name=measure)
+        return whole.sort_index()
     # Few of the columns, of which there are hundreds: rows of all would be copied.
     good = cells.loc[counts, ["split", "seed", measure]]
     if good["split"].nunique() < 2:
         found: pd.Series[float] = good.groupby("seed")[measure].mean()
         return found
-    by_split = good.groupby(["split", "seed"])[measure].mean().groupby("split").mean()
+    by_split: pd.Series[float] = (
+        good.groupby(["split", "seed"])[measure].mean().groupby("split").mean()
+    )
     return by_split.rename(lambda number: f"split {number}")
 
 
