@@ -146,7 +146,7 @@ def text_differences(old: str, new: str) -> list[str]:
 
 # Names that matplotlib makes by hashing what they name.
 _ID = re.compile(r'(?<=[-"#])[A-Za-z][0-9a-f]{10}(?=["\')])')
-_IMAGE = re.compile(r"data:image/png;base64,\s*([A-Za-z0-9+/=\s]+)")
+_IMAGE = re.compile(r"data:image/(?:png|webp);base64,\s*([A-Za-z0-9+/=\s]+)")
 _NUMBER = re.compile(r"(-?\d+(?:\.\d+)?(?:e[-+]?\d+)?)")
 
 

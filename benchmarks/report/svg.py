@@ -115,7 +115,7 @@ def _marks(figure: Figure) -> dict[str, _Mark]:
         owned = [(line, own) for line, own in drawn if own is not None]
         for line in ax.lines:
             if line.get_marker() in _CAPS:
-                caps = [np.asarray(line.get_xydata())]
+                caps = list(np.asarray(line.get_xydata(), dtype=float)[:, None])
                 note(line, _Mark(_owner(caps, _hex(line.get_color()), owned)))
         for artist in ax.collections:
             if isinstance(artist, LineCollection):
@@ -160,16 +160,24 @@ def _number(line: Line2D, series: Mapping[tuple[str, ...], int]) -> int | None:
 def _owner(
     pieces: Sequence[Floats], colour: str, owned: Sequence[tuple[Line2D, int]]
 ) -> int | None:
-    """Whose intervals these are: of that colour's lines the one with the most points in them."""
+    """Whose intervals these are: of that colour's lines the one with the most points in them.
+
+    A point is in an interval or a band that goes around it, and in a cap that lies straight beside
+    or above it.
+    """
     counts: dict[int, int] = {}
     for line, number in owned:
-        if _hex(line.get_color()) == colour:
-            points = np.asarray(line.get_xydata(), dtype=float)
-            boxes = [(piece.min(0) - 1e-9, piece.max(0) + 1e-9) for piece in pieces if len(piece)]
-            held = sum(
-                bool(((points >= low) & (points <= high)).all(1).any()) for low, high in boxes
-            )
-            counts[number] = counts.get(number, 0) + held
+        if _hex(line.get_color()) != colour:
+            continue
+        points = np.asarray(line.get_xydata(), dtype=float)
+        counts.setdefault(number, 0)
+        for piece in pieces:
+            if len(piece) == 1:
+                held = np.isclose(points, piece, rtol=1e-9, atol=0).any()
+            else:
+                low, high = piece.min(0) - 1e-9, piece.max(0) + 1e-9
+                held = ((points >= low) & (points <= high)).all(1).any()
+            counts[number] += bool(held)
     return max(counts, key=lambda number: counts[number]) if counts else None
 
 
