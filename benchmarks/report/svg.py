@@ -258,6 +258,7 @@ def _name(group: ElementTree.Element, points: Floats, titles: Sequence[str]) -> 
         far = np.abs(points - place).max(1)
         nearest = int(np.nanargmin(far)) if np.isfinite(far).any() else -1
         if nearest >= 0 and far[nearest] < _NEAR:
+            use.set("class", "named")
             ElementTree.SubElement(use, f"{{{_SVG}}}title").text = titles[nearest]
 
 
