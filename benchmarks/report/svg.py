@@ -126,6 +126,8 @@ def _marks(figure: Figure) -> dict[str, _Mark]:
                 pieces = [np.asarray(piece.vertices) for piece in artist.get_paths()]
             else:
                 continue
+            # Of a single seed there is none.
+            pieces = [piece for piece in pieces if len(piece)]
             if len(colours) and pieces:
                 note(artist, _Mark(_owner(pieces, _hex(colours[0]), owned)))
     return marks

@@ -502,7 +502,7 @@ const svg = document.querySelector("#answer svg");
 const text = svg.querySelector('[role="button"]'), series = text.dataset.series;
 const parts = [...svg.querySelectorAll(`.series[data-series="${series}"]`)];
 const seen = () => parts.filter((part) => getComputedStyle(part).visibility === "visible").length;
-svg.scrollIntoView();
+svg.scrollIntoView({ behavior: "instant", block: "center", inline: "start" });
 const mark = svg.querySelector(`.series[data-series="${series}"] .named`);
 const place = mark.getBoundingClientRect();
 const hit = document.elementFromPoint(
