@@ -126,6 +126,8 @@ def _marks(figure: Figure) -> dict[str, _Mark]:
                 pieces = [np.asarray(piece.vertices) for piece in artist.get_paths()]
             else:
                 continue
+            # Of a single seed there is none.
+            pieces = [piece for piece in pieces if len(piece)]
             if len(colours) and pieces:
                 note(artist, _Mark(_owner(pieces, _hex(colours[0]), owned)))
     return marks
@@ -258,6 +260,7 @@ def _name(group: ElementTree.Element, points: Floats, titles: Sequence[str]) -> 
         far = np.abs(points - place).max(1)
         nearest = int(np.nanargmin(far)) if np.isfinite(far).any() else -1
         if nearest >= 0 and far[nearest] < _NEAR:
+            use.set("class", "named")
             ElementTree.SubElement(use, f"{{{_SVG}}}title").text = titles[nearest]
 
 

@@ -168,6 +168,7 @@ def test_marks_are_named_and_contestants_told_apart_with_their_intervals(tmp_pat
         draw_point(ax, (x, x - 0.1, x + 0.1), (-x, -x - 0.2, -x + 0.2), found[name])
     # Outside of the picture: not drawn, and no other mark's name.
     ax.plot([500.0, 1.5], [0.0, 0.0], color="#000000", marker="s", linestyle="none")
+    ax.fill_between([1.0, 2.0], [np.nan, np.nan], [np.nan, np.nan], color=found["maf"].colour)
     ax.set_xlim(0, 3)
     legend(figure, handles(found, line=False))
     with mpl.rc_context(rc()):

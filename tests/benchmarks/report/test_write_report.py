@@ -502,8 +502,13 @@ const svg = document.querySelector("#answer svg");
 const text = svg.querySelector('[role="button"]'), series = text.dataset.series;
 const parts = [...svg.querySelectorAll(`.series[data-series="${series}"]`)];
 const seen = () => parts.filter((part) => getComputedStyle(part).visibility === "visible").length;
-const mark = parts.map((part) => part.querySelector("use")).find(Boolean);
-const tip = document.getElementById("tip"), found = [parts.length, seen(), tip.hidden];
+svg.scrollIntoView({ behavior: "instant", block: "center", inline: "start" });
+const mark = svg.querySelector(`.series[data-series="${series}"] .named`);
+const place = mark.getBoundingClientRect();
+const hit = document.elementFromPoint(
+  (place.left + place.right) / 2, (place.top + place.bottom) / 2);
+const tip = document.getElementById("tip");
+const found = [parts.length, seen(), hit === mark, tip.hidden];
 mark.dispatchEvent(new PointerEvent("pointerover", { bubbles: true }));
 found.push(tip.hidden, tip.textContent);
 document.body.dispatchEvent(new PointerEvent("pointerover", { bubbles: true }));
@@ -525,9 +530,9 @@ def test_a_mark_is_named_and_a_legend_entry_hides_its_contestant(
 ) -> None:
     page = (written[1] / "index.html").read_text().replace("</body>", USE)
     (used,) = re.findall(r'data-used="([^"]*)"', dumped(page, tmp_path))
-    parts, before, still, hidden, named, again, *toggled = json.loads(html.unescape(used))
+    parts, before, hit, still, hidden, named, again, *toggled = json.loads(html.unescape(used))
     assert parts == before > 3
-    assert (still, hidden, again) == (True, False, True)
+    assert (hit, still, hidden, again) == (True, True, False, True)
     assert re.match(r"ffjord\ntime of a training step, times \w+'s = [\d.]+\ntest NLL", named)
     assert toggled == [True, "false", 0, "true", parts, "group"]
 
