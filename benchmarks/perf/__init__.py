@@ -1,1 +1,1 @@
-"""This project's own speed over its commits, by asv: its ``suite``, and a ``plugin`` for asv."""
+"""How fast this project is, over its commits, by asv: the suite, and a plugin for asv."""

@@ -72,7 +72,7 @@ class Repository:
             file.write(code)
 
     def asv(self, *words: str, **variables: str) -> tuple[int, str]:
-        """asv as a user calls it in a checkout that is installed: exit code and output."""
+        """Run asv as a user does in a checkout that is installed: exit code and output."""
         done = subprocess.run(
             [sys.executable, "-m", "asv", *words],
             cwd=self.root,
