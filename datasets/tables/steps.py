@@ -15,6 +15,7 @@ __all__ = [
     "read_csv",
     "split_off",
     "standardise",
+    "standardised_splits",
     "uncorrelated",
 ]
 
@@ -116,6 +117,12 @@ def split_off(rows: Array) -> tuple[Array, Array, Array]:
     test = len(rows) - len(rows) // 10
     train = test - test // 10
     return rows[:train], rows[train:test], rows[test:]
+
+
+def standardised_splits(rows: Array) -> list[Array]:
+    """Those of :func:`split_off`, float32, standardised with training and validation rows."""
+    splits = split_off(rows)
+    return standardise(splits, rows[: len(splits[0]) + len(splits[1])])
 
 
 def uncorrelated(rows: Array, threshold: float = 0.98) -> list[int]:
