@@ -34,7 +34,7 @@ from benchmarks.report.statistics import (
     stratified_bootstrap,
     t_interval,
 )
-from benchmarks.report.table import DASH, Entry, Section, Table, number
+from benchmarks.report.table import Entry, Section, Table, between, number
 from benchmarks.studies.base import Study
 
 # Each contestant's rate is the one of the study quick where it has one.
@@ -153,9 +153,9 @@ class Ranking:
         """The ends of their intervals."""
         return stratified_bootstrap(self.nll, mean_ranks)
 
-    def behind(self, place: int, best: int = 0) -> Interval:
-        """How much NLL a contestant loses to another, mean over data sets, paired by seed."""
-        return t_interval((self.nll[place] - self.nll[best]).mean(axis=1).tolist())
+    def behind(self, place: int) -> Interval:
+        """How much NLL a contestant loses to the first, mean over data sets, paired by seed."""
+        return t_interval((self.nll[place] - self.nll[0]).mean(axis=1).tolist())
 
 
 def mean_ranks(nll: Floats) -> Floats:
@@ -229,10 +229,10 @@ def ranking_table(records: Records) -> list[Table]:
                 [
                     Entry(name),
                     number(ranks[place], decimals=2),
-                    _bounds(low[place], high[place], 2),
+                    between(low[place], high[place], 2),
                     number(behind.mean, behind.half_width, decimals=3),
                     number(gains[place], decimals=3),
-                    _bounds(gain_low[place], gain_high[place], 3),
+                    between(gain_low[place], gain_high[place], 3),
                 ]
             )
             data.append(
@@ -300,13 +300,6 @@ def _company(records: Records) -> list[str]:
         f"Others used the machine in {shared} of {len(timed)} trainings to equal time, which then "
         "were shorter than they seem, and not all alike."
     ]
-
-
-def _bounds(low: float, high: float, decimals: int) -> Entry:
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return Entry(DASH, numeric=True)
-    ends = (number(end, decimals=decimals).text for end in (low, high))
-    return Entry(" to ".join(ends), numeric=True)
 
 
 def front_table(records: Records) -> list[Table]:

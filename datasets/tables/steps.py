@@ -125,20 +125,19 @@ def standardised_splits(rows: Array) -> list[Array]:
     return standardise(splits, rows[: len(splits[0]) + len(splits[1])])
 
 
-def uncorrelated(rows: Array, threshold: float = 0.98) -> list[int]:
+def uncorrelated(rows: Array) -> list[int]:
     """Which columns are left when near copies of others are dropped, one after another.
 
-    As the code published with the MAF paper does it for GAS: while a column correlates by more
-    than the threshold with another, the first such column goes.
+    As the code published with the MAF paper does it for GAS: while a column has a correlation above
+    0.98 with another, the first such column goes.
 
     Args:
         rows: shape ``(n, columns)``.
-        threshold: of Pearson's correlation.
 
     Returns:
         The kept columns, in their order.
     """
-    close = np.corrcoef(rows, rowvar=False) > threshold
+    close = np.corrcoef(rows, rowvar=False) > 0.98
     kept = list(range(rows.shape[1]))
     while True:
         count = close[np.ix_(kept, kept)].sum(axis=1)

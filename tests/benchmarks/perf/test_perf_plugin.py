@@ -76,7 +76,12 @@ class Repository:
         done = subprocess.run(
             [sys.executable, "-m", "asv", *words],
             cwd=self.root,
-            env={**os.environ, "PYTHONPATH": str(self.root), **variables},
+            env={
+                **os.environ,
+                "FFJORD_BENCH_KERNELS": "off",
+                "PYTHONPATH": str(self.root),
+                **variables,
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
