@@ -38,7 +38,13 @@ from benchmarks.report.table import Entry, Section, Table, between, number
 from benchmarks.studies.base import Study
 
 # Each contestant's rate is the one of the study quick where it has one.
-_SMALL = """
+_FEW_FLOWS = """[
+    { name = "ffjord", atol = 1e-4, rtol = 1e-4, budget = { learning_rate = 3e-2 } },
+    { name = ["realnvp", "glow", "nice", "maf"], budget = { learning_rate = 1e-2 } },
+    { name = ["rqnsf-c", "rqnsf-ar"], budget = { learning_rate = 3e-3 } },
+]"""
+_FEW_SETS = '["8gaussians", "checkerboard", { name = "power", rows = 20000, test_rows = 2469 }]'
+_SMALL = f"""
 seeds = [0, 1, 2]
 measures = ["quality", "work"]
 
@@ -50,23 +56,15 @@ validation_rows = 2000
 
 [[study]]
 name = "time"
-flows = [
-    { name = "ffjord", atol = 1e-4, rtol = 1e-4, budget = { learning_rate = 3e-2 } },
-    { name = ["realnvp", "glow", "nice", "maf"], budget = { learning_rate = 1e-2 } },
-    { name = ["rqnsf-c", "rqnsf-ar"], budget = { learning_rate = 3e-3 } },
-]
-datasets = ["8gaussians", "checkerboard", { name = "power", rows = 20000, test_rows = 2469 }]
-budget = { seconds = 7.0 }
+flows = {_FEW_FLOWS}
+datasets = {_FEW_SETS}
+budget = {{ seconds = 7.0 }}
 
 [[study]]
 name = "work"
-flows = [
-    { name = "ffjord", atol = 1e-4, rtol = 1e-4, budget = { learning_rate = 3e-2 } },
-    { name = ["realnvp", "glow", "nice", "maf"], budget = { learning_rate = 1e-2 } },
-    { name = ["rqnsf-c", "rqnsf-ar"], budget = { learning_rate = 3e-3 } },
-]
-datasets = ["8gaussians", "checkerboard", { name = "power", rows = 20000, test_rows = 2469 }]
-budget = { nfe = 5000 }
+flows = {_FEW_FLOWS}
+datasets = {_FEW_SETS}
+budget = {{ nfe = 5000 }}
 """
 
 _FLOWS = """[
