@@ -25,10 +25,6 @@ from benchmarks.allocator import ALLOCATOR
 
 __all__ = ["Checkout", "describe", "load"]
 
-# Commits that are compared get their memory alike.
-for _name, _value in ALLOCATOR.items():
-    os.environ.setdefault(_name, _value)
-
 
 class Checkout(Environment):  # type: ignore[misc]
     """A virtual environment for the running Python, with the checkout of one commit at a time.
@@ -144,7 +140,9 @@ def load(machine_name: str | None = None, **_: object) -> Machine:
     # In a process of its own: this one must not occupy the GPU while others are timed on it.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         facts, Checkout.gpu, products = pool.submit(describe).result()
-    os.environ.setdefault(VARIABLE, products)
+    # Commits that are compared get their memory alike, and multiply by the same library.
+    for name, value in {**ALLOCATOR, VARIABLE: products}.items():
+        os.environ.setdefault(name, value)
     machine = Machine()
     vars(machine).update(facts, machine=machine_name or facts["machine"])
     return machine
