@@ -41,6 +41,7 @@ _MOST_BEND = 2.0
 _LEAST_BENT_MASS = 1e-8
 # The share of the error whose boxes are halved at once.
 _SHARE_HALVED = 0.7
+_MOST_EVALUATIONS = 30_000
 # Times the tolerance, beyond which twice the evaluations are spent.
 _PATIENCE = 5
 # Bounds the boxes of data that repeat.
@@ -204,7 +205,6 @@ def kullback_leibler(
     data: Tensor,
     *,
     tolerance: float = 1e-3,
-    most_evaluations: int = 30_000,
 ) -> Divergence:
     """``KL(truth || model)`` of two densities in the plane, the last millionth left out.
 
@@ -215,9 +215,9 @@ def kullback_leibler(
         truth: points ``(n, 2)`` in float64 to nats ``(n,)``; cheap beside the model.
         model: likewise.
         data: points that follow the truth, shape ``(n, 2)``: where its mass is.
-        tolerance: the bound on the error at which refinement ends, nats.
-        most_evaluations: of the model, past which it ends as well; twice as many where the bound
-            is more than five times the tolerance.
+        tolerance: the bound on the error at which refinement ends, nats. It ends as well past
+            30,000 evaluations of the model, or twice as many where the bound is more than five
+            times the tolerance.
 
     Returns:
         The divergence.
@@ -249,7 +249,7 @@ def kullback_leibler(
 
     # First where the truth alone asks for it, which costs the model nothing.
     boxes = _boxes(*_equal_shares(data, side), truth)
-    while boxes.log_truth.numel() < most_evaluations:
+    while boxes.log_truth.numel() < _MOST_EVALUATIONS:
         bent = boxes.bent
         if not bent.any():
             break
@@ -260,7 +260,7 @@ def kullback_leibler(
     while boxes.integrand.isfinite().all():
         errors = boxes.errors
         error = float(errors.sum())
-        bound = most_evaluations * (2 if error > _PATIENCE * tolerance else 1)
+        bound = _MOST_EVALUATIONS * (2 if error > _PATIENCE * tolerance else 1)
         if error <= tolerance or evaluations >= bound:
             break
         order = errors.argsort(descending=True)

@@ -39,12 +39,11 @@ class SampledConfig(DatasetConfig):
     ``rows``: a smaller number's rows are the first of a larger one's, whatever the order in which
     a density uses its generator. Another ``split`` is another draw of all three from the same
     density: its parameters do not depend on it.
-
-    Attributes:
-        rows: size of the training split, as large as one likes.
     """
 
-    rows: PositiveInt = Field(50_000, description="size of the training split")
+    rows: PositiveInt = Field(
+        50_000, description="size of the training split, as large as one likes"
+    )
 
     @abc.abstractmethod
     def density(self) -> Density:

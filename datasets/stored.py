@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from datasets.base import (
     Array,
@@ -144,19 +145,30 @@ class StoredConfig(DatasetConfig):
         return named_generator(self.source(), *purpose)
 
 
+Alpha = Annotated[
+    float | None,
+    Field(description="of the logit that follows the noise on the levels; none for no logit"),
+]
+"""See :class:`datasets.preprocessing.Dequantize`."""
+
+
 class ImageConfig(StoredConfig):
     """Options of a set of images, stored as the integers 0 to ``levels - 1``.
 
     Attributes:
         levels: number of grey levels, or of those of a colour.
-        alpha: of the logit, see :class:`datasets.preprocessing.Dequantize`; None for none.
     """
 
     kind = "image"
 
     levels: ClassVar[int]
 
-    alpha: float | None = 1e-6
+    alpha: Alpha = 1e-6
+
+    def shuffled(self, images: Array) -> list[Array]:
+        """The splits of images that are published in one array, ``(n, height, width)``."""
+        images = images[self._random("shuffle").permutation(len(images)), None]
+        return np.split(images, np.cumsum(self.split_sizes)[:-1])
 
     def attributes(self) -> dict[str, Any]:
         return {"preprocessing": Dequantize(self.levels, self.alpha), "levels": self.levels}

@@ -121,6 +121,8 @@ def dimension_of(event_shape: Sequence[int]) -> int:
     Raises:
         InputError: for an event shape that is empty or not positive.
     """
+    if isinstance(event_shape, int):
+        raise InputError(f"event_shape is a tuple: write ({event_shape},), not {event_shape}")
     if len(event_shape) == 0 or min(event_shape) < 1:
         raise InputError(f"event_shape must be positive numbers, got {tuple(event_shape)}")
     return math.prod(event_shape)

@@ -20,14 +20,23 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Annotated
 
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from flows.activations import Activation, activation, pure_activation
+from flows.config import Widths
 from flows.dense import dense, dense_stack
 
-__all__ = ["MLP", "Activation", "ResidualNetwork"]
+__all__ = ["MLP", "ConditionerActivation", "ConditionerWidths", "ResidualNetwork"]
+
+# Options, as several systems have them.
+ConditionerWidths = Annotated[
+    Widths, Field(description="widths of each conditioner's hidden layers")
+]
+ConditionerActivation = Annotated[Activation, Field(description="nonlinearity of the conditioners")]
 
 
 class MLP(nn.Module):

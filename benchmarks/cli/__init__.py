@@ -26,7 +26,6 @@ from benchmarks.cli.run import run
 from benchmarks.cli.show import describe, doctor, list_
 from benchmarks.cli.words import NearestGroup, lasting_streams, take_plugins
 from benchmarks.errors import BenchError, Interrupted
-from benchmarks.perf.commands import perf
 from benchmarks.text import printable
 
 __all__ = ["main"]
@@ -98,7 +97,6 @@ for command in (
     describe,
     check,
     doctor,
-    perf,
 ):
     cli.add_command(command)
 take_plugins(cli)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from benchmarks.measures.base import Column, Family
 from benchmarks.measures.closed_form import WIDEST, matrices
 from benchmarks.measures.subject import Subject
-from benchmarks.measures.time import clock
+from benchmarks.measures.time import clock, median_seconds
 from benchmarks.train import evaluation_mode
 from flows.continuous.base import ContinuousFlow
 from flows.continuous.ode.estimators import ESTIMATORS, Estimator, exact_trace
@@ -87,7 +86,7 @@ def measure(subject: Subject) -> dict[str, float]:
             matrix = torch.cat(list(matrices(flow, x, narrow=narrow)))
             like = matrix[:, 0]
             if not narrow:
-                found["trace_exact_seconds"] = _median_seconds(
+                found["trace_exact_seconds"] = _seconds(
                     lambda: exact_trace(flow.vector_jacobians(x, narrow=False), x.flatten(1)),
                     subject.device,
                 )
@@ -99,9 +98,7 @@ def measure(subject: Subject) -> dict[str, float]:
                     run = _Run(flow, x, matrix, narrow, estimate, count, generator)
                     end = f"{prefix}{name}_{count}"
                     found[f"trace_variance_{end}"] = run.variance()
-                    found[f"trace_estimate_seconds_{end}"] = _median_seconds(
-                        run.once, subject.device
-                    )
+                    found[f"trace_estimate_seconds_{end}"] = _seconds(run.once, subject.device)
     return found
 
 
@@ -134,9 +131,9 @@ class _Run:
         return torch.bmm(vectors.transpose(0, 1), self.matrix).transpose(0, 1)
 
 
-def _median_seconds(action: Callable[[], object], device: torch.device) -> float:
+def _seconds(action: Callable[[], object], device: torch.device) -> float:
     clock(action, device)
-    return statistics.median(clock(action, device) for _ in range(REPEATS))
+    return median_seconds(action, device, REPEATS)
 
 
 ENTRIES = [

@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-import statistics
-import time
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,6 +19,7 @@ from torch import Tensor
 
 from benchmarks.measures.base import Column, Family
 from benchmarks.measures.subject import Subject
+from benchmarks.measures.time import median_seconds
 from flows import Flow, FlowError, Meter
 from flows.continuous.base import ContinuousFlow
 
@@ -99,7 +97,9 @@ def measure(subject: Subject) -> dict[str, float]:
             back = one.decode(one.encode(x, exact=True)[0], exact=True)[0]
             return {
                 "nfe": meter.forward,
-                "seconds": _seconds(lambda: one.log_prob(x, exact=True), subject.device),
+                "seconds": median_seconds(
+                    lambda: one.log_prob(x, exact=True), subject.device, REPEATS
+                ),
                 "log_prob_error": float(gap.mean()),
                 "log_prob_error_max": float(gap.max()),
                 "sample_error": float((drawn - samples).square().mean().sqrt()),
@@ -176,20 +176,6 @@ def _mass(flow: Flow, points: Tensor | None, area: float) -> float:
     except FlowError:
         return math.nan
     return float(log_prob.double().exp().sum()) * area
-
-
-def _seconds(action: Callable[[], object], device: torch.device) -> float:
-    """Median of some calls."""
-    readings = []
-    for _ in range(REPEATS):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        start = time.perf_counter()
-        action()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        readings.append(time.perf_counter() - start)
-    return statistics.median(readings)
 
 
 ENTRIES = [

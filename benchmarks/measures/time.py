@@ -189,6 +189,11 @@ def clock(action: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
+def median_seconds(action: Callable[[], object], device: torch.device, repeats: int) -> float:
+    """Median of so many calls, which are to be warmed up."""
+    return statistics.median(clock(action, device) for _ in range(repeats))
+
+
 ENTRIES = [
     Family(
         "time",

@@ -1,4 +1,1 @@
-"""``ffjord-bench perf``: this project's own speed over its commits, by asv.
-
-asv imports ``suite/`` whole and nothing else of this folder; the commands stand around it.
-"""
+"""How fast this project is, over its commits, by asv: the suite, and a plugin for asv."""

@@ -92,20 +92,14 @@ def lowest(records: Records, measure: str = "nll_nats") -> str | None:
     return f"{text[0].upper()}{text[1:]}." if text else None
 
 
-def times_the_reference(
-    records: Records,
-    whose: Callable[[pd.Series[Any]], str],
-    measure: str = "train_step_ratio",
-    words: str = "a training step",
-) -> str | None:
-    """How many times the reference's time contestants take, over the cases that were measured.
+def times_the_reference(records: Records, whose: Callable[[pd.Series[Any]], str]) -> str | None:
+    """How many times the reference's time for a training step contestants take, over all cases.
 
     Args:
         records: of contestants with a reference.
         whose: the contestant that a cell counts for, from its row; empty for none.
-        measure: a ratio to the reference.
-        words: what takes that time.
     """
+    measure = "train_step_ratio"
     cells = records.ok
     cells = cells[cells[measure].notna()]
     if cells.empty:
@@ -118,4 +112,6 @@ def times_the_reference(
     if not cases:
         return None
     found = [f"{name} {ratio_in_words(values, 'cases')}" for name, values in cases.items()]
-    return f"Times as long as the reference for {words}, geometric means: {', '.join(found)}."
+    return (
+        f"Times as long as the reference for a training step, geometric means: {', '.join(found)}."
+    )

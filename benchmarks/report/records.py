@@ -99,6 +99,16 @@ class Records:
         """The cells that ended well."""
         return self.cells[self.cells["status"] == "ok"]
 
+    def arrays_of(
+        self, cells: pd.DataFrame, names: Collection[str]
+    ) -> tuple[pd.Series[Any], dict[str, np.ndarray[Any, Any]]] | None:
+        """The cell of the lowest seed that left all arrays of these names, with its arrays."""
+        for _, cell in cells.sort_values("seed").iterrows():
+            arrays = self.store_of[cell["key"]].arrays(cell["key"])
+            if set(names) <= set(arrays):
+                return cell, arrays
+        return None
+
     def only(self, keys: Collection[str]) -> Records:
         """Some of the cells by themselves: what differs among others is in no label."""
         mine = self.raw["key"].map(lambda key: str(key).partition("@")[0]).isin(list(keys))

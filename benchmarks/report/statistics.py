@@ -58,11 +58,11 @@ class Interval:
         return math.isfinite(self.half_width) and abs(self.mean) > self.half_width
 
 
-def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+def t_interval(values: Sequence[float]) -> Interval:
     """Student's t interval of the mean; values that are not finite are left out.
 
-    Half-width ``t_{(1 + confidence) / 2, n - 1} s / sqrt(n)``, with ``s`` the standard deviation
-    of ``n - 1`` degrees of freedom.
+    Half-width ``t_{(1 + c) / 2, n - 1} s / sqrt(n)``, ``c`` being :data:`CONFIDENCE`, with
+    ``s`` the standard deviation of ``n - 1`` degrees of freedom.
 
     Example:
         >>> interval = t_interval([1.0, 2.0, 3.0])
@@ -80,7 +80,7 @@ def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Inter
     if n == 1:
         return Interval(mean, math.nan, 1)
     scale = float(array.std(ddof=1)) / math.sqrt(n)
-    return Interval(mean, float(stats.t.ppf((1 + confidence) / 2, n - 1)) * scale, n)
+    return Interval(mean, float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * scale, n)
 
 
 def paired_difference(first: pd.Series[float], second: pd.Series[float]) -> Interval:

@@ -24,6 +24,7 @@ __all__ = [
     "as_latex",
     "as_markdown",
     "as_text",
+    "between",
     "number",
     "write",
 ]
@@ -99,12 +100,12 @@ class Table:
     data: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
-def _digits(value: float, decimals: int | None, figures: int) -> int:
+def _digits(value: float, decimals: int | None) -> int:
     if decimals is not None:
         return decimals
     if value == 0:
         return 0
-    return max(0, figures - 1 - math.floor(math.log10(abs(value))))
+    return max(0, 2 - math.floor(math.log10(abs(value))))
 
 
 def number(
@@ -112,15 +113,13 @@ def number(
     half_width: float = math.nan,
     *,
     decimals: int | None = None,
-    figures: int = 3,
 ) -> Entry:
     """A number as an entry.
 
     Args:
         value: NaN gives a dash.
         half_width: of its interval; NaN for none.
-        decimals: digits after the point; None for as many as give ``figures`` significant ones.
-        figures: significant digits where ``decimals`` is None.
+        decimals: digits after the point; None for as many as give three significant ones.
 
     Example:
         >>> number(-0.4567, 0.0123, decimals=3)
@@ -130,7 +129,7 @@ def number(
     """
     if not math.isfinite(value):
         return Entry(DASH, numeric=True)
-    digits = _digits(value, decimals, figures)
+    digits = _digits(value, decimals)
     text = f"{value:,.{digits}f}"
     if float(text.replace(",", "")) == 0:
         text = text.lstrip("-")  # No minus zero.
@@ -139,6 +138,19 @@ def number(
         # Rounded away, but there: one digit of it.
         plus_minus = f"{half_width:.1g}"
     return Entry(text, plus_minus, numeric=True)
+
+
+def between(low: float, high: float, decimals: int | None = None) -> Entry:
+    """The ends of an interval as an entry; a dash where there is none.
+
+    Example:
+        >>> between(0.5, 12.25, decimals=2).text
+        '0.50 to 12.25'
+    """
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return Entry(DASH, numeric=True)
+    words = (number(end, decimals=decimals).text for end in (low, high))
+    return Entry(" to ".join(words), numeric=True)
 
 
 def as_text(row: Sequence[Entry]) -> list[str]:
@@ -154,10 +166,6 @@ def as_text(row: Sequence[Entry]) -> list[str]:
         )
         for entry in row
     ]
-
-
-def _titles(table: Table) -> bool:
-    return any(section.title for section in table.sections)
 
 
 # -- Markdown -----------------------------------------------------------------------------------

@@ -82,33 +82,41 @@ flows = [{ name = "diffrax/ffjord", hidden = [60, 60, 60], blocks = 5, atol = 1e
 datasets = [{ name = "power", rows = 10000 }]
 reference = "ffjord-power"
 budget = { steps = 200, learning_rate = 3e-3 }
-
-# Against diffrax at other sizes of a batch: small ones show what a call costs beside its
-# arithmetic, large ones what the caches hold.
-[[study]]
-name = "toy-64"
-flows = [{ name = "diffrax/ffjord", end_time = 0.5 }]
-datasets = [{ name = "8gaussians", rows = 10000 }]
-reference = { name = "ffjord-toy", trace = "hutchinson" }
-measures = ["work", "time", "ratio"]
-budget = { batch_size = 64, steps = 0 }
-
-[[study]]
-name = "toy-trained-64"
-flows = [{ name = "diffrax/ffjord", end_time = 0.5 }]
-datasets = [{ name = "8gaussians", rows = 10000 }]
-reference = { name = "ffjord-toy", trace = "hutchinson" }
-measures = ["work", "time", "ratio"]
-budget = { batch_size = 64, steps = 200, learning_rate = 1e-2 }
-
-[[study]]
-name = "toy-4096"
-flows = [{ name = "diffrax/ffjord", end_time = 0.5 }]
-datasets = [{ name = "8gaussians", rows = 10000 }]
-reference = { name = "ffjord-toy", trace = "hutchinson" }
-measures = ["work", "time", "ratio"]
-budget = { batch_size = 4096, steps = 0 }
 """
+
+_DIFFRAX = {
+    "toy": """
+flows = [{ name = "diffrax/ffjord", end_time = 0.5 }]
+datasets = [{ name = "8gaussians", rows = 10000 }]
+reference = { name = "ffjord-toy", trace = "hutchinson" }
+""",
+    "power": """
+flows = [{ name = "diffrax/ffjord", hidden = [60, 60, 60], blocks = 5, atol = 1e-8, rtol = 1e-6 }]
+datasets = [{ name = "power", rows = 10000 }]
+reference = "ffjord-power"
+""",
+}
+_RATES = {"toy": 1e-2, "power": 3e-3}
+
+
+def _of_size(data: str, batch: int, trained: bool) -> str:
+    """Against diffrax at another size of a batch.
+
+    Small ones show what a call costs beside its arithmetic, large ones what the caches hold.
+    """
+    how = f"steps = 200, learning_rate = {_RATES[data]}" if trained else "steps = 0"
+    return f"""
+[[study]]
+name = "{data}{"-trained" if trained else ""}-{batch}"
+{_DIFFRAX[data]}
+measures = ["work", "time", "ratio"]
+budget = {{ batch_size = {batch}, {how} }}
+"""
+
+
+_SMALL += "".join(
+    _of_size(*each) for each in (("toy", 64, False), ("toy", 64, True), ("toy", 4096, False))
+)
 
 # What two cores take too long for.
 _MORE = """
@@ -142,47 +150,17 @@ flows = [
 datasets = [{ name = "gaussian", dimension = 43, rows = 5000 }]
 reference = "ffjord-miniboone"
 budget = { steps = 50, learning_rate = 3e-3 }
-
-[[study]]
-name = "power-64"
-flows = [{ name = "diffrax/ffjord", hidden = [60, 60, 60], blocks = 5, atol = 1e-8, rtol = 1e-6 }]
-datasets = [{ name = "power", rows = 10000 }]
-reference = "ffjord-power"
-measures = ["work", "time", "ratio"]
-budget = { batch_size = 64, steps = 0 }
-
-[[study]]
-name = "power-trained-64"
-flows = [{ name = "diffrax/ffjord", hidden = [60, 60, 60], blocks = 5, atol = 1e-8, rtol = 1e-6 }]
-datasets = [{ name = "power", rows = 10000 }]
-reference = "ffjord-power"
-measures = ["work", "time", "ratio"]
-budget = { batch_size = 64, steps = 200, learning_rate = 3e-3 }
-
-[[study]]
-name = "power-4096"
-flows = [{ name = "diffrax/ffjord", hidden = [60, 60, 60], blocks = 5, atol = 1e-8, rtol = 1e-6 }]
-datasets = [{ name = "power", rows = 10000 }]
-reference = "ffjord-power"
-measures = ["work", "time", "ratio"]
-budget = { batch_size = 4096, steps = 0 }
-
-[[study]]
-name = "toy-trained-4096"
-flows = [{ name = "diffrax/ffjord", end_time = 0.5 }]
-datasets = [{ name = "8gaussians", rows = 10000 }]
-reference = { name = "ffjord-toy", trace = "hutchinson" }
-measures = ["work", "time", "ratio"]
-budget = { batch_size = 4096, steps = 200, learning_rate = 1e-2 }
-
-[[study]]
-name = "power-trained-4096"
-flows = [{ name = "diffrax/ffjord", hidden = [60, 60, 60], blocks = 5, atol = 1e-8, rtol = 1e-6 }]
-datasets = [{ name = "power", rows = 10000 }]
-reference = "ffjord-power"
-measures = ["work", "time", "ratio"]
-budget = { batch_size = 4096, steps = 200, learning_rate = 3e-3 }
 """
+_MORE += "".join(
+    _of_size(*each)
+    for each in (
+        ("power", 64, False),
+        ("power", 64, True),
+        ("power", 4096, False),
+        ("toy", 4096, True),
+        ("power", 4096, True),
+    )
+)
 
 
 def _contestant(cell: pd.Series[Any]) -> str:

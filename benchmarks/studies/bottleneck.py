@@ -22,6 +22,7 @@ from benchmarks.report.figures.panels import (
     log_axis,
     log_centre_and_bounds,
     panels,
+    spread,
     whole_number_axis,
     within_reach,
 )
@@ -341,12 +342,7 @@ def training(scene: Scene) -> Iterable[Drawn]:
     cells = cells[(cells["status"] == "ok") & cells["trained"] & cells["layer"].notna()]
     kins = list(grouped(cells, ["kin"]))
     for place, (_, part) in enumerate(kins, start=1):
-        widths = sorted(set(part["layer"]))
-        # The narrowest, the widest, and what lies evenly between.
-        most = min(4, len(widths))
-        widths = sorted(
-            {widths[round(i * (len(widths) - 1) / max(1, most - 1))] for i in range(most)}
-        )
+        widths = spread(part["layer"], most=4)
         look_of = _looks(part)
         found = {
             (width, arm): curve

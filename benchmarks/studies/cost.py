@@ -35,11 +35,17 @@ from benchmarks.report.statistics import (
     stratified_bootstrap,
     t_interval,
 )
-from benchmarks.report.table import DASH, Entry, Section, Table, number
+from benchmarks.report.table import Entry, Section, Table, between, number
 from benchmarks.studies.base import Study
 
 # Each contestant's rate is the one of the study quick where it has one.
-_SMALL = """
+_FEW_FLOWS = """[
+    { name = "ffjord", atol = 1e-4, rtol = 1e-4, budget = { learning_rate = 3e-2 } },
+    { name = ["realnvp", "glow", "nice", "maf"], budget = { learning_rate = 1e-2 } },
+    { name = ["rqnsf-c", "rqnsf-ar"], budget = { learning_rate = 3e-3 } },
+]"""
+_FEW_SETS = '["8gaussians", "checkerboard", { name = "power", rows = 20000, test_rows = 2469 }]'
+_SMALL = f"""
 seeds = [0, 1, 2]
 measures = ["quality", "work"]
 
@@ -51,23 +57,15 @@ validation_rows = 2000
 
 [[study]]
 name = "time"
-flows = [
-    { name = "ffjord", atol = 1e-4, rtol = 1e-4, budget = { learning_rate = 3e-2 } },
-    { name = ["realnvp", "glow", "nice", "maf"], budget = { learning_rate = 1e-2 } },
-    { name = ["rqnsf-c", "rqnsf-ar"], budget = { learning_rate = 3e-3 } },
-]
-datasets = ["8gaussians", "checkerboard", { name = "power", rows = 20000, test_rows = 2469 }]
-budget = { seconds = 7.0 }
+flows = {_FEW_FLOWS}
+datasets = {_FEW_SETS}
+budget = {{ seconds = 7.0 }}
 
 [[study]]
 name = "work"
-flows = [
-    { name = "ffjord", atol = 1e-4, rtol = 1e-4, budget = { learning_rate = 3e-2 } },
-    { name = ["realnvp", "glow", "nice", "maf"], budget = { learning_rate = 1e-2 } },
-    { name = ["rqnsf-c", "rqnsf-ar"], budget = { learning_rate = 3e-3 } },
-]
-datasets = ["8gaussians", "checkerboard", { name = "power", rows = 20000, test_rows = 2469 }]
-budget = { nfe = 5000 }
+flows = {_FEW_FLOWS}
+datasets = {_FEW_SETS}
+budget = {{ nfe = 5000 }}
 """
 
 _FLOWS = """[
@@ -154,9 +152,9 @@ class Ranking:
         """The ends of their intervals."""
         return stratified_bootstrap(self.nll, mean_ranks)
 
-    def behind(self, place: int, best: int = 0) -> Interval:
-        """How much NLL a contestant loses to another, mean over data sets, paired by seed."""
-        return t_interval((self.nll[place] - self.nll[best]).mean(axis=1).tolist())
+    def behind(self, place: int) -> Interval:
+        """How much NLL a contestant loses to the first, mean over data sets, paired by seed."""
+        return t_interval((self.nll[place] - self.nll[0]).mean(axis=1).tolist())
 
 
 def mean_ranks(nll: Floats) -> Floats:
@@ -230,10 +228,10 @@ def ranking_table(records: Records) -> list[Table]:
                 [
                     Entry(name),
                     number(ranks[place], decimals=2),
-                    _bounds(low[place], high[place], 2),
+                    between(low[place], high[place], 2),
                     number(behind.mean, behind.half_width, decimals=3),
                     number(gains[place], decimals=3),
-                    _bounds(gain_low[place], gain_high[place], 3),
+                    between(gain_low[place], gain_high[place], 3),
                 ]
             )
             data.append(
@@ -301,13 +299,6 @@ def _company(records: Records) -> list[str]:
         f"Others used the machine in {shared} of {len(timed)} trainings to equal time, which then "
         "were shorter than they seem, and not all alike."
     ]
-
-
-def _bounds(low: float, high: float, decimals: int) -> Entry:
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return Entry(DASH, numeric=True)
-    ends = (number(end, decimals=decimals).text for end in (low, high))
-    return Entry(" to ".join(ends), numeric=True)
 
 
 def front_table(records: Records) -> list[Table]:

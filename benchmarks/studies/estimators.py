@@ -21,6 +21,7 @@ from benchmarks.report.figures.panels import (
     log_axis,
     log_centre_and_bounds,
     panels,
+    spread,
     whole_number_axis,
     within_reach,
 )
@@ -314,7 +315,6 @@ _LOOKS = {
     name: Look(_COLOURS[name], "os^vDp"[place], dashes=dashes(place))
     for place, name in enumerate(WORDS)
 }
-_MOST = 4
 
 
 def figure(scene: Scene) -> Iterable[Drawn]:
@@ -322,12 +322,9 @@ def figure(scene: Scene) -> Iterable[Drawn]:
     found = estimates(scene.records)
     found = found[found["variance"] > 0]
     for (contestant, name), part in grouped(found, ["contestant", "family"]):
-        sizes = sorted(set(part.loc[part["products"] > 1, "dimension"]))
-        most = min(_MOST, len(sizes))
-        if not most:
+        sizes = spread(part.loc[part["products"] > 1, "dimension"], most=4)
+        if not sizes:
             continue
-        # The smallest, the largest, and what lies evenly between.
-        sizes = sorted({sizes[round(i * (len(sizes) - 1) / max(1, most - 1))] for i in range(most)})
         timed = part["seconds"].notna().any()
         drawing, axes = panels(len(sizes) * (2 if timed else 1), columns=len(sizes))
         for place, size in enumerate(sizes):

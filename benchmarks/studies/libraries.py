@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -11,7 +12,7 @@ from benchmarks.report.findings import times_the_reference
 from benchmarks.report.records import Records
 from benchmarks.studies.base import Study
 
-_LIBRARIES = """
+_HEAD = """
 seeds = [0]
 measures = ["work", "time", "memory", "ratio"]
 
@@ -21,149 +22,68 @@ measures = ["work", "time", "memory", "ratio"]
 [budget]
 steps = 0
 batch_size = 1000
+"""
+# Splines have the fixed box of the libraries, ours as well.
+_ARCHITECTURES = {
+    "realnvp": "layers = 10, hidden = [100, 100]",
+    "maf": "layers = 5, hidden = [100, 100]",
+    "rqnsf-c": "layers = 5, hidden = [100, 100], tail_bound = 3.0",
+}
+_OURS = ""
+_ALL = (_OURS, "nflows", "zuko", "normflows", "torchflows", "flowjax")
+# A density of normflows' MAF, and so a training step, takes D passes a layer: apart.
+_ONE_PASS = (_OURS, "nflows", "zuko", "torchflows", "flowjax")
+_DIMENSIONS = "[6, 43, 63]"
 
-[[study]]
-name = "realnvp-100"
-flows = [
-    { name = ["realnvp", "nflows/realnvp", "zuko/realnvp", "normflows/realnvp", "torchflows/realnvp", "flowjax/realnvp"], layers = 10, hidden = [100, 100] },
-]
-datasets = [{ name = "gaussian", dimension = [6, 43, 63], rows = 5000 }]
-reference = { name = "realnvp", layers = 10, hidden = [100, 100] }
 
+def _block(
+    name: str,
+    system: str,
+    libraries: Iterable[str],
+    dimension: str,
+    more: str = "",
+    width: int = 100,
+) -> str:
+    architecture = _ARCHITECTURES[system].replace("100", str(width))
+    names = [f"{library}/{system}" if library else system for library in libraries]
+    return f"""
 [[study]]
-name = "maf-100"
-flows = [
-    { name = ["maf", "nflows/maf", "zuko/maf", "torchflows/maf", "flowjax/maf"], layers = 5, hidden = [100, 100] },
-]
-datasets = [{ name = "gaussian", dimension = [6, 43, 63], rows = 5000 }]
-reference = { name = "maf", layers = 5, hidden = [100, 100] }
-
-[[study]]
-name = "maf-512"
-flows = [
-    { name = ["maf", "nflows/maf", "zuko/maf", "flowjax/maf"], layers = 5, hidden = [512, 512] },
-]
-datasets = [{ name = "gaussian", dimension = [43, 63], rows = 5000 }]
-reference = { name = "maf", layers = 5, hidden = [512, 512] }
-
-# The fixed box of the libraries for ours as well.
-[[study]]
-name = "rqnsf-c-100"
-flows = [
-    { name = "rqnsf-c", layers = 5, hidden = [100, 100], tail_bound = 3.0 },
-    { name = ["nflows/rqnsf-c", "zuko/rqnsf-c", "normflows/rqnsf-c", "torchflows/rqnsf-c", "flowjax/rqnsf-c"], layers = 5, hidden = [100, 100] },
-]
-datasets = [{ name = "gaussian", dimension = [6, 43, 63], rows = 5000 }]
-reference = { name = "rqnsf-c", layers = 5, hidden = [100, 100], tail_bound = 3.0 }
+name = "{name}"
+flows = [{{ name = {names}, {architecture} }}]
+datasets = [{{ name = "gaussian", dimension = {dimension}, rows = 5000 }}]
+reference = {{ name = "{system}", {architecture} }}
+{more}
 """
 
-# On two cores in six dimensions alone. FlowJAX at the other sizes of a batch, where small ones show what
-# a call costs beside its arithmetic, and with trained weights, by which a spline's branches go.
-_FURTHER = """
-# Its density and so its training step takes D passes a layer.
-[[study]]
-name = "maf-100-normflows"
-flows = [{ name = "normflows/maf", layers = 5, hidden = [100, 100] }]
-datasets = [{ name = "gaussian", dimension = [6, 43, 63], rows = 5000 }]
-reference = { name = "maf", layers = 5, hidden = [100, 100] }
 
-[[study]]
-name = "realnvp-100-trained"
-flows = [{ name = ["realnvp", "flowjax/realnvp"], layers = 10, hidden = [100, 100] }]
-datasets = [{ name = "gaussian", dimension = [6, 43, 63], rows = 5000 }]
-reference = { name = "realnvp", layers = 10, hidden = [100, 100] }
-budget = { steps = 200 }
-
-[[study]]
-name = "maf-100-trained"
-flows = [{ name = ["maf", "flowjax/maf"], layers = 5, hidden = [100, 100] }]
-datasets = [{ name = "gaussian", dimension = [6, 43, 63], rows = 5000 }]
-reference = { name = "maf", layers = 5, hidden = [100, 100] }
-budget = { steps = 200 }
-
-[[study]]
-name = "rqnsf-c-100-trained"
-flows = [{ name = ["rqnsf-c", "flowjax/rqnsf-c"], layers = 5, hidden = [100, 100], tail_bound = 3.0 }]
-datasets = [{ name = "gaussian", dimension = [6, 43, 63], rows = 5000 }]
-reference = { name = "rqnsf-c", layers = 5, hidden = [100, 100], tail_bound = 3.0 }
-budget = { steps = 200 }
-
-[[study]]
-name = "realnvp-100-64"
-flows = [{ name = "flowjax/realnvp", layers = 10, hidden = [100, 100] }]
-datasets = [{ name = "gaussian", dimension = [6, 43, 63], rows = 5000 }]
-reference = { name = "realnvp", layers = 10, hidden = [100, 100] }
-measures = ["time", "ratio"]
-budget = { batch_size = 64 }
-
-[[study]]
-name = "maf-100-64"
-flows = [{ name = "flowjax/maf", layers = 5, hidden = [100, 100] }]
-datasets = [{ name = "gaussian", dimension = [6, 43, 63], rows = 5000 }]
-reference = { name = "maf", layers = 5, hidden = [100, 100] }
-measures = ["time", "ratio"]
-budget = { batch_size = 64 }
-
-[[study]]
-name = "rqnsf-c-100-64"
-flows = [{ name = "flowjax/rqnsf-c", layers = 5, hidden = [100, 100], tail_bound = 3.0 }]
-datasets = [{ name = "gaussian", dimension = [6, 43, 63], rows = 5000 }]
-reference = { name = "rqnsf-c", layers = 5, hidden = [100, 100], tail_bound = 3.0 }
-measures = ["time", "ratio"]
-budget = { batch_size = 64 }
-
-[[study]]
-name = "realnvp-100-4096"
-flows = [{ name = "flowjax/realnvp", layers = 10, hidden = [100, 100] }]
-datasets = [{ name = "gaussian", dimension = [6, 43, 63], rows = 5000 }]
-reference = { name = "realnvp", layers = 10, hidden = [100, 100] }
-measures = ["time", "ratio"]
-budget = { batch_size = 4096 }
-
-[[study]]
-name = "maf-100-4096"
-flows = [{ name = "flowjax/maf", layers = 5, hidden = [100, 100] }]
-datasets = [{ name = "gaussian", dimension = [6, 43, 63], rows = 5000 }]
-reference = { name = "maf", layers = 5, hidden = [100, 100] }
-measures = ["time", "ratio"]
-budget = { batch_size = 4096 }
-
-[[study]]
-name = "rqnsf-c-100-4096"
-flows = [{ name = "flowjax/rqnsf-c", layers = 5, hidden = [100, 100], tail_bound = 3.0 }]
-datasets = [{ name = "gaussian", dimension = [6, 43, 63], rows = 5000 }]
-reference = { name = "rqnsf-c", layers = 5, hidden = [100, 100], tail_bound = 3.0 }
-measures = ["time", "ratio"]
-budget = { batch_size = 4096 }
-"""
-
-# The training step of both by torch.compile, which takes minutes; densities and samples are as they
-# were. FlowJAX is compiled as ever.
-_COMPILED = """
-[[study]]
-name = "realnvp-100-compiled"
-flows = [{ name = ["realnvp", "zuko/realnvp", "flowjax/realnvp"], layers = 10, hidden = [100, 100] }]
-datasets = [{ name = "gaussian", dimension = 6, rows = 5000 }]
-reference = { name = "realnvp", layers = 10, hidden = [100, 100] }
-measures = ["time", "ratio"]
-budget = { compile = true }
-
-[[study]]
-name = "maf-100-compiled"
-flows = [{ name = ["maf", "zuko/maf", "flowjax/maf"], layers = 5, hidden = [100, 100] }]
-datasets = [{ name = "gaussian", dimension = 6, rows = 5000 }]
-reference = { name = "maf", layers = 5, hidden = [100, 100] }
-measures = ["time", "ratio"]
-budget = { compile = true }
-
-[[study]]
-name = "rqnsf-c-100-compiled"
-flows = [{ name = ["rqnsf-c", "zuko/rqnsf-c", "flowjax/rqnsf-c"], layers = 5, hidden = [100, 100], tail_bound = 3.0 }]
-datasets = [{ name = "gaussian", dimension = 6, rows = 5000 }]
-reference = { name = "rqnsf-c", layers = 5, hidden = [100, 100], tail_bound = 3.0 }
-measures = ["time", "ratio"]
-budget = { compile = true }
-"""
+def _matrix(further: str, *, compiled: bool) -> str:
+    """The matrix whose studies beside the first ones have these dimensions."""
+    blocks = [
+        _HEAD,
+        _block("realnvp-100", "realnvp", _ALL, _DIMENSIONS),
+        _block("maf-100", "maf", _ONE_PASS, _DIMENSIONS),
+        _block("maf-512", "maf", [_OURS, "nflows", "zuko", "flowjax"], "[43, 63]", width=512),
+        _block("rqnsf-c-100", "rqnsf-c", _ALL, _DIMENSIONS),
+        _block("maf-100-normflows", "maf", ["normflows"], further),
+    ]
+    # FlowJAX with trained weights, by which a spline's branches go, and at other sizes of a batch,
+    # where small ones show what a call costs beside its arithmetic. Compiled: the training step of
+    # both by torch.compile, which takes minutes; densities and samples are as they were, and FlowJAX
+    # is compiled as ever.
+    timed = 'measures = ["time", "ratio"]\nbudget = '
+    variants = [
+        ("trained", [_OURS, "flowjax"], further, "budget = { steps = 200 }"),
+        ("64", ["flowjax"], further, timed + "{ batch_size = 64 }"),
+        ("4096", ["flowjax"], further, timed + "{ batch_size = 4096 }"),
+    ]
+    if compiled:
+        variants.append(("compiled", [_OURS, "zuko", "flowjax"], "6", timed + "{ compile = true }"))
+    blocks += [
+        _block(f"{system}-100-{name}", system, libraries, dimension, more)
+        for name, libraries, dimension, more in variants
+        for system in _ARCHITECTURES
+    ]
+    return "".join(blocks)
 
 
 def _library(cell: pd.Series[Any]) -> str:
@@ -183,8 +103,9 @@ ENTRIES = [
         name="libraries",
         title="our discrete flows against nflows, zuko, normflows, torchflows and FlowJAX at equal architecture: speed and memory",
         answers="whether our discrete flows cost what their systems cost, or what an implementation adds",
-        small=_LIBRARIES + _FURTHER.replace("[6, 43, 63]", "6"),
-        full=_LIBRARIES + _FURTHER + _COMPILED,
+        # On two cores the further studies are in six dimensions alone.
+        small=_matrix("6", compiled=False),
+        full=_matrix(_DIMENSIONS, compiled=True),
         tables=(tables.cost, tables.ratios, tables.dimension),
         figures=(figures.dimension,),
         finding=finding,

@@ -20,7 +20,7 @@ from benchmarks.report.groups import grouped, replicate_of, values_by_seed
 from benchmarks.report.notes import replication_notes
 from benchmarks.report.records import Records
 from benchmarks.report.statistics import t_interval
-from benchmarks.report.table import DASH, Entry, Section, Table, number
+from benchmarks.report.table import Entry, Section, Table, between, number
 from benchmarks.studies.base import Study
 
 _SMALL = """
@@ -265,7 +265,7 @@ def crossover_table(records: Records) -> list[Table]:
                     Entry(f"{row['below_at_end']} of {row['seeds']}", numeric=True),
                     Entry(f"{row['crossed']} of {row['seeds']}", numeric=True),
                     number(row["at"]),
-                    Entry(_bounds(row), numeric=True),
+                    between(row["low"], row["high"]),
                 ]
             )
         sections.append(Section(str(dataset), rows))
@@ -286,12 +286,6 @@ def crossover_table(records: Records) -> list[Table]:
             data=data,
         )
     ]
-
-
-def _bounds(row: pd.Series[float]) -> str:
-    if not (math.isfinite(row["low"]) and math.isfinite(row["high"])):
-        return DASH
-    return f"{number(row['low']).text} to {number(row['high']).text}"
 
 
 # -- figure -------------------------------------------------------------------------------------
@@ -403,8 +397,8 @@ def _where(row: pd.Series[float]) -> str:
         side = "below" if below else "above"
         return f"stays {side} at equal {row['axis']} throughout {over}"
     way = "falls below" if below else "is overtaken"
-    bounds = f"{number(row['low']).text} to {number(row['high']).text}"
-    return f"{way} at {number(row['at']).text} {unit} ({bounds}, {seeds} seeds)"
+    within = between(row["low"], row["high"]).text
+    return f"{way} at {number(row['at']).text} {unit} ({within}, {seeds} seeds)"
 
 
 def _density_ratios(records: Records) -> list[str]:

@@ -14,7 +14,7 @@ from datasets.base import Array, DataCorrupt, Entry, array_hash
 from datasets.files.recognise import DAMAGE, tar_members, whole_file
 from datasets.files.sources import File, Form, Source
 from datasets.files.unpickle import load_plain
-from datasets.stored import ImageConfig
+from datasets.stored import Alpha, ImageConfig
 
 __all__ = ["Cifar10Config", "read_pickles", "read_pngs"]
 
@@ -127,11 +127,8 @@ class Cifar10Config(ImageConfig):
     """32 x 32 colour images with 256 levels, shape ``(n, 3, 32, 32)``: 45,000 / 5,000 / 10,000.
 
     The test split is the published one; the last tenth of the training images is the validation
-    split, as in Papamakarios et al. 2017 (arXiv:1705.07057, appendix).
-
-    Attributes:
-        alpha: of the logit; None for none. The default is that of the same paper, and of Dinh et
-            al. 2016 (arXiv:1605.08803, section 4.1); the code of FFJORD has 1e-6.
+    split, as in Papamakarios et al. 2017 (arXiv:1705.07057, appendix). The logit's alpha is that of
+    the same paper, and of Dinh et al. 2016 (arXiv:1605.08803, section 4.1); FFJORD's code has 1e-6.
     """
 
     levels = LEVELS
@@ -140,7 +137,7 @@ class Cifar10Config(ImageConfig):
     split_sizes = (45_000, 5_000, 10_000)
     test_is_published = True
 
-    alpha: float | None = 0.05
+    alpha: Alpha = 0.05
 
     def prepare(self) -> Sequence[Array]:
         found = self.located()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.base import Array, DataCorrupt, Entry, array_hash, named_generator
+from datasets.base import Array, DataCorrupt, Entry, array_hash
 from datasets.files.recognise import npz_arrays, starting_with
 from datasets.files.sources import File, Form, Source
 from datasets.stored import ImageConfig
@@ -75,9 +75,6 @@ class FreyfacesConfig(ImageConfig):
 
     The literature's split of 1,565 / 200 / 200 is of another shuffle. Frames that follow one
     another are alike, so every test frame has near copies in the training split, here as there.
-
-    Attributes:
-        alpha: of the logit; None for none.
     """
 
     levels = LEVELS
@@ -95,9 +92,7 @@ class FreyfacesConfig(ImageConfig):
                 frames = arrays["x"]
         if array_hash(frames) != HASH:
             raise DataCorrupt(f"{found.paths[0]} holds other frames than the Frey faces")
-        frames = frames[named_generator("freyfaces", "shuffle").permutation(len(frames)), None]
-        start, stop = self.split_sizes[0], self.split_sizes[0] + self.split_sizes[1]
-        return [frames[:start], frames[start:stop], frames[stop:]]
+        return self.shuffled(frames)
 
 
 ENTRIES = [

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from pydantic import Field
 
 from datasets.base import Array, DataCorrupt, Entry
 from datasets.files.recognise import DAMAGE, content, npz_arrays, open_plain
@@ -129,18 +130,14 @@ class MnistConfig(ImageConfig):
     The test split is the published one; the last 10,000 training images are the validation
     split, as in Papamakarios et al. 2017 (arXiv:1705.07057, appendix). The first half of MNIST's
     test images was written by other people than the second: a part of them is drawn from all.
-
-    Attributes:
-        variant: digits or clothes.
-        alpha: of the logit; None for none. The default is that of the same paper, and of
-            Grathwohl et al. 2018 (arXiv:1810.01367).
+    The logit's alpha is that of the same paper, and of Grathwohl et al. 2018 (arXiv:1810.01367).
     """
 
     levels = LEVELS
     split_sizes = (50_000, 10_000, 10_000)
     test_is_published = True
 
-    variant: Literal["mnist", "fashion-mnist"] = "mnist"
+    variant: Literal["mnist", "fashion-mnist"] = Field("mnist", description="digits or clothes")
 
     def files(self) -> Source:
         return SOURCES[self.variant]

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datasets.base import Array, DataCorrupt, Entry, array_hash, named_generator
+from datasets.base import Array, DataCorrupt, Entry, array_hash
 from datasets.files.recognise import DAMAGE, npz_arrays, zip_members
 from datasets.files.sources import File, Form, Source
 from datasets.stored import ImageConfig
@@ -105,11 +105,7 @@ def read_characters(paths: Sequence[Path]) -> Array:
 
 
 class OmniglotConfig(ImageConfig):
-    """28 x 28 characters, ink 1, shape ``(n, 1, 28, 28)``: 26,293 / 2,921 / 3,246, shuffled.
-
-    Attributes:
-        alpha: of the logit; None for none.
-    """
+    """28 x 28 characters, ink 1, shape ``(n, 1, 28, 28)``: 26,293 / 2,921 / 3,246, shuffled."""
 
     levels = LEVELS
     stored_as = "omniglot"
@@ -126,10 +122,7 @@ class OmniglotConfig(ImageConfig):
                 images = arrays["x"]
         if array_hash(images) != HASH:
             raise DataCorrupt(f"{found.paths[0]} holds other images than those of Omniglot")
-        ink = (images == 0).astype(np.uint8)[:, None]
-        ink = ink[named_generator("omniglot", "shuffle").permutation(len(ink))]
-        start, stop = self.split_sizes[0], self.split_sizes[0] + self.split_sizes[1]
-        return [ink[:start], ink[start:stop], ink[stop:]]
+        return self.shuffled((images == 0).astype(np.uint8))
 
 
 ENTRIES = [

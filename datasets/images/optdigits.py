@@ -8,7 +8,7 @@ import numpy as np
 
 from datasets.base import Array, DataCorrupt, Entry
 from datasets.files.sources import CC_BY, EMBEDDED, Source
-from datasets.stored import ImageConfig
+from datasets.stored import Alpha, ImageConfig
 
 __all__ = ["OptdigitsConfig"]
 
@@ -21,11 +21,8 @@ class OptdigitsConfig(ImageConfig):
     """8 x 8 digits with 17 grey levels, shape ``(n, 1, 8, 8)``: 3,441 / 382 / 1,797 images.
 
     The test split is UCI's own (the images that scikit-learn ships), written by other people than
-    the rest; of UCI's 3,823 training images a tenth, drawn at random, is the validation split.
-
-    Attributes:
-        alpha: of the logit; None for none. The default is that of Dinh et al. 2016
-            (arXiv:1605.08803, section 4.1).
+    the rest; of UCI's 3,823 training images a tenth, drawn at random, is the validation split. The
+    logit's alpha is that of Dinh et al. 2016 (arXiv:1605.08803, section 4.1).
     """
 
     levels = LEVELS
@@ -36,7 +33,7 @@ class OptdigitsConfig(ImageConfig):
     # Small, and read at once from what ships with the project.
     kept = False
 
-    alpha: float | None = 0.05
+    alpha: Alpha = 0.05
 
     def prepare(self) -> Sequence[Array]:
         try:

@@ -13,6 +13,7 @@ from datasets.files.arrays import read_array
 from datasets.files.recognise import DAMAGE
 from datasets.own import OwnConfig
 from datasets.preprocessing import Dequantize
+from datasets.stored import Alpha
 
 __all__ = ["OwnImagesConfig", "read_folder"]
 
@@ -60,17 +61,15 @@ class OwnImagesConfig(OwnConfig):
 
     An array has the shape ``(n, height, width)``, ``(n, channels, height, width)`` or
     ``(n, height, width, channels)`` with one or three channels, and holds integers.
-
-    Attributes:
-        levels: number of grey levels, or of those of a colour: values are 0 to ``levels - 1``.
-        alpha: of the logit, see :class:`datasets.preprocessing.Dequantize`; None for none.
     """
 
     kind = "image"
     example = "my.npz"
 
-    levels: int = Field(256, ge=2, le=256, description="values are 0 to levels - 1")
-    alpha: float | None = Field(0.05, description="of the logit that follows the noise")
+    levels: int = Field(
+        256, ge=2, le=256, description="of grey or of a colour: values are 0 to levels - 1"
+    )
+    alpha: Alpha = 0.05
 
     def read(self, path: Path) -> Array:
         """The images of a folder or file, uint8, shape ``(n, channels, height, width)``."""

@@ -56,11 +56,6 @@ class Banana:
 class BananaConfig(SampledConfig):
     """A banana; the defaults are Haario's milder one, its long axis five times shorter.
 
-    Attributes:
-        dimension: D, at least two.
-        deviation: a, along the first coordinate before the bend.
-        bend: b.
-
     Example:
         >>> round(BananaConfig(rows=10).load("banana").truth.entropy_nats, 4)
         3.531
@@ -68,9 +63,11 @@ class BananaConfig(SampledConfig):
 
     kind = "family"
 
-    dimension: int = Field(default=2, ge=2)
-    deviation: PositiveFloat = 2.0
-    bend: float = 0.75
+    dimension: int = Field(2, ge=2, description="D, at least two")
+    deviation: PositiveFloat = Field(
+        2.0, description="a, along the first coordinate before the bend"
+    )
+    bend: float = Field(0.75, description="b")
 
     def seed_names(self) -> tuple[object, ...]:
         return "banana", self.dimension

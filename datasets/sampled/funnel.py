@@ -52,10 +52,6 @@ class Funnel:
 class FunnelConfig(SampledConfig):
     """Neal's funnel.
 
-    Attributes:
-        dimension: D, at least two.
-        deviation: of the first coordinate.
-
     Example:
         >>> round(FunnelConfig(rows=10).load("funnel").truth.entropy_nats, 4)
         15.288
@@ -63,8 +59,8 @@ class FunnelConfig(SampledConfig):
 
     kind = "family"
 
-    dimension: int = Field(default=10, ge=2)
-    deviation: PositiveFloat = Field(default=3.0, le=10.0)
+    dimension: int = Field(10, ge=2, description="D, at least two")
+    deviation: PositiveFloat = Field(3.0, le=10.0, description="of the first coordinate")
 
     def seed_names(self) -> tuple[object, ...]:
         return "funnel", self.dimension

@@ -65,11 +65,6 @@ class GaussianConfig(SampledConfig):
     the entropy, ``D log(2 pi e) / 2``, is that of the standard Gaussian whatever the condition
     number.
 
-    Attributes:
-        dimension: D.
-        condition_number: the largest variance over the smallest; 1 for an isotropic Gaussian (and
-            without effect in one dimension).
-
     Example:
         >>> data = GaussianConfig(dimension=3, rows=10).load("gaussian")
         >>> data.train.shape, round(data.truth.entropy_nats, 4)
@@ -78,8 +73,13 @@ class GaussianConfig(SampledConfig):
 
     kind = "family"
 
-    dimension: PositiveInt = 2
-    condition_number: float = Field(default=10.0, ge=1.0, le=1e6)
+    dimension: PositiveInt = Field(2, description="D")
+    condition_number: float = Field(
+        10.0,
+        ge=1.0,
+        le=1e6,
+        description="the largest variance over the smallest; without effect in one dimension",
+    )
 
     def seed_names(self) -> tuple[object, ...]:
         return "gaussian", self.dimension

@@ -49,10 +49,6 @@ class LineMixture:
 class LineMixtureConfig(SampledConfig):
     """Gaussians on a line.
 
-    Attributes:
-        components: how many.
-        distance: between neighbouring centres, as a multiple of the standard deviation, which is 1.
-
     Example:
         One component is a Gaussian.
 
@@ -65,7 +61,9 @@ class LineMixtureConfig(SampledConfig):
 
     components: PositiveInt = Field(default=3, description="how many Gaussians")
     distance: PositiveFloat = Field(
-        default=4.0, le=50.0, description="between neighbouring centres, in standard deviations"
+        default=4.0,
+        le=50.0,
+        description="between neighbouring centres, in standard deviations, which are 1",
     )
 
     def seed_names(self) -> tuple[object, ...]:

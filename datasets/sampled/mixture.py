@@ -77,11 +77,6 @@ class Mixture:
 class MixtureConfig(SampledConfig):
     """Gaussians on a circle in a random plane.
 
-    Attributes:
-        dimension: D, at least two.
-        components: how many Gaussians.
-        radius: of the circle, as a multiple of the standard deviation, which is 1.
-
     Example:
         One component is a Gaussian.
 
@@ -92,9 +87,11 @@ class MixtureConfig(SampledConfig):
 
     kind = "family"
 
-    dimension: int = Field(default=2, ge=2)
-    components: PositiveInt = 8
-    radius: PositiveFloat = Field(default=8.0, le=50.0)
+    dimension: int = Field(2, ge=2, description="D, at least two")
+    components: PositiveInt = Field(8, description="how many Gaussians")
+    radius: PositiveFloat = Field(
+        8.0, le=50.0, description="of the circle, in standard deviations, which are 1"
+    )
 
     def seed_names(self) -> tuple[object, ...]:
         return "mixture", self.dimension

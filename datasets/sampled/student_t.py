@@ -66,11 +66,6 @@ class StudentTConfig(SampledConfig):
     The scales along its axes are evenly spaced on a logarithmic scale and their product is 1, as
     in :class:`datasets.sampled.gaussian.GaussianConfig`.
 
-    Attributes:
-        dimension: D.
-        freedom: degrees of freedom; moments of this order and above are infinite.
-        condition_number: of the scale matrix.
-
     Example:
         With one degree of freedom in one dimension it is the Cauchy distribution.
 
@@ -81,9 +76,13 @@ class StudentTConfig(SampledConfig):
 
     kind = "family"
 
-    dimension: PositiveInt = 2
-    freedom: float = Field(default=3.0, ge=1.0)
-    condition_number: float = Field(default=10.0, ge=1.0, le=1e6)
+    dimension: PositiveInt = Field(2, description="D")
+    freedom: float = Field(
+        3.0,
+        ge=1.0,
+        description="degrees of freedom; moments of this order and above are infinite",
+    )
+    condition_number: float = Field(10.0, ge=1.0, le=1e6, description="of the scale matrix")
 
     def seed_names(self) -> tuple[object, ...]:
         return "student-t", self.dimension

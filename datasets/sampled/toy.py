@@ -21,7 +21,6 @@ swissroll        a spiral + Gaussian noise: quadrature along the curve
 
 from __future__ import annotations
 
-import abc
 import functools
 import math
 from collections.abc import Callable
@@ -35,7 +34,7 @@ from torch import Tensor
 from datasets.base import Entry, Truth
 from datasets.sampling import Density, SampledConfig
 
-__all__ = ["SHAPES", "Shape", "ToyConfig"]
+__all__ = ["SHAPES", "ToyConfig"]
 
 Points = np.ndarray[Any, np.dtype[Any]]
 ShapeName = Literal[
@@ -51,22 +50,6 @@ ShapeName = Literal[
 
 # Rows that are evaluated together against the nodes of a quadrature: bounds the memory.
 _CHUNK = 1024
-
-
-class Shape(abc.ABC):
-    """A two-dimensional density that can be sampled and evaluated."""
-
-    @abc.abstractmethod
-    def sample(self, n: int, random: np.random.Generator) -> Points:
-        """Draw ``n`` independent points, shape ``(n, 2)``, float64."""
-
-    @abc.abstractmethod
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density in nats, shape ``(n,)``, float64, of points ``(n, 2)`` on any device."""
-
-    @abc.abstractmethod
-    def entropy(self) -> float:
-        """Differential entropy in nats, to at least six digits."""
 
 
 def _grid_entropy(
@@ -107,7 +90,7 @@ def _in_chunks(log_prob: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return torch.cat([log_prob(part) for part in x.double().split(_CHUNK)])
 
 
-class EightGaussians(Shape):
+class EightGaussians(Density):
     """Eight Gaussians on a circle: radius 4, standard deviation 0.5, all divided by 1.414."""
 
     scale = 1.414
@@ -134,7 +117,7 @@ class EightGaussians(Shape):
         return _grid_entropy(self.log_prob, (side, side), self.deviation / 3)
 
 
-class Checkerboard(Shape):
+class Checkerboard(Density):
     """Uniform on the eight squares, of side 2, of a 4 x 4 board around the origin."""
 
     def sample(self, n: int, random: np.random.Generator) -> Points:
@@ -152,7 +135,7 @@ class Checkerboard(Shape):
         return math.log(32.0)
 
 
-class NoisyCircles(Shape):
+class NoisyCircles(Density):
     """Concentric circles of equal weight, smeared by Gaussian noise.
 
     Around a circle of radius R the density of a point at distance r from the centre is
@@ -192,7 +175,7 @@ class NoisyCircles(Shape):
         return float(integrand @ torch.as_tensor(weight))
 
 
-class Pinwheel(Shape):
+class Pinwheel(Density):
     """Five arms: Gaussian blobs stretched along the radius, twisted by ``0.25 exp(radius)``.
 
     A point is ``2 R(a)^T f`` with ``f = (1 + 0.3 n_1, 0.1 n_2)``, the rotation ``R`` by the angle
@@ -277,7 +260,7 @@ class Pinwheel(Shape):
         return float(-(weight * self.log_prob(points)).sum())
 
 
-class NoisyCurves(Shape):
+class NoisyCurves(Density):
     """Points along curves, smeared by Gaussian noise: quadrature along the curve.
 
     Args:
@@ -353,7 +336,7 @@ class SwissRoll(NoisyCurves):
         return self._curve(angle) + self.deviation * random.standard_normal((n, 2))
 
 
-class TwoSpirals(Shape):
+class TwoSpirals(Density):
     """Two spirals, one the other's reflection through the origin.
 
     One arm is ``(t (-cos t, sin t) + u) / 3 + 0.1 n`` with ``t = 3 pi sqrt(v)``, v uniform, u
@@ -418,7 +401,7 @@ class TwoSpirals(Shape):
         return (2 * upper + middle) * step**2
 
 
-SHAPES: dict[str, Callable[[], Shape]] = {
+SHAPES: dict[str, Callable[[], Density]] = {
     "8gaussians": EightGaussians,
     "checkerboard": Checkerboard,
     "2spirals": TwoSpirals,
@@ -440,9 +423,6 @@ def _entropy(shape: str) -> float:
 class ToyConfig(SampledConfig):
     """A two-dimensional toy density.
 
-    Attributes:
-        shape: which one.
-
     Example:
         >>> toy = ToyConfig(shape="checkerboard", rows=100).load("checkerboard")
         >>> toy.train.shape, round(toy.truth.entropy_nats, 4)
@@ -452,12 +432,12 @@ class ToyConfig(SampledConfig):
     kind = "toy"
 
     rows: PositiveInt = Field(100_000, description="size of the training split")
-    shape: ShapeName = "8gaussians"
+    shape: ShapeName = Field("8gaussians", description="which one")
 
     def seed_names(self) -> tuple[object, ...]:
         return (self.shape,)
 
-    def density(self) -> Shape:
+    def density(self) -> Density:
         return SHAPES[self.shape]()
 
     def truth(self, density: Density) -> Truth:

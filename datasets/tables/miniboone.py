@@ -18,9 +18,9 @@ from datasets.files.recognise import DAMAGE, content, npy_array
 from datasets.files.sources import CC_BY, UCI, File, Form, Source
 from datasets.stored import StoredConfig
 from datasets.tables.maf import MAF, MAF_ARCHIVE
-from datasets.tables.steps import check_finite, split_off, standardise
+from datasets.tables.steps import check_finite, standardised_splits
 
-__all__ = ["MinibooneConfig", "prepare_miniboone", "read_particle_text"]
+__all__ = ["MinibooneConfig", "read_particle_text"]
 
 SOURCE = Source(
     (
@@ -57,19 +57,6 @@ SOURCE = Source(
 
 DIMENSION = 43
 _RECURRING = (5, 13, 22, 26, 34, 44, 45)
-
-
-def prepare_miniboone(rows: Array) -> list[Array]:
-    """Split and standardise.
-
-    Args:
-        rows: the published array, shape ``(n, 43)``.
-
-    Returns:
-        Train, validation and test, float32, standardised with train and validation.
-    """
-    train, validation, test = split_off(rows)
-    return standardise([train, validation, test], rows[: len(train) + len(validation)])
 
 
 def read_particle_text(path: Path) -> Array:
@@ -130,7 +117,7 @@ class MinibooneConfig(StoredConfig):
             rows = read_particle_text(found.paths[0])
         else:
             rows = _read_array(found.paths[0])
-        return prepare_miniboone(rows)
+        return standardised_splits(rows)
 
 
 ENTRIES = [

@@ -93,17 +93,14 @@ class OwnTableConfig(OwnConfig):
     standard deviation of the training rows of split 0, so that a row has the same values in every
     split. What was dropped or changed is in :attr:`datasets.base.Dataset.remarks`, the moments in
     :attr:`datasets.base.Dataset.columns`.
-
-    Attributes:
-        drop_columns: names of columns to leave out, text for example.
-        missing: ``"refuse"`` a row with a value that is missing or infinite, or ``"drop"`` it.
-        dequantise: whether discrete columns get noise; if not, they are refused.
     """
 
     kind = "tabular"
     example = "my.csv"
 
-    drop_columns: list[str] = Field(default=[], description="names of columns to leave out")
+    drop_columns: list[str] = Field(
+        default=[], description="names of columns to leave out, text for example"
+    )
     missing: Literal["refuse", "drop"] = Field(
         "refuse", description='"drop" leaves out rows with a value that is missing or infinite'
     )

@@ -15,6 +15,7 @@ import numpy as np
 from datasets.base import Array, DataCorrupt, Entry, Published, named_generator
 from datasets.files.sources import CC_BY, EMBEDDED, Source
 from datasets.stored import StoredConfig
+from datasets.tables.steps import standardised_splits
 
 __all__ = ["PowerConfig", "prepare_power"]
 
@@ -23,7 +24,7 @@ SOURCE = Source((), CC_BY, "UCI 235, Hebrail and Berard 2012", embedded=FILE)
 COLUMNS = ("gap", "volt", "sm1", "sm2", "sm3", "minute")
 
 
-def prepare_power(columns: dict[str, Array]) -> tuple[Array, Array, Array]:
+def prepare_power(columns: dict[str, Array]) -> list[Array]:
     """Shuffle, add noise, split and standardise.
 
     Args:
@@ -53,12 +54,7 @@ def prepare_power(columns: dict[str, Array]) -> tuple[Array, Array, Array]:
         rows[:, 2 + i] = columns[f"sm{i + 1}"][order] + meter_noise[:, i]
     rows[:, 5] = columns["minute"][order] + minute_noise
 
-    test = n // 10
-    validation = (n - test) // 10
-    seen = rows[: n - test]
-    standard = ((rows - seen.mean(axis=0)) / seen.std(axis=0)).astype(np.float32)
-    start = n - test - validation
-    return standard[:start], standard[start : n - test], standard[n - test :]
+    return standardised_splits(rows)
 
 
 class PowerConfig(StoredConfig):

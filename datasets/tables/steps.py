@@ -15,6 +15,7 @@ __all__ = [
     "read_csv",
     "split_off",
     "standardise",
+    "standardised_splits",
     "uncorrelated",
 ]
 
@@ -118,20 +119,25 @@ def split_off(rows: Array) -> tuple[Array, Array, Array]:
     return rows[:train], rows[train:test], rows[test:]
 
 
-def uncorrelated(rows: Array, threshold: float = 0.98) -> list[int]:
+def standardised_splits(rows: Array) -> list[Array]:
+    """Those of :func:`split_off`, float32, standardised with training and validation rows."""
+    splits = split_off(rows)
+    return standardise(splits, rows[: len(splits[0]) + len(splits[1])])
+
+
+def uncorrelated(rows: Array) -> list[int]:
     """Which columns are left when near copies of others are dropped, one after another.
 
-    As the code published with the MAF paper does it for GAS: while a column correlates by more
-    than the threshold with another, the first such column goes.
+    As the code published with the MAF paper does it for GAS: while a column has a correlation above
+    0.98 with another, the first such column goes.
 
     Args:
         rows: shape ``(n, columns)``.
-        threshold: of Pearson's correlation.
 
     Returns:
         The kept columns, in their order.
     """
-    close = np.corrcoef(rows, rowvar=False) > threshold
+    close = np.corrcoef(rows, rowvar=False) > 0.98
     kept = list(range(rows.shape[1]))
     while True:
         count = close[np.ix_(kept, kept)].sum(axis=1)

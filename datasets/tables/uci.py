@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+from pydantic import Field
 
 from datasets.base import Array, DataCorrupt, Entry, named_generator
 from datasets.files.recognise import DAMAGE, content, npz_arrays, starting_with
@@ -29,8 +30,7 @@ from datasets.stored import StoredConfig, check_sizes
 from datasets.tables.steps import (
     check_finite,
     read_csv,
-    split_off,
-    standardise,
+    standardised_splits,
     uncorrelated,
 )
 
@@ -191,8 +191,7 @@ def prepare_table(rows: Array, random: np.random.Generator) -> list[Array]:
     rows = rows[:, kept]
     rows = _distinct(rows[:, uncorrelated(rows)])
     rows = rows[random.permutation(len(rows))]
-    splits = split_off(rows)
-    return standardise(splits, rows[: len(splits[0]) + len(splits[1])])
+    return standardised_splits(rows)
 
 
 def _distinct(rows: Array) -> Array:
@@ -227,16 +226,14 @@ def _read(table: str) -> Array:
 
 
 class UciConfig(StoredConfig):
-    """A table of the UCI repository.
-
-    Attributes:
-        table: which one.
-    """
+    """A table of the UCI repository."""
 
     kind = "tabular"
     in_random_order = True
 
-    table: Literal["magic", "protein", "keggundirected", "parkinsons"] = "magic"
+    table: Literal["magic", "protein", "keggundirected", "parkinsons"] = Field(
+        "magic", description="which one"
+    )
 
     def sizes(self) -> tuple[int, int, int]:
         return SIZES[self.table][0]

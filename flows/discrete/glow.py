@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveInt
 from torch import nn
 
 from flows.base import Flow, Traits, dimension_of
-from flows.config import Entry, FlowConfig, Widths
+from flows.config import Entry, FlowConfig
 from flows.discrete.layers.chain import ChainFlow
 from flows.discrete.layers.coupling import COUPLING_TRAITS, Couplings
-from flows.discrete.layers.elementwise import LOG_SCALE_BOUND, Affine
+from flows.discrete.layers.elementwise import LOG_SCALE_BOUND, Affine, LogScaleBound
 from flows.discrete.layers.linear import LULinear
 from flows.discrete.layers.norm import ActNorm
 from flows.discrete.layers.transform import Transform
-from flows.networks import MLP, Activation
+from flows.networks import MLP, ConditionerActivation, ConditionerWidths
 
 __all__ = ["ENTRIES", "GlowConfig"]
 
@@ -38,13 +38,9 @@ class GlowConfig(FlowConfig):
     traits: ClassVar[Traits] = COUPLING_TRAITS
 
     steps: PositiveInt = Field(default=6, description="number of steps of flow")
-    hidden: Widths = Field(
-        default=(64, 64), description="widths of each conditioner's hidden layers"
-    )
-    activation: Activation = Field(default="relu", description="nonlinearity of the conditioners")
-    log_scale_bound: PositiveFloat = Field(
-        default=LOG_SCALE_BOUND, description="largest absolute log-scale of a coupling"
-    )
+    hidden: ConditionerWidths = (64, 64)
+    activation: ConditionerActivation = "relu"
+    log_scale_bound: LogScaleBound = LOG_SCALE_BOUND
 
     def build(self, event_shape: Sequence[int], context_features: int = 0) -> Flow:
         def network(inputs: int, outputs: int) -> nn.Module:

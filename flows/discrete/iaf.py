@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from flows.base import Flow, Traits, dimension_of
-from flows.config import Entry, FlowConfig, Widths
+from flows.config import Entry, FlowConfig
 from flows.discrete.layers.autoregressive import (
     INVERSE_AUTOREGRESSIVE_TRAITS,
     MADE,
@@ -16,9 +16,9 @@ from flows.discrete.layers.autoregressive import (
     Inverse,
 )
 from flows.discrete.layers.chain import ChainFlow
-from flows.discrete.layers.elementwise import LOG_SCALE_BOUND, Affine, Elementwise
+from flows.discrete.layers.elementwise import LOG_SCALE_BOUND, Affine, Elementwise, LogScaleBound
 from flows.discrete.layers.spline import RationalQuadratic
-from flows.networks import Activation
+from flows.networks import ConditionerActivation, ConditionerWidths
 
 __all__ = ["ENTRIES", "IAFConfig"]
 
@@ -44,16 +44,12 @@ class IAFConfig(FlowConfig):
         default=4,
         description="number of autoregressive layers, order reversed from one to the next",
     )
-    hidden: Widths = Field(
-        default=(64, 64), description="widths of each conditioner's hidden layers"
-    )
-    activation: Activation = Field(default="relu", description="nonlinearity of the conditioners")
+    hidden: ConditionerWidths = (64, 64)
+    activation: ConditionerActivation = "relu"
     transformer: Literal["affine", "rational-quadratic"] = Field(
         default="affine", description="what a layer does to each feature"
     )
-    log_scale_bound: PositiveFloat = Field(
-        default=LOG_SCALE_BOUND, description="largest absolute log-scale of an affine layer"
-    )
+    log_scale_bound: LogScaleBound = LOG_SCALE_BOUND
     bins: PositiveInt = Field(default=8, description="number of bins of a spline")
     tail_bound: PositiveFloat = Field(
         default=3.0, description="half width of the interval on which a spline acts"

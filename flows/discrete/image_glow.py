@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveInt
 
 from flows.base import Flow, Traits
 from flows.config import Entry, FlowConfig
 from flows.discrete.layers.convolutions import Conditioner, GlowNetwork
 from flows.discrete.layers.coupling import COUPLING_TRAITS, Couplings
-from flows.discrete.layers.elementwise import Affine
+from flows.discrete.layers.elementwise import Affine, LogScaleBound
 from flows.discrete.layers.linear import ChannelLinear
 from flows.discrete.layers.multiscale import LearnedPrior, MultiScaleFlow, image_shape
 from flows.discrete.layers.norm import ActNorm, ChannelNorm
@@ -44,9 +44,7 @@ class ImageGlowConfig(FlowConfig):
     )
     steps: PositiveInt = Field(default=8, description="number of steps of flow at each scale")
     channels: PositiveInt = Field(default=64, description="width of the conditioners")
-    log_scale_bound: PositiveFloat = Field(
-        default=5.0, description="largest absolute log-scale of a coupling or prior"
-    )
+    log_scale_bound: LogScaleBound = 5.0
 
     def build(self, event_shape: Sequence[int], context_features: int = 0) -> Flow:
         channels, _, _ = image_shape(event_shape, self.levels)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveInt
 
 from flows.base import Flow, Traits
 from flows.config import Entry, FlowConfig
 from flows.discrete.layers.convolutions import Conditioner, ResidualConvolutions
 from flows.discrete.layers.coupling import COUPLING_TRAITS, CheckerboardCoupling, Couplings
-from flows.discrete.layers.elementwise import Affine
+from flows.discrete.layers.elementwise import Affine, LogScaleBound
 from flows.discrete.layers.multiscale import MultiScaleFlow, image_shape
 from flows.discrete.layers.norm import BatchNorm, ChannelNorm
 from flows.discrete.layers.squeeze import Squeeze
@@ -43,9 +43,7 @@ class ImageRealNVPConfig(FlowConfig):
     )
     blocks: PositiveInt = Field(default=2, description="number of residual blocks of a conditioner")
     channels: PositiveInt = Field(default=32, description="width of the conditioners")
-    log_scale_bound: PositiveFloat = Field(
-        default=5.0, description="largest absolute log-scale of a coupling"
-    )
+    log_scale_bound: LogScaleBound = 5.0
     batch_norm: bool = Field(
         default=True, description="whether batch normalisation follows each coupling"
     )

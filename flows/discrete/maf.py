@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from flows.base import Flow, Traits, dimension_of
-from flows.config import Entry, FlowConfig, Widths
+from flows.config import Entry, FlowConfig
 from flows.discrete.layers.autoregressive import AUTOREGRESSIVE_TRAITS, MADE, Autoregressive
 from flows.discrete.layers.bases import MixtureMADE
 from flows.discrete.layers.chain import ChainFlow
-from flows.discrete.layers.elementwise import LOG_SCALE_BOUND, Affine
+from flows.discrete.layers.elementwise import LOG_SCALE_BOUND, Affine, LogScaleBound
 from flows.discrete.layers.norm import BatchNorm
 from flows.discrete.layers.transform import Transform
-from flows.networks import Activation
+from flows.networks import ConditionerActivation, ConditionerWidths
 
 __all__ = ["ENTRIES", "MAFConfig"]
 
@@ -40,13 +40,9 @@ class MAFConfig(FlowConfig):
     traits: ClassVar[Traits] = AUTOREGRESSIVE_TRAITS
 
     layers: PositiveInt = Field(default=5, description="number of autoregressive layers")
-    hidden: Widths = Field(
-        default=(64, 64), description="widths of each conditioner's hidden layers"
-    )
-    activation: Activation = Field(default="relu", description="nonlinearity of the conditioners")
-    log_scale_bound: PositiveFloat = Field(
-        default=LOG_SCALE_BOUND, description="largest absolute log-scale of a layer"
-    )
+    hidden: ConditionerWidths = (64, 64)
+    activation: ConditionerActivation = "relu"
+    log_scale_bound: LogScaleBound = LOG_SCALE_BOUND
     batch_norm: bool = Field(
         default=False, description="whether batch normalisation follows each layer, as in the paper"
     )

@@ -15,7 +15,7 @@ from flows.discrete.layers.chain import ChainFlow
 from flows.discrete.layers.coupling import COUPLING_TRAITS, Couplings
 from flows.discrete.layers.elementwise import Additive
 from flows.discrete.layers.norm import DiagonalScale
-from flows.networks import MLP, Activation
+from flows.networks import MLP, ConditionerActivation
 
 __all__ = ["ENTRIES", "NICEConfig"]
 
@@ -41,7 +41,7 @@ class NICEConfig(FlowConfig):
         default=(64, 64),
         description="widths of each conditioner's hidden layers; the paper has 5 of 1000 (MNIST)",
     )
-    activation: Activation = Field(default="relu", description="nonlinearity of the conditioners")
+    activation: ConditionerActivation = "relu"
     prior: Literal["logistic", "normal"] = Field(
         default="logistic",
         description="density of a latent; the paper has the logistic for most data",

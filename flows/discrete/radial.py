@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
-
 import torch
-from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from flows.base import Flow, Traits, dimension_of
-from flows.config import Entry, FlowConfig
-from flows.discrete.layers.lowrank import LOW_RANK_TRAITS, LowRankFlow, LowRankLayer, positive
+from flows.config import Entry
+from flows.discrete.layers.lowrank import LowRankConfig, LowRankLayer, positive
 
 __all__ = ["ENTRIES", "RadialConfig"]
 
@@ -37,7 +32,7 @@ class _Radial(LowRankLayer):
         return z + pull * away, log_abs_det.squeeze(1)
 
 
-class RadialConfig(FlowConfig):
+class RadialConfig(LowRankConfig):
     """Radial flow.
 
     Variational Inference with Normalizing Flows (Rezende and Mohamed 2015, arXiv:1505.05770),
@@ -49,19 +44,10 @@ class RadialConfig(FlowConfig):
         torch.Size([5, 3])
     """
 
-    traits: ClassVar[Traits] = LOW_RANK_TRAITS
+    system = "radial"
 
-    layers: PositiveInt = Field(default=16, description="number of layers")
-
-    def build(self, event_shape: Sequence[int], context_features: int = 0) -> Flow:
-        dimension = dimension_of(event_shape)
-        return LowRankFlow(
-            event_shape,
-            context_features,
-            self.layers,
-            lambda: _Radial(dimension, context_features),
-            "radial",
-        )
+    def layer(self, dimension: int, context_features: int) -> LowRankLayer:
+        return _Radial(dimension, context_features)
 
 
 ENTRIES = [

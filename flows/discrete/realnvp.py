@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from flows.base import Flow, Traits, dimension_of
 from flows.config import Entry, FlowConfig, Widths
 from flows.discrete.layers.chain import ChainFlow
 from flows.discrete.layers.coupling import COUPLING_TRAITS, Couplings
-from flows.discrete.layers.elementwise import LOG_SCALE_BOUND, Affine
-from flows.networks import MLP, Activation
+from flows.discrete.layers.elementwise import LOG_SCALE_BOUND, Affine, LogScaleBound
+from flows.networks import MLP, ConditionerActivation, ConditionerWidths
 
 __all__ = ["ENTRIES", "RealNVPConfig"]
 
@@ -51,13 +51,9 @@ class RealNVPConfig(FlowConfig):
     traits: ClassVar[Traits] = COUPLING_TRAITS
 
     layers: PositiveInt = Field(default=8, description="number of couplings")
-    hidden: Widths = Field(
-        default=(64, 64), description="widths of each conditioner's hidden layers"
-    )
-    activation: Activation = Field(default="relu", description="nonlinearity of the conditioners")
-    log_scale_bound: PositiveFloat = Field(
-        default=LOG_SCALE_BOUND, description="largest absolute log-scale of a coupling"
-    )
+    hidden: ConditionerWidths = (64, 64)
+    activation: ConditionerActivation = "relu"
+    log_scale_bound: LogScaleBound = LOG_SCALE_BOUND
     batch_norm: bool = Field(
         default=False, description="whether batch normalisation follows each coupling"
     )

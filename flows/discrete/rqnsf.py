@@ -19,7 +19,7 @@ from flows.discrete.layers.linear import LULinear
 from flows.discrete.layers.norm import MinMaxScale
 from flows.discrete.layers.spline import RationalQuadratic
 from flows.discrete.layers.transform import Transform
-from flows.networks import MLP, Activation, ResidualNetwork
+from flows.networks import MLP, ConditionerActivation, ResidualNetwork
 
 __all__ = ["ENTRIES", "RQNSFAutoregressiveConfig", "RQNSFCouplingConfig"]
 
@@ -45,7 +45,7 @@ class _RQNSFConfig(FlowConfig):
         default=(64, 64),
         description="widths of each conditioner's hidden layers; with residual blocks, one width",
     )
-    activation: Activation = Field(default="relu", description="nonlinearity of the conditioners")
+    activation: ConditionerActivation = "relu"
     bins: PositiveInt = Field(default=8, description="number of bins of a spline")
     tail_bound: PositiveFloat | None = Field(
         default=None, description="half width of a spline's box; none for one that follows the data"

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
-
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 from torch.nn import functional
 
-from flows.base import Flow, Traits, dimension_of
-from flows.config import Entry, FlowConfig
-from flows.discrete.layers.lowrank import LOW_RANK_TRAITS, LowRankFlow, LowRankLayer
+from flows.config import Entry
+from flows.discrete.layers.lowrank import LowRankConfig, LowRankLayer
 
 __all__ = ["ENTRIES", "SylvesterConfig"]
 
@@ -69,7 +65,7 @@ def _reflect(value: Tensor, direction: Tensor) -> Tensor:
     return value - 2 * (value * direction).sum(1, keepdim=True) * direction
 
 
-class SylvesterConfig(FlowConfig):
+class SylvesterConfig(LowRankConfig):
     """Sylvester flow with Householder reflections (H-SNF).
 
     Sylvester Normalizing Flows for Variational Inference (van den Berg, Hasenclever, Tomczak and
@@ -81,7 +77,7 @@ class SylvesterConfig(FlowConfig):
         torch.Size([5, 3])
     """
 
-    traits: ClassVar[Traits] = LOW_RANK_TRAITS
+    system = "Sylvester"
 
     layers: PositiveInt = Field(default=8, description="number of layers")
     rank: PositiveInt = Field(
@@ -91,16 +87,9 @@ class SylvesterConfig(FlowConfig):
         default=8, description="number of Householder reflections that make the directions"
     )
 
-    def build(self, event_shape: Sequence[int], context_features: int = 0) -> Flow:
-        dimension = dimension_of(event_shape)
+    def layer(self, dimension: int, context_features: int) -> LowRankLayer:
         rank = min(self.rank, dimension)
-        return LowRankFlow(
-            event_shape,
-            context_features,
-            self.layers,
-            lambda: _Sylvester(dimension, context_features, rank, self.reflections),
-            "Sylvester",
-        )
+        return _Sylvester(dimension, context_features, rank, self.reflections)
 
 
 ENTRIES = [

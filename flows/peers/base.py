@@ -126,13 +126,16 @@ class PeerFlow(VectorFlow):
         for conditioner in conditioners:
             conditioner.register_forward_pre_hook(_tick)
 
-    @abc.abstractmethod
     def _forth(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Data ``(n, D)`` to latent and ``log |det dz/dx|`` by the library."""
+        result: tuple[Tensor, Tensor] = self.peer(x)
+        return result
 
-    @abc.abstractmethod
     def _back(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Latent ``(n, D)`` to data and ``log |det dx/dz|`` by the library."""
+        inverse: Any = self.peer.inverse
+        result: tuple[Tensor, Tensor] = inverse(z)
+        return result
 
     def _encode_vector(
         self, x: Tensor, context: Tensor | None, *, exact: bool, generator: torch.Generator | None

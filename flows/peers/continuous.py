@@ -227,18 +227,7 @@ class BlockwisePeerFlow(ContinuousPeerFlow):
         exact: bool,
         generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor]:
-        """Through a block by the library, from 0 to T, or from T to 0 if ``backward``.
-
-        Args:
-            index: of the block.
-            z: states, shape ``(n, D)``.
-            backward: the direction of time.
-            exact: whether the trace is exact.
-            generator: source of the estimator's noise.
-
-        Returns:
-            States, and log-determinants ``(n,)``.
-        """
+        """Through one block by the library; else as :meth:`_through`."""
 
     @abc.abstractmethod
     def _follow_back_for_samples(self, index: int, z: Tensor) -> Tensor:

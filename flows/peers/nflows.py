@@ -8,10 +8,9 @@ scales start at 0.7, so that fresh samples explode.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from flows.base import Flow
 from flows.peers.base import IgnoreContext, PeerConfig, PeerFlow, entries, load
@@ -21,15 +20,6 @@ __all__ = ["ENTRIES", "NflowsConfig"]
 
 class _Nflows(PeerFlow):
     conditioner_names = ("transform_net", "autoregressive_net")
-
-    def _forth(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        result: tuple[Tensor, Tensor] = self.peer(x)
-        return result
-
-    def _back(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        inverse: Any = self.peer.inverse
-        result: tuple[Tensor, Tensor] = inverse(z)
-        return result
 
 
 class NflowsConfig(PeerConfig):

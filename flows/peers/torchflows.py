@@ -22,15 +22,6 @@ __all__ = ["ENTRIES", "TorchflowsConfig"]
 class _Torchflows(PeerFlow):
     conditioner_names = ("conditioner_transform",)
 
-    def _forth(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        result: tuple[Tensor, Tensor] = self.peer(x)
-        return result
-
-    def _back(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        inverse: Any = self.peer.inverse
-        result: tuple[Tensor, Tensor] = inverse(z)
-        return result
-
     @torch.no_grad()
     def initialize(self, batch: Tensor, context: Tensor | None = None) -> None:
         super().initialize(batch, context)

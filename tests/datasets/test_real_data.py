@@ -12,7 +12,7 @@ import torch
 import datasets
 from datasets.files import fetch, folder
 from datasets.gaussian_baseline import gaussian_baseline
-from datasets.tables import miniboone
+from datasets.tables.steps import standardised_splits
 
 SHAPES = {
     "gas": [(852_174, 8), (94_685, 8), (105_206, 8)],
@@ -106,7 +106,7 @@ def test_the_first_rows_of_miniboone_take_the_same_steps() -> None:
         pytest.skip("miniboone_first1523.npz is not in the data folder")
     with np.load(path) as arrays:
         rows = arrays["x"]
-    splits = miniboone.prepare_miniboone(rows)
+    splits = standardised_splits(rows)
     assert [split.shape for split in splits] == [(1234, 43), (137, 43), (152, 43)]
     seen = np.concatenate(splits[:2])
     np.testing.assert_allclose(seen.mean(axis=0), 0, atol=1e-4)

@@ -81,6 +81,12 @@ def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delitem(registry.ENTRIES, name)
 
 
+def test_every_option_has_a_description() -> None:
+    for entry in datasets.ENTRIES.values():
+        for option, field in entry.config_class.model_fields.items():
+            assert field.description, f"{entry.name}: {option}"
+
+
 def test_every_file_of_the_packages_is_looked_into() -> None:
     names = []
     for package in ("sampled", "tables", "images"):

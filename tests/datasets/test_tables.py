@@ -22,7 +22,7 @@ from datasets.files.recognise import starting_with
 from datasets.files.unpickle import load_frame
 from datasets.stored import check_sizes
 from datasets.tables import bsds300, gas, hepmass, maf, miniboone, uci
-from datasets.tables.steps import read_csv, split_off, uncorrelated
+from datasets.tables.steps import read_csv, split_off, standardised_splits, uncorrelated
 
 GOOD = "a,b,c\n1,2,3\n4,5,6\n7,8,9.5\n"
 
@@ -369,7 +369,7 @@ def test_hepmass_without_signal_is_refused(random: np.random.Generator) -> None:
 
 def test_miniboone_recipe(random: np.random.Generator) -> None:
     rows = random.standard_normal((200, 43)) * 3 + 5
-    splits = miniboone.prepare_miniboone(rows)
+    splits = standardised_splits(rows)
     assert [len(split) for split in splits] == [162, 18, 20]
     seen = rows[:180]
     expected = (rows - seen.mean(axis=0)) / seen.std(axis=0)

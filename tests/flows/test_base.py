@@ -95,6 +95,12 @@ def test_empty_events_are_refused(event_shape: tuple[int, ...]) -> None:
     assert Plain((2,)).log_prob(torch.zeros(1, 2)).item() == pytest.approx(-math.log(2 * math.pi))
 
 
+@pytest.mark.parametrize("name", ["maf", "ffjord", "glow-image", "planar"])
+def test_a_number_of_features_is_answered_with_the_tuple_to_write(name: str) -> None:
+    with pytest.raises(InputError, match=r"write \(6,\), not 6"):
+        flows.build(name, 6)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     "given", [np.zeros((3, 2), np.float32), [[0.0, 0.0]]], ids=["array", "list"]
 )

@@ -1,4 +1,4 @@
-"""The suite that asv runs over this project's commits: ``ffjord-bench perf``, or asv itself.
+"""The suite that asv runs over this project's commits: ``asv run``.
 
 asv imports this folder whole, from the working tree, for every commit that it measures; what is
 measured comes from the commit's own checkout. So nothing here may assume more of a commit than the
@@ -39,8 +39,8 @@ for _package in (flows, datasets, benchmarks):
         )
 # Two cores are all that a small machine has; one thread is what can be compared.
 torch.set_num_threads(1)
-# What torch imports when it first differentiates and first makes an optimiser: a second, here once
-# for the process that all benchmarks are forked from, and not in each of them.
-for _name in ("sympy", "torch._dynamo"):
+# What torch imports when it first differentiates and first makes an optimiser, and the compiled
+# kernels: seconds, here once for the process that all benchmarks are forked from, not in each.
+for _name in ("sympy", "torch._dynamo", "flows.continuous.kernels.warmed"):
     with contextlib.suppress(ImportError):
         importlib.import_module(_name)

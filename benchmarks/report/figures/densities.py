@@ -19,6 +19,7 @@ from benchmarks.report.style import new_figure
 __all__ = ["brightest", "densities", "density_of", "folded", "picture_frame"]
 
 _ACROSS = 5
+_ARRAYS = ("log_density", "samples", "grid_x", "grid_y")
 
 
 Panel = tuple[str, "pd.Series[Any]", dict[str, np.ndarray[Any, Any]]]
@@ -34,13 +35,11 @@ def densities(scene: Scene) -> Iterable[Drawn]:
         reference = None
         for (name,), alike in grouped(group, ["contestant"]):
             # One seed is shown, the lowest that has pictures: a mean of densities is no density.
-            for _, cell in alike.sort_values("seed").iterrows():
-                arrays = scene.records.store_of[cell["key"]].arrays(cell["key"])
-                if {"log_density", "samples", "grid_x", "grid_y"} <= set(arrays):
-                    shown.append((name, cell, arrays))
-                    if reference is None or "truth_log_density" in arrays:
-                        reference = arrays
-                    break
+            found = scene.records.arrays_of(alike, _ARRAYS)
+            if found is not None:
+                shown.append((name, *found))
+                if reference is None or "truth_log_density" in found[1]:
+                    reference = found[1]
         if reference is not None:
             yield _figure(str(dataset), shown, reference, scene)
 
@@ -138,10 +137,10 @@ def _figure(
     )
 
 
-def folded(label: str, width: int = 20) -> str:
+def folded(label: str) -> str:
     """A long label over several lines, cut at spaces, commas, brackets and hyphens."""
     words = label.replace("[", " [").replace(",", ", ").replace("/", "/ ")
-    return "\n".join(line.replace("/ ", "/") for line in textwrap.wrap(words, width))
+    return "\n".join(line.replace("/ ", "/") for line in textwrap.wrap(words, 20))
 
 
 def picture_frame(ax: Axes, extent: tuple[float, float, float, float]) -> None:

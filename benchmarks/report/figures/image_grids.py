@@ -17,6 +17,7 @@ from benchmarks.report.style import new_figure
 __all__ = ["image_grids", "tiled"]
 
 _ACROSS = 4
+_ARRAYS = ("image_samples", "image_data", "image_levels")
 _SIDE = 6
 
 
@@ -50,13 +51,12 @@ def image_grids(scene: Scene) -> Iterable[Drawn]:
         shown = []
         for name in scene.present(group["contestant"]):
             # One seed is shown, the lowest that has samples.
-            for _, cell in group[group["contestant"] == name].sort_values("seed").iterrows():
-                arrays = scene.records.store_of[cell["key"]].arrays(cell["key"])
-                if {"image_samples", "image_data", "image_levels"} <= set(arrays):
-                    bits = float(cell["bits_per_dim"])
-                    title = folded(name) + (f"\n{bits:.3f} bits/dim" if math.isfinite(bits) else "")
-                    shown.append((title, arrays["image_samples"], arrays))
-                    break
+            found = scene.records.arrays_of(group[group["contestant"] == name], _ARRAYS)
+            if found is not None:
+                cell, arrays = found
+                bits = float(cell["bits_per_dim"])
+                title = folded(name) + (f"\n{bits:.3f} bits/dim" if math.isfinite(bits) else "")
+                shown.append((title, arrays["image_samples"], arrays))
         if not shown:
             continue
         first = shown[0][2]

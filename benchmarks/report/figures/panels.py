@@ -29,6 +29,7 @@ __all__ = [
     "log_axis",
     "log_centre_and_bounds",
     "panels",
+    "spread",
     "whole_number_axis",
     "within_reach",
 ]
@@ -79,6 +80,19 @@ def panels(
     width = {1: 4.2, 2: 3.2, 3: _PANEL_WIDTH}.get(columns, 1.95)
     figure = new_figure(width * columns, height * rows + 0.35)
     return figure, [figure.add_subplot(rows, columns, 1 + i) for i in range(count)]
+
+
+def spread(values: Iterable[float], most: int) -> list[float]:
+    """So many of some values: the smallest, the largest, and what lies evenly between.
+
+    Example:
+        >>> spread([5, 1, 2, 3, 4], most=3)
+        [1, 3, 5]
+    """
+    found = sorted(set(values))
+    most = min(most, len(found))
+    places = {round(i * (len(found) - 1) / max(1, most - 1)) for i in range(most)}
+    return [found[place] for place in sorted(places)]
 
 
 def legend(figure: Figure, entries: Sequence[Line2D]) -> None:

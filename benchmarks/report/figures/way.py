@@ -23,6 +23,7 @@ _FRAMES = 7
 _SIZE = 1.15
 # Places for a sample's dot along a side.
 _DOTS = 160
+_ARRAYS = ("path_times", "path_x", "path_y", "path_log_density", "path_samples")
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -44,14 +45,10 @@ def _paths(scene: Scene) -> list[_Path]:
     cells = cells[cells["trained"] & (cells["dimension"] == 2)]
     found: list[_Path] = []
     for (dataset, name), group in grouped(cells, ["dataset", "contestant"]):
-        for _, cell in group.sort_values("seed").iterrows():
-            arrays = scene.records.store_of[cell["key"]].arrays(cell["key"])
-            if {"path_times", "path_x", "path_y", "path_log_density", "path_samples"} <= set(
-                arrays
-            ):
-                distance = float(cell["kl_to_truth_nats"])
-                found.append(_Path(dataset, name, int(cell["seed"]), distance, arrays))
-                break
+        if (drawn := scene.records.arrays_of(group, _ARRAYS)) is not None:
+            cell, arrays = drawn
+            distance = float(cell["kl_to_truth_nats"])
+            found.append(_Path(dataset, name, int(cell["seed"]), distance, arrays))
     return found
 
 

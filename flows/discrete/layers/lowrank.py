@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
 
 import torch
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flows.base import NotInvertible, Traits, VectorFlow
+from flows.base import Flow, NotInvertible, Traits, VectorFlow, dimension_of
+from flows.config import FlowConfig
 from flows.meter import tick
 
-__all__ = ["LOW_RANK_TRAITS", "LowRankFlow", "LowRankLayer", "positive"]
+__all__ = ["LowRankConfig", "LowRankFlow", "LowRankLayer", "positive"]
 
 LOW_RANK_TRAITS = Traits(
     density="exact",
@@ -68,8 +71,7 @@ class LowRankFlow(VectorFlow):
     Args:
         event_shape: shape of one datum.
         context_features: width of the context; 0 for none.
-        layers: number of layers.
-        make: makes a layer.
+        layers: from latent to data.
         name: of the system, for messages.
     """
 
@@ -79,12 +81,11 @@ class LowRankFlow(VectorFlow):
         self,
         event_shape: Sequence[int],
         context_features: int,
-        layers: int,
-        make: Callable[[], LowRankLayer],
+        layers: Iterable[LowRankLayer],
         name: str,
     ) -> None:
         super().__init__(event_shape, context_features)
-        self.layers = nn.ModuleList(make() for _ in range(layers))
+        self.layers = nn.ModuleList(layers)
         self.name = name
 
     def _encode_vector(
@@ -104,3 +105,25 @@ class LowRankFlow(VectorFlow):
             z, change = layer(z, context)
             log_abs_det = log_abs_det + change
         return z, log_abs_det
+
+
+class LowRankConfig(FlowConfig):
+    """Options of a :class:`LowRankFlow`.
+
+    Attributes:
+        system: its name, for messages.
+    """
+
+    traits: ClassVar[Traits] = LOW_RANK_TRAITS
+    system: ClassVar[str]
+
+    layers: PositiveInt = Field(default=16, description="number of layers")
+
+    @abc.abstractmethod
+    def layer(self, dimension: int, context_features: int) -> LowRankLayer:
+        """A fresh layer, on D numbers."""
+
+    def build(self, event_shape: Sequence[int], context_features: int = 0) -> Flow:
+        dimension = dimension_of(event_shape)
+        layers = (self.layer(dimension, context_features) for _ in range(self.layers))
+        return LowRankFlow(event_shape, context_features, layers, self.system)
