@@ -95,7 +95,7 @@ def mean_seconds(store: Store, stage: str) -> float:
 def test_a_storm_of_kills_changes_no_record(tmp_path: Path, tiny: Path) -> None:
     seeds = list(range(max(2, KILLS // 6)))
     text = tiny.read_text().replace("[0]", str(seeds))
-    text = text.replace("steps = 20", f"steps = {200 * KILLS}").replace("= 10\n", "= 100\n")
+    text = text.replace("steps = 20", f"steps = {150 * KILLS}").replace("= 10\n", "= 100\n")
     tiny.write_text('measures = ["quality", "work", "time", "memory"]\n' + text)
     cells = load_matrix(str(tiny)).cells
     command = [sys.executable, "-m", "benchmarks", "run", str(tiny), "--jobs", "2"]
