@@ -1,9 +1,9 @@
 """How commands bear thousands of cells: `python tests/benchmarks/scale.py 10000`.
 
 Makes up a record, with its curve, for so many cells of the matrix `full` at more seeds than it has,
-and runs the commands on them. Shown of each are its processor seconds, which other programs on the
+and runs the commands on them. Shown of each are processor seconds, which other programs on the
 machine hardly change, seconds by the clock, and the most memory that it held. Bounds: 5 s for `run
---dry-run`, `status` and `collect` on 10,000; a report of 2,000 in 60 s and 1 GB, of 10,000 in 300 s.
+--dry-run`, `status`, `collect` on 10,000; a report of 2,000 in 60 s and 1 GB, of 10,000 in 300 s.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from made_up import made_up_record
 from benchmarks import measures
 from benchmarks.cell import Cell
 from benchmarks.matrix import Matrix, load_matrix
-from benchmarks.measures import always
 from benchmarks.store import Store
 
 VALIDATIONS = 20
@@ -45,7 +44,7 @@ def made_up_measures(cell: Cell) -> dict[str, float | bool]:
     random = np.random.default_rng(int(cell.key, 16))
     found: dict[str, float | bool] = {}
     families = [measures.family(name).columns for name in cell.measures]
-    for column in (*always.COLUMNS, *chain(*families)):
+    for column in (*measures.ALWAYS, *chain(*families)):
         if column.sort == "flag":
             found[column.name] = False
         elif column.sort != "text":

@@ -1,7 +1,8 @@
 """A run that is killed over and over ends with the records of one that was left in peace.
 
-``STORM_KILLS=60 python -m pytest tests/benchmarks/test_storm.py -s`` is a storm of sixty kills on
-cells of half a minute, one for each three, and prints what was killed; it takes most of an hour.
+A storm of sixty kills on cells of half a minute, one for each three, which prints what was killed::
+
+    STORM_KILLS=60 STORM_STEPS=12000 python -m pytest tests/benchmarks/test_storm.py -s
 """
 
 import contextlib
@@ -25,6 +26,7 @@ from benchmarks.matrix import load_matrix
 from benchmarks.store import Record, Store
 
 KILLS = int(os.environ.get("STORM_KILLS", "12"))
+STEPS = int(os.environ.get("STORM_STEPS", "1500"))
 # What is killed, and how: two of these let cells keep their state, the others do not.
 VICTIMS = ("runner politely", "runner", "cell politely", "cell", "server", "tree")
 STAGES = ("quality", "cost")
@@ -95,7 +97,7 @@ def mean_seconds(store: Store, stage: str) -> float:
 def test_a_storm_of_kills_changes_no_record(tmp_path: Path, tiny: Path) -> None:
     seeds = list(range(max(2, KILLS // 6)))
     text = tiny.read_text().replace("[0]", str(seeds))
-    text = text.replace("steps = 20", f"steps = {150 * KILLS}").replace("= 10\n", "= 100\n")
+    text = text.replace("steps = 20", f"steps = {STEPS}").replace("= 10\n", "= 100\n")
     tiny.write_text('measures = ["quality", "work", "time", "memory"]\n' + text)
     cells = load_matrix(str(tiny)).cells
     command = [sys.executable, "-m", "benchmarks", "run", str(tiny), "--jobs", "2"]
