@@ -357,7 +357,8 @@ class Store:
         """
         records: list[Record] = []
         left_out: list[LeftOut] = []
-        for path in sorted(self.directory.glob("cells/*/*/*.json")):
+        paths = self.directory.glob("cells/*/*/*.json")
+        for path in sorted(paths, key=lambda path: path.parts):
             found = self._read(path)
             if stale and isinstance(found, Stale):
                 found = found.record
@@ -476,17 +477,19 @@ def _check_options(cell: Cell) -> None:
     if cell.reference is not None:
         several.append(cell.reference.flow_options)
     for option, value in (item for options in several for item in options.items()):
-        values = value if isinstance(value, list) else [value]
-        if not all(v is None or isinstance(v, str | int | float) for v in values):
-            raise ValueError(f"not a record: option {option} is {type(value).__name__}")
-        if not all(abs(v) < LARGEST for v in values if isinstance(v, int | float)):
-            raise ValueError(f"not a record: option {option} is no number")
+        for single in value if isinstance(value, list) else (value,):
+            if single is None or isinstance(single, str):
+                continue
+            if not isinstance(single, int | float):
+                raise ValueError(f"not a record: option {option} is {type(value).__name__}")
+            if not abs(single) < LARGEST:
+                raise ValueError(f"not a record: option {option} is no number")
 
 
 def _oddity(record: Record) -> str:
     """What in a record's numbers and names cannot be, in words; empty if nothing."""
     for name, value in record.measures.items():
-        if not name.isidentifier() or name in _IDENTITY:
+        if not name.isidentifier() or name in _RESERVED:
             return f"not a record: a measure is called {name[:80]!r}"
         if isinstance(value, int | float) and not abs(value) < LARGEST:
             return f"not a record: {name} is {value:.3g}" if value < LARGEST**3 else "not a record"
@@ -564,6 +567,7 @@ _IDENTITY = (
     "dataset_kind",
     "key",
 )
+_RESERVED = frozenset(_IDENTITY)
 
 
 def _row(record: Record) -> dict[str, Any]:
