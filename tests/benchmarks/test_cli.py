@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from command_line import call
+from made_up import made_up_record
 
 from benchmarks import cli
 from benchmarks.matrix import load_matrix
@@ -227,6 +228,28 @@ def test_what_is_drawn_is_not_made_to_see_whether_it_is_there(
     code, out, _ = call("run", tiny, "--out", tmp_path / "run", "--dry-run", capsys=capsys)
     assert code == 0
     assert "2 cells to run" in out
+
+
+def test_a_plan_reads_each_record_once(
+    tmp_path: Path, tiny: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "run")
+    one, two = load_matrix(str(tiny)).cells
+    store.write(made_up_record(one, {"nll_nats": 1.0, "process_peak_bytes": 2**30}))
+    read: list[Path] = []
+    _read = Store._read
+
+    def noted(self: Store, path: Path) -> Any:
+        read.append(path)
+        return _read(self, path)
+
+    monkeypatch.setattr(Store, "_read", noted)
+    words = ("run", tiny, "--out", store.directory, "--dry-run")
+    code, out, _ = call(*words, capsys=capsys)
+    assert code == 0
+    assert "1 cells to run, 1 have a record" in out
+    assert two.key in out
+    assert read == [store.path(one)]
 
 
 def test_data_commands(capsys: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
