@@ -24,4 +24,9 @@ def test_files_with_slow_tests_come_first_then_the_largest_and_none_is_divided(
     ]
     assert rule is not None
     rule.pytest_collection_modifyitems(items)
-    assert [f"{found.path}{found.name}" for found in items] == "c1 c2 d1 d2 d3 b1 b2 a1".split()
+    assert [f"{found.path}{found.name}" for found in items] == [
+        *("c1", "c2"),
+        *("d1", "d2", "d3"),
+        *("b1", "b2"),
+        "a1",
+    ]
