@@ -12,7 +12,7 @@ quick: .venv
 	$(BIN)/ffjord-bench report $(RUN)
 
 test: .venv lint
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: .venv
 	$(BIN)/ruff check .

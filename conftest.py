@@ -1,6 +1,7 @@
 """What every test and doctest starts from: one thread, a fixed seed, no luck with memory."""
 
 import os
+from collections import Counter
 
 import pytest
 import torch
@@ -22,3 +23,10 @@ os.environ[VARIABLE] = "mkl"
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first, then large ones: workers that take whole files end together."""
+    sizes = Counter(item.path for item in items)
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path not in slow, -sizes[item.path]))

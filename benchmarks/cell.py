@@ -194,7 +194,7 @@ class Cell(Strict):
     @cached_property
     def flow_label(self) -> str:
         """As :attr:`Contestant.label`."""
-        return self.contestant.label
+        return _label(self.flow, self.flow_options, flows)
 
     @cached_property
     def contestant(self) -> Contestant:

@@ -32,7 +32,7 @@ import re
 import stat
 import time
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -204,6 +204,8 @@ class Store:
 
     def __init__(self, directory: Path | str) -> None:
         self.directory = Path(directory)
+        # Where the records lie that were read: what is beside one is then not looked for.
+        self._folder_of: dict[str, Path] = {}
         if self.directory.exists() and not self.directory.is_dir():
             raise StoreError(f"{self.directory} is a file; a folder of records was expected")
 
@@ -357,8 +359,10 @@ class Store:
         """
         records: list[Record] = []
         left_out: list[LeftOut] = []
-        for path in sorted(self.directory.glob("cells/*/*/*.json")):
+        paths = self.directory.glob("cells/*/*/*.json")
+        for path in sorted(paths, key=lambda path: path.parts):
             found = self._read(path)
+            self._folder_of[path.stem] = path.parent
             if stale and isinstance(found, Stale):
                 found = found.record
             if isinstance(found, Record):
@@ -407,7 +411,7 @@ class Store:
 
     def arrays(self, key: str) -> dict[str, np.ndarray[Any, Any]]:
         """The arrays kept beside a record; empty if there are none."""
-        for path in self.directory.glob(f"cells/*/*/{key}.npz"):
+        for path in self._beside(key, ".npz"):
             # What is no such file is as good as none.
             with (
                 contextlib.suppress(OSError, ValueError, EOFError, zipfile.BadZipFile),
@@ -416,6 +420,12 @@ class Store:
             ):
                 return {name: file[name] for name in file.files}
         return {}
+
+    def _beside(self, key: str, suffix: str) -> Iterable[Path]:
+        """The files of a key with a suffix: one, if it is there and nobody has copied it."""
+        if folder := self._folder_of.get(key):
+            return [folder / f"{key}{suffix}"]
+        return self.directory.glob(f"cells/*/*/{key}{suffix}")
 
     def progress(self, key: str) -> dict[str, Any]:
         """How far a cell is that is running: what its process last said; empty if nothing.
@@ -436,7 +446,7 @@ class Store:
         all rates so far, told apart by ``learning_rate``.
         """
         rows = []
-        for path in self.directory.glob(f"cells/*/*/{key}.curve.jsonl"):
+        for path in self._beside(key, ".curve.jsonl"):
             if not path.is_file():
                 continue
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -476,17 +486,19 @@ def _check_options(cell: Cell) -> None:
     if cell.reference is not None:
         several.append(cell.reference.flow_options)
     for option, value in (item for options in several for item in options.items()):
-        values = value if isinstance(value, list) else [value]
-        if not all(v is None or isinstance(v, str | int | float) for v in values):
-            raise ValueError(f"not a record: option {option} is {type(value).__name__}")
-        if not all(abs(v) < LARGEST for v in values if isinstance(v, int | float)):
-            raise ValueError(f"not a record: option {option} is no number")
+        for single in value if isinstance(value, list) else (value,):
+            if single is None or isinstance(single, str):
+                continue
+            if not isinstance(single, int | float):
+                raise ValueError(f"not a record: option {option} is {type(value).__name__}")
+            if not abs(single) < LARGEST:
+                raise ValueError(f"not a record: option {option} is no number")
 
 
 def _oddity(record: Record) -> str:
     """What in a record's numbers and names cannot be, in words; empty if nothing."""
     for name, value in record.measures.items():
-        if not name.isidentifier() or name in _IDENTITY:
+        if not name.isidentifier() or name in _RESERVED:
             return f"not a record: a measure is called {name[:80]!r}"
         if isinstance(value, int | float) and not abs(value) < LARGEST:
             return f"not a record: {name} is {value:.3g}" if value < LARGEST**3 else "not a record"
@@ -564,6 +576,7 @@ _IDENTITY = (
     "dataset_kind",
     "key",
 )
+_RESERVED = frozenset(_IDENTITY)
 
 
 def _row(record: Record) -> dict[str, Any]:

@@ -119,11 +119,14 @@ def run_matrix(
     """
     from benchmarks.store import LeftOut
 
+    there, odd = store.records()
+    by_path: dict[Path, Record | LeftOut] = {store.path(found.cell): found for found in there}
+    by_path |= {found.path: found for found in odd}
     records: dict[str, Record] = {}
     left_out: list[LeftOut] = []
     to_run: list[Cell] = []
     for cell in cells:
-        found = store.read(cell)
+        found = by_path.get(store.path(cell))
         if isinstance(found, LeftOut):
             left_out.append(found)
         elif found is None or force or (found.failed and retry_failed):
@@ -131,7 +134,7 @@ def run_matrix(
         else:
             records[cell.key] = found
     to_run = to_run[:limit]
-    stale = _stale(store)
+    stale = _stale(odd)
     print_stale([item for cell in to_run for item in stale.get(cell.identity, ())])
     missing = _missing_data(to_run)
     device, threads = (cells[0].device, cells[0].threads) if cells else ("cpu", 1)
@@ -141,7 +144,7 @@ def run_matrix(
         for cell in to_run:
             click.echo(f"{cell.key}  {printable(str(cell))}")
         click.echo(f"{len(to_run)} cells to run, {len(records)} have a record")
-        _print_needs(to_run, store, jobs)
+        _print_needs(to_run, store, there, jobs)
         for label, why in missing.items():
             number = sum(cell.dataset_label == label for cell in to_run)
             click.echo(f"missing, {count(number, 'cell')}: {label}: {why}", err=True)
@@ -169,12 +172,12 @@ def run_matrix(
     return _summarise(store, [*records.values()], left_out, len(missing))
 
 
-def _stale(store: Store) -> dict[str, list[Stale]]:
+def _stale(left_out: Sequence[LeftOut]) -> dict[str, list[Stale]]:
     """The stale records of a folder by the identity of their cells."""
     from benchmarks.store import Stale
 
     found: dict[str, list[Stale]] = {}
-    for item in store.records()[1]:
+    for item in left_out:
         if isinstance(item, Stale):
             found.setdefault(item.cell.identity, []).append(item)
     return found
@@ -211,17 +214,22 @@ def jobs_for(device: str, threads: int = 1) -> int:
 
 
 def _missing_data(cells: Sequence[Cell]) -> dict[str, str]:
-    """Load each data set once before anything runs: what is missing is said now, not in hours.
+    """Load what is read from files before anything runs: what is missing is said now, not in hours.
 
     Returns:
         The data sets that cannot be loaded, by their labels, and why.
     """
     import datasets
+    from datasets.sampling import SampledConfig
 
     problems: dict[str, str] = {}
     for cell in {c.dataset_label: c for c in cells}.values():
+        config = cell.dataset_config()
+        # Of what is drawn nothing can be missing.
+        if isinstance(config, SampledConfig):
+            continue
         try:
-            cell.dataset_config().load(cell.dataset)
+            config.load(cell.dataset)
         except datasets.DataError as error:
             problems[cell.dataset_label] = str(error)
     return problems
@@ -239,14 +247,16 @@ def _with_data(cells: Sequence[Cell], missing: dict[str, str], skip: bool) -> li
     return kept
 
 
-def _print_needs(cells: Sequence[Cell], store: Store, jobs: int) -> None:
+def _print_needs(cells: Sequence[Cell], store: Store, there: Sequence[Record], jobs: int) -> None:
     """Hours, memory and disk by earlier records, in this folder and those beside it."""
     from benchmarks.run.forecast import needs_of
     from benchmarks.store import Store
 
     beside = store.directory.parent
     folders = sorted(path.parent for path in beside.glob("*/cells")) if beside.is_dir() else []
-    needs = needs_of(cells, [Store(folder) for folder in folders])
+    others = [Store(folder) for folder in folders if folder != store.directory]
+    earlier = ((other, other.records()[0]) for other in others)
+    needs = needs_of(cells, [*earlier, (store, there)])
     if not needs.known:
         click.echo("time, memory and disk: not known, there is no earlier record of these flows")
         return

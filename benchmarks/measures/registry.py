@@ -118,9 +118,8 @@ def complete(chosen: Iterable[str]) -> tuple[str, ...]:
         >>> complete(["time", "quality"])
         ('quality', 'time', 'machine')
     """
-    chosen = set(chosen)
-    wanted = {*of_stage(chosen, "quality"), *of_stage(chosen, "cost")}
-    return tuple(name for name in FAMILIES if name in wanted)
+    names = _with_machine({family(name).name for name in chosen})
+    return tuple(name for name in FAMILIES if name in names)
 
 
 def of_stage(chosen: Iterable[str], stage: str) -> list[str]:
@@ -134,10 +133,14 @@ def of_stage(chosen: Iterable[str], stage: str) -> list[str]:
         >>> of_stage(("quality", "time"), "cost")
         ['time', 'machine']
     """
-    names = {name for name in chosen if stage == family(name).stage}
-    if names and stage == "cost":
-        names.add("machine")
+    names = _with_machine({name for name in chosen if stage == family(name).stage})
     return [name for name in FAMILIES if name in names]
+
+
+def _with_machine(names: set[str]) -> set[str]:
+    """What the machine can do is measured with the cost of anything."""
+    timed = any(FAMILIES[name].stage == "cost" for name in names)
+    return {*names, "machine"} if timed else names
 
 
 def columns(*sorts: Sort, table: str = "") -> list[Column]:

@@ -100,14 +100,15 @@ def values_by_seed(cells: pd.DataFrame, measure: str) -> pd.Series[float]:
         # As below and a tenth of the time: tables ask this for each of their entries.
         whole = pd.Series(values[counts], pd.Index(seeds, name="seed"), name=measure)
         return whole.sort_index()
-    # Few of the columns, of which there are hundreds: rows of all would be copied.
-    good = cells.loc[counts, ["split", "seed", measure]]
+    # Of its hundreds of columns these.
+    return _by_seed(cells.loc[counts, ["split", "seed", measure]])[measure]
+
+
+def _by_seed(good: pd.DataFrame) -> pd.DataFrame:
+    """Means of all columns by ``seed``, or by ``split`` where there are several."""
     if good["split"].nunique() < 2:
-        found: pd.Series[float] = good.groupby("seed")[measure].mean()
-        return found
-    by_split: pd.Series[float] = (
-        good.groupby(["split", "seed"])[measure].mean().groupby("split").mean()
-    )
+        return good.drop(columns="split").groupby("seed").mean()
+    by_split = good.groupby(["split", "seed"]).mean().groupby("split").mean()
     return by_split.rename(lambda number: f"split {number}")
 
 
@@ -131,15 +132,22 @@ def summarise(cells: pd.DataFrame, by: Sequence[str], measures: Sequence[str]) -
         means where there are several), NaN for a single one.
     """
     rows = []
-    needed = [*by, "status", "split", "seed", *measures]
-    for names, group in grouped(cells[[*dict.fromkeys(needed)]], by):
+    cells = cells[list(dict.fromkeys([*by, "status", "split", "seed", *measures]))]
+    for names, group in grouped(cells, by):
         row: dict[str, Any] = dict(zip(by, names, strict=True))
         good = group[group["status"] == "ok"]
         row["seeds"] = good["seed"].nunique()
         row["splits"] = good["split"].nunique()
         row["failed"] = len(runs(group) - runs(good))
+        # A measure may be there in one split alone, and then repeats over seeds.
+        together = (
+            _by_seed(good[["split", "seed", *dict.fromkeys(measures)]])
+            if row["splits"] < 2
+            else None
+        )
         for measure in measures:
-            interval = t_interval(values_by_seed(group, measure).to_list())
+            values = together[measure] if together is not None else values_by_seed(good, measure)
+            interval = t_interval(values.to_list())
             row[measure] = interval.mean
             row[f"{measure}_half_width"] = interval.half_width
         rows.append(row)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special, stats
 
 __all__ = [
     "CONFIDENCE",
@@ -80,7 +80,7 @@ def t_interval(values: Sequence[float]) -> Interval:
     if n == 1:
         return Interval(mean, math.nan, 1)
     scale = float(array.std(ddof=1)) / math.sqrt(n)
-    return Interval(mean, float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * scale, n)
+    return Interval(mean, float(special.stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * scale, n)
 
 
 def paired_difference(first: pd.Series[float], second: pd.Series[float]) -> Interval:
@@ -161,7 +161,7 @@ def welch_difference(first: Sequence[float], second: Sequence[float]) -> Interva
     if total == 0:
         return Interval(mean, 0.0, n)
     freedom = total**2 / sum(s**2 / f for s, f in zip(squares, freedoms, strict=True))
-    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
+    quantile = float(special.stdtrit(freedom, (1 + CONFIDENCE) / 2))
     return Interval(mean, quantile * math.sqrt(total), n)
 
 
@@ -254,7 +254,7 @@ class Line:
     def _quantile(self) -> float:
         if self.freedom < 1:
             return math.nan
-        return float(stats.t.ppf((1 + CONFIDENCE) / 2, self.freedom))
+        return float(special.stdtrit(self.freedom, (1 + CONFIDENCE) / 2))
 
     def where(self, y: float) -> Interval:
         """The ``x`` at which a new observation would be ``y``, by the delta method."""

@@ -117,18 +117,19 @@ class Needs:
     known: int
 
 
-def needs_of(cells: Iterable[Cell], stores: Iterable[Store]) -> Needs:
+def needs_of(cells: Iterable[Cell], earlier: Iterable[tuple[Store, Iterable[Record]]]) -> Needs:
     """What cells are expected to take.
 
     Args:
         cells: to be run.
-        stores: folders in which there may be records of the like: the same flow with the same
-            options, on the same data set or on one of equal dimension, on the same device.
+        earlier: folders with their records, in which there may be some of the like: the same flow
+            with the same options, on the same data set or on one of equal dimension, on the same
+            device.
     """
     by_data: dict[tuple[str, str, str], tuple[Store, Record]] = {}
     dimensions: dict[str, int | None] = {}
-    for store in stores:
-        for record in store.records()[0]:
+    for store, records in earlier:
+        for record in records:
             if record.status == "ok":
                 cell = record.cell
                 by_data[record.flow_label, record.dataset_label, cell.device] = store, record
@@ -137,6 +138,7 @@ def needs_of(cells: Iterable[Cell], stores: Iterable[Store]) -> Needs:
         (flow, dimensions[dataset], device): found
         for (flow, dataset, device), found in by_data.items()
     }
+    disk: dict[str, int] = {}
     total: Counter[str] = Counter()
     seconds, memory = 0.0, 0
     for cell in cells:
@@ -150,9 +152,10 @@ def needs_of(cells: Iterable[Cell], stores: Iterable[Store]) -> Needs:
         seconds += _seconds(cell, record)
         peak = record.measures.get("process_peak_bytes")
         memory = max(memory, int(peak) if isinstance(peak, int | float) else 0)
-        total["disk"] += sum(
-            path.stat().st_size for path in store.path(record.cell).parent.glob(f"{record.key}.*")
-        )
+        if record.key not in disk:
+            beside = store.path(record.cell).parent.glob(f"{record.key}.*")
+            disk[record.key] = sum(path.stat().st_size for path in beside)
+        total["disk"] += disk[record.key]
         total["known"] += 1
     return Needs(seconds, memory, total["disk"], total["known"])
 

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from command_line import call
+from made_up import made_up_record
 
 from benchmarks import cli
 from benchmarks.matrix import load_matrix
@@ -209,17 +210,46 @@ def test_a_wrong_word_is_answered_with_the_nearest(
 def test_missing_data_are_named_before_anything_runs(
     tmp_path: Path, tiny: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import datasets
-    from datasets.sampled.toy import ToyConfig
-
-    def missing(self: object, name: str) -> None:
-        raise datasets.DataMissing("file toys.npz is missing: get it from the archive")
-
-    monkeypatch.setattr(ToyConfig, "load", missing)
+    monkeypatch.setenv("FFJORD_BENCH_DATA", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tiny.write_text(tiny.read_text().replace('"8gaussians", rows = 2000', '"gas"'))
     code, _, err = call("run", tiny, "--out", tmp_path / "run", capsys=capsys)
     assert code == 3
-    assert "file toys.npz is missing" in err
+    assert "gas: gas is not here: run `ffjord-bench data fetch gas`" in err
     assert not (tmp_path / "run" / "cells").exists()
+
+
+def test_what_is_drawn_is_not_made_to_see_whether_it_is_there(
+    tmp_path: Path, tiny: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from datasets.sampled.toy import ToyConfig
+
+    monkeypatch.delattr(ToyConfig, "density")
+    code, out, _ = call("run", tiny, "--out", tmp_path / "run", "--dry-run", capsys=capsys)
+    assert code == 0
+    assert "2 cells to run" in out
+
+
+def test_a_plan_reads_each_record_once(
+    tmp_path: Path, tiny: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "run")
+    one, two = load_matrix(str(tiny)).cells
+    store.write(made_up_record(one, {"nll_nats": 1.0, "process_peak_bytes": 2**30}))
+    read: list[Path] = []
+    _read = Store._read
+
+    def noted(self: Store, path: Path) -> Any:
+        read.append(path)
+        return _read(self, path)
+
+    monkeypatch.setattr(Store, "_read", noted)
+    words = ("run", tiny, "--out", store.directory, "--dry-run")
+    code, out, _ = call(*words, capsys=capsys)
+    assert code == 0
+    assert "1 cells to run, 1 have a record" in out
+    assert two.key in out
+    assert read == [store.path(one)]
 
 
 def test_data_commands(capsys: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -362,28 +392,23 @@ def test_help_needs_no_torch() -> None:
 def test_what_is_missing_is_left_out_on_request(
     tmp_path: Path, tiny: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import datasets
     from benchmarks.run import local
-    from datasets.sampled.toy import ToyConfig
 
-    tiny.write_text(tiny.read_text().replace("rows = 2000 }", 'rows = 2000 }, "optdigits"'))
-
-    def missing(self: object, name: str) -> None:
-        raise datasets.DataMissing("file toys.npz is missing")
-
-    monkeypatch.setattr(ToyConfig, "load", missing)
+    monkeypatch.setenv("FFJORD_BENCH_DATA", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tiny.write_text(tiny.read_text().replace("rows = 2000 }", 'rows = 2000 }, "gas"'))
     words = ("run", tiny, "--out", tmp_path / "run")
     code, out, err = call(*words, "--dry-run", capsys=capsys)
     assert code == 0
     assert "4 cells to run" in out
-    assert "missing, 2 cells: 8gaussians[rows=2000]: file toys.npz is missing" in err
+    assert "missing, 2 cells: gas: gas is not here" in err
     ran: list[Any] = []
     monkeypatch.setattr(local, "run_cells", lambda cells, directory, **_: ran.extend(cells))
     code, _, err = call(*words, "--skip-missing", capsys=capsys)
     assert code == 1
-    assert [cell.dataset for cell in ran] == ["optdigits"] * 2
-    assert "left out, its data are missing: 8gaussians[rows=2000]" in err
-    words = (*words, "--skip-missing", "--filter", "dataset=8gaussians")
+    assert [cell.dataset for cell in ran] == ["8gaussians"] * 2
+    assert "left out, its data are missing: gas: gas is not here" in err
+    words = (*words, "--skip-missing", "--filter", "dataset=gas")
     code, _, err = call(*words, capsys=capsys)
     assert code == 3
     assert "nothing was run" in err
