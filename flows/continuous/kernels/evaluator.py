@@ -55,8 +55,8 @@ class KernelEvaluator(DenseEvaluator):
     What it inherits, which takes single steps by torch, serves in all other cases.
     """
 
-    def layers(self, z: Tensor) -> layers.Layers | None:
-        """The layers, if kernels can, and should, go a way from an initial state on.
+    def covered(self, z: Tensor) -> layers.Layers | None:
+        """The network's layers, if kernels can, and should, go a way from an initial state on.
 
         Where someone watches torch's operations, or has them done in another way (autocast,
         dispatch modes, torch.compile, subclasses of tensors), they are left to torch.
@@ -76,7 +76,7 @@ class KernelEvaluator(DenseEvaluator):
         ):
             return None
         size = z.element_size()
-        found = layers.layers_of(dynamics, self.held.named, size)
+        found = self._layers(size)
         products = 0 if self.probes is None else len(self.probes.vectors)
         fits = (
             found is not None
@@ -94,7 +94,7 @@ class KernelEvaluator(DenseEvaluator):
         first_step: float | None,
         tape: Tape | None,
     ) -> Tensor | None:
-        found = self.layers(z)
+        found = self.covered(z)
         if found is None:
             return None
         settings, method = problem.settings, _method(problem.settings.solver)
@@ -153,7 +153,7 @@ class KernelEvaluator(DenseEvaluator):
     ) -> tuple[Tensor, list[Tensor | None]]:
         method, whole = _method(problem.settings.solver), cast(_Whole, tape.whole)
         net, batch = whole.net, whole.batch
-        found = layers.layers_of(self.held.module, self.held.named, z_bar.element_size())
+        found = self._layers(z_bar.element_size())
         assert found is not None
         workers = _workers(batch.panels)
         room, memory = _memory(z_bar, net, found, batch, method, workers, record=True)
@@ -188,6 +188,9 @@ class KernelEvaluator(DenseEvaluator):
             for piece, tensor in zip(pieces, self.held.tensors, strict=True)
         ]
         return bar, totals if context_bar is None else [*totals, context_bar]
+
+    def _layers(self, itemsize: int) -> layers.Layers | None:
+        return layers.layers_of(cast(DenseDynamics, self.held.module), self.held.named, itemsize)
 
     def _network(self, found: layers.Layers) -> network.Network:
         dynamics, probes = cast(DenseDynamics, self.held.module), self.probes

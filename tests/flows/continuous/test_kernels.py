@@ -373,7 +373,7 @@ def test_which_problems_are_covered() -> None:
     def covered(block: nn.Module, z: Tensor = z, names: tuple[str, ...] = ()) -> bool:
         probes = Probes(torch.zeros(1, *z.shape, dtype=z.dtype), False, 1.0)
         of = evaluator_of(block, z, None, probes, names)
-        return isinstance(of, KernelEvaluator) and of.layers(z) is not None
+        return isinstance(of, KernelEvaluator) and of.covered(z) is not None
 
     class Other(DenseDynamics):
         pass
