@@ -123,7 +123,8 @@ class KernelEvaluator(DenseEvaluator):
             arguments = net, room, method, batch, way, memory, piece, tape is not None, flat
 
             def call(meeting: Array, worker: int, arguments: Any = arguments) -> None:
-                steps.solve(*arguments, meeting, worker, workers)
+                solve: Any = steps.solve
+                solve(*arguments, meeting, worker, workers)
 
             share_out(workers, call)
             outcome, evaluations, accepted, rejected, taped = memory.counts[0].tolist()
@@ -176,7 +177,8 @@ class KernelEvaluator(DenseEvaluator):
             arguments = net, room, method, batch, memory, piece, taped, *gradients
 
             def call(meeting: Array, worker: int, arguments: Any = arguments) -> None:
-                steps.pull_solve(*arguments, worker, workers)
+                pull: Any = steps.pull_solve
+                pull(*arguments, worker, workers)
 
             share_out(workers, call)
         tick(evaluations, part=problem.settings.part)

@@ -159,7 +159,7 @@ def _room(
     kept_stages = stages if record else 0
     low_panels = 0, kept_stages, 2 * kept_stages
     total = at[-1] + (2 * kept_stages + 3) * thin
-    return Room(size, record, kept, *at, *low_panels, thin, total)
+    return Room(size, record, kept, *(*at, *low_panels, thin, total))
 
 
 @compiled
