@@ -114,18 +114,19 @@ def tick(evaluations: int = 1, part: str | None = None) -> None:
                 counts.forward += evaluations
 
 
-def step(accepted: bool, part: str | None = None) -> None:
-    """Report to every open meter that a solver has accepted or rejected a step.
+def step(accepted: bool, part: str | None = None, count: int = 1) -> None:
+    """Report to every open meter that a solver has accepted or rejected steps.
 
     Args:
         accepted: whether the error was within the tolerance.
         part: name of the part of the flow that was solved.
+        count: how many steps.
     """
     if not _open or torch.compiler.is_compiling():
         return
     for meter in _open:
         for counts in meter._counts(part):
             if accepted:
-                counts.accepted += 1
+                counts.accepted += count
             else:
-                counts.rejected += 1
+                counts.rejected += count

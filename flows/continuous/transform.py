@@ -212,11 +212,9 @@ def evaluator_of(
         regularizers: names whose integrals go along, after the trace.
     """
     if isinstance(dynamics, DenseDynamics) and DenseEvaluator.has(regularizers, probes):
-        dense = DenseEvaluator(dynamics, context, probes, regularizers)
         if kernels.in_use() != "none":
-            from flows.continuous.kernels.evaluator import KernelEvaluator, covers
+            from flows.continuous.kernels.evaluator import KernelEvaluator
 
-            if covers(dense, z):
-                return KernelEvaluator(dense)
-        return dense
+            return KernelEvaluator(dynamics, context, probes, regularizers)
+        return DenseEvaluator(dynamics, context, probes, regularizers)
     return AutogradEvaluator(Field(dynamics, context, probes), regularizers)

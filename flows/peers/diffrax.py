@@ -100,9 +100,8 @@ class _DiffraxFFJORD(InJax, ContinuousPeerFlow):
             # diffrax does not count.
             tick(STAGES * attempts + (0 if work == "gradient" else BEFORE), part)
             if work == "value":
-                for count, kept in ((accepted, True), (rejected, False)):
-                    for _ in range(count):
-                        step(kept, part)
+                step(True, part, accepted)
+                step(False, part, rejected)
             if outcome == TOO_MANY:
                 raise TooManyEvaluations.at(config.max_evaluations, config.atol, config.rtol)
             if outcome == FAILED:

@@ -1,23 +1,24 @@
 """Compiled kernels for dense dynamics on a CPU: fewer, larger calls whose data stay in the cache.
 
 At a given time dense dynamics are a plain network, and one batch's points know nothing of each
-other between two decisions about a step's size. So a *panel* of 32 points goes through everything
-that an attempted step asks of it, all stages with value, Jacobian products and error, in one
-compiled call; and once more, backwards, for the gradient. In the order of their reading:
+other but the size of a step. So a *panel* of 32 points goes through everything that an attempted
+step asks of it, all stages with value, Jacobian products and error, before the next one does; and
+a whole solve with its control is one compiled call, as is its gradient. In the order of reading:
 
 ==============  ===================================================================
 blocks          matrix products of panels, in registers
 activations     nonlinearities with two derivatives
 layers          the layers' weights as functions of time, and the gradient of these
 network         a panel through a network, forwards and backwards
-steps           a Runge-Kutta step of all panels, and its gradient
+threads         Python's threads in compiled code, and how they wait for one another
+steps           a solve of all panels, step by step, and its gradient
 evaluator       the solver's right-hand side made of these; torch's tensors in and out
 compiled        how functions are compiled, and where that is kept
 warmed          has it all compiled when it is imported
 ==============  ===================================================================
 
-They need Numba (the extra ``fast``); without it, where ``evaluator.covers`` says no, and where the
-environment variable ``FFJORD_BENCH_KERNELS`` is ``off``, torch does the same, to rounding.
+They need Numba (the extra ``fast``). Without it, where the evaluator finds a case not covered, and
+where the environment variable ``FFJORD_BENCH_KERNELS`` is ``off``, torch does the same to rounding.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 Numba keeps what it compiled beside the source and looks at one file's date to tell whether it is
 still good; the functions here call one another across files. So it is kept in a folder that is
-named by the hash of all these files, in the user's cache folder or where ``NUMBA_CACHE_DIR`` says:
-what was compiled of other sources is never met.
+named by the hash of all these files and of the solver's control, of which parts are compiled in: in
+the user's cache folder, or where ``NUMBA_CACHE_DIR`` says. What was compiled of other sources is
+never met.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any, TypeVar
 import numba
 import platformdirs
 
+from flows.continuous.ode import control
+
 __all__ = ["compiled"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -27,8 +30,10 @@ _ARITHMETIC = {"contract", "reassoc", "nsz", "arcp"}
 def _folder() -> Path:
     """Where compiled code is kept; shared by all processes."""
     sources = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        sources.update(path.read_bytes())
+    for path in (*sorted(Path(__file__).parent.glob("*.py")), Path(control.__file__)):
+        # The others compile nothing.
+        if path.stem not in ("__init__", "evaluator", "warmed"):
+            sources.update(path.read_bytes())
     name = f"{numba.__version__}-{sources.hexdigest()[:16]}"
     base = numba.config.CACHE_DIR or Path(platformdirs.user_cache_dir("ffjord-bench")) / "kernels"
     return Path(base) / name

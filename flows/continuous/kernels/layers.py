@@ -119,9 +119,14 @@ def _dot(left: Array, right: Array, step: int, count: int) -> Any:
 
 @compiled
 def make(table: Array, parameters: Array, times: Array, weights: Array, shifts: Array) -> None:
-    """Add the weights and shifts at each time to ``(s, ...)`` zeros."""
+    """Set the weights and shifts at each time, ``(s, ...)``.
+
+    What is beyond a layer's own is 0: it is multiplied too, and slow where it happens to be tiny.
+    """
     for place in range(len(times)):
         t = times[place]
+        weights[place] = 0
+        shifts[place] = 0
         for layer in range(len(table)):
             drift = table[layer, _DRIFT]
             of_layer = part(weights[place], table[layer, WEIGHTS])

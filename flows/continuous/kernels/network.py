@@ -90,9 +90,9 @@ class Room(NamedTuple):
         turned: a panel as a matrix of columns, with a record.
         nothing: zeros.
         thin: where low panels begin, whose numbers these are:
-        rates: one for each stage: velocity and integrands.
+        rates: one for each stage, its velocity, with a record.
         stages: one for each stage, the gradient by its point, with a record.
-        ends: five, for the ends of a step.
+        spare: three.
         thin_size: numbers of a low panel, as high as state, context and integrals.
         total: numbers in all.
     """
@@ -114,7 +114,7 @@ class Room(NamedTuple):
     thin: int
     rates: int
     stages: int
-    ends: int
+    spare: int
     thin_size: int
     total: int
 
@@ -156,9 +156,10 @@ def _room(
     )
     at = [sum(counts[:place]) for place in range(len(counts) + 1)]
     at[-1] *= size
-    ends = stages * (1 + record)
-    low_panels = 0, stages, ends
-    return Room(size, record, kept, *(*at, *low_panels, thin, at[-1] + (ends + 5) * thin))
+    kept_stages = stages if record else 0
+    low_panels = 0, kept_stages, 2 * kept_stages
+    total = at[-1] + (2 * kept_stages + 3) * thin
+    return Room(size, record, kept, *(*at, *low_panels, thin, total))
 
 
 @compiled
@@ -169,25 +170,25 @@ def panel(room: Room, work: Array, number: int) -> Array:
 
 
 @compiled
-def low_panel(room: Room, work: Array, number: int) -> Array:
-    """The low panel of a number."""
-    made: Array = part(work, room.thin + number * room.thin_size)
+def low_panel(room: Room, low: Array, number: int) -> Array:
+    """The low panel of a number, of an array of such."""
+    made: Array = part(low, number * room.thin_size)
     return made
 
 
 @compiled
 def forward(
-    net: Network, room: Room, weights: Array, shifts: Array, work: Array, stage: int, traced: bool
+    net: Network, room: Room, weights: Array, shifts: Array, work: Array, rate: Array, traced: bool
 ) -> None:
     """The velocity of a panel and its integrands.
 
     Args:
         net: the network.
-        room: where ``point`` and ``vectors`` are given, and ``rates`` of the stage is set.
+        room: where ``point`` and ``vectors`` are given.
         weights: flat, at one time.
         shifts: likewise.
         work: the panels.
-        stage: where the results go.
+        rate: a low panel, gets the velocity and below it the integrands.
         traced: whether the integrands are asked for.
     """
     table, depth = net.table, len(net.table)
@@ -197,7 +198,7 @@ def forward(
         outputs = table[layer, OUTPUTS]
         y = panel(room, work, room.values + (layer + 1) % room.kept)
         if layer == depth - 1:
-            y = low_panel(room, work, room.rates + stage)
+            y = rate
         multiply(
             part(weights, table[layer, WEIGHTS]),
             table[layer, ROW],
@@ -298,10 +299,11 @@ def pull(
     room: Room,
     weights: Array,
     work: Array,
-    stage: int,
+    f: Array,
     f_bar: Array,
     q_bar: Array,
     traced: bool,
+    z_bar: Array,
     weight_bars: Array,
     shift_bars: Array,
 ) -> None:
@@ -309,13 +311,14 @@ def pull(
 
     Args:
         net: the network.
-        room: where ``stages`` of the stage gets the gradient by state and context.
+        room: how the panels are numbered.
         weights: flat, at one time.
         work: the panels, with the record, which is used up.
-        stage: where ``forward`` left its results.
+        f: the velocity that it gave.
         f_bar: the gradient by the velocity; overwritten.
         q_bar: the gradient by the integrands.
         traced: whether they were asked for.
+        z_bar: a low panel, gets the gradient by state and context.
         weight_bars: flat; the gradient by the weights is added.
         shift_bars: flat; likewise.
     """
@@ -323,7 +326,6 @@ def pull(
     points = PANEL_BYTES // work.itemsize
     turned = panel(room, work, room.turned)
     if traced:
-        f = low_panel(room, work, room.rates + stage)
         _pull_integrands(net, room, f, work, f_bar, q_bar)
         _pull_tangents(net, room, weights, work, weight_bars)
     p_bar = panel(room, work, room.bars)
@@ -359,7 +361,7 @@ def pull(
         # In turn in two places: what comes from behind a layer, and what goes to the one before.
         x_bar = panel(room, work, room.bars + (depth - layer) % 2 * max(1, net.probes))
         if layer == 0:
-            x_bar = low_panel(room, work, room.stages + stage)
+            x_bar = z_bar
         nothing = panel(room, work, room.nothing)
         multiply_transposed(part(weights, weights_at), row, nothing, p_bar, x_bar, outputs, inputs)
         p_bar = x_bar

@@ -10,8 +10,10 @@ from __future__ import annotations
 import torch
 
 from flows.continuous import kernels
-from flows.continuous.ode.dense import DenseEvaluator
 from flows.continuous.ode.dynamics import DenseDynamics
+from flows.continuous.ode.field import Probes
+from flows.continuous.ode.gradient import integrate
+from flows.continuous.ode.settings import Settings
 
 __all__: list[str] = []
 
@@ -21,13 +23,11 @@ def _compile(dtype: torch.dtype) -> None:
 
     z = torch.zeros(1, 1, dtype=dtype)
     # Nobody's random numbers are to be others for it.
-    with torch.random.fork_rng([]):
+    with torch.random.fork_rng([]), torch.enable_grad():
         block = DenseDynamics(1, (1,)).to(dtype)
-    evaluator = KernelEvaluator(DenseEvaluator(block, None, None))
-    (moment,) = evaluator.moments(times := torch.zeros(1, dtype=dtype))
-    evaluator.rates(moment, z, integrands=False)
-    _, shares = evaluator.pull(moment, z, z, None)
-    evaluator.gradients().add(times, [shares])
+        evaluator = KernelEvaluator(block, None, Probes(z[None], narrow=False, weight=1.0))
+        end, *_ = integrate(evaluator, z, 0.0, 1.0, Settings("euler", steps=1))
+        end.sum().backward()
 
 
 if kernels.in_use() != "none":

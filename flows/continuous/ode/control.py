@@ -27,7 +27,16 @@ from flows.continuous.errors import StepUnderflow
 from flows.continuous.ode.evaluator import Problem
 from flows.continuous.ode.settings import Settings
 
-__all__ = ["Attempts", "adaptive_steps", "equal_steps", "fitting_step", "initial_step"]
+__all__ = [
+    "FIRST",
+    "Attempts",
+    "adaptive_steps",
+    "equal_steps",
+    "fitting_step",
+    "growth",
+    "initial_step",
+    "part_of",
+]
 
 Attempts = Generator[tuple[float, float], float, None]
 
@@ -72,19 +81,16 @@ def adaptive_steps(
     """
     direction = 1.0 if end > start else -1.0
     span = abs(end - start)
-    before: float | None = None
-    size, done, after_rejection = first, 0.0, False
+    size, done, before, after_rejection = first, 0.0, 0.0, False
     while True:
         rest = span - done
-        # Two equal steps rather than a long and a short one; the last one ends on the end.
-        reach = LONGER * size
-        step = rest if reach >= rest else rest / 2 if 2 * reach >= rest else size
+        step = part_of(rest, size)
         t = start + direction * done
         if not step > resolution * span:
             raise StepUnderflow.at(settings.solver, f"step size {step:.1e} at t = {t:.6g}")
         ratio = yield t, direction * step
         order = settings.tableau.order
-        size = step * _growth(ratio, before, order, after_rejection=after_rejection)
+        size = step * growth(ratio, before, order, after_rejection)
         after_rejection = not ratio <= 1
         if after_rejection:
             continue
@@ -94,7 +100,19 @@ def adaptive_steps(
         done += step
 
 
-def _growth(ratio: float, before: float | None, order: int, *, after_rejection: bool) -> float:
+# Floats in, floats out: the compiled kernels are made of these two as well.
+
+
+def part_of(rest: float, size: float) -> float:
+    """How much of the rest of the way the next step takes, where a size is due.
+
+    Two equal steps rather than a long and a short one; the last one ends on the end.
+    """
+    reach = LONGER * size
+    return rest if reach >= rest else rest / 2 if 2 * reach >= rest else size
+
+
+def growth(ratio: float, before: float, order: int, after_rejection: bool) -> float:
     """What to multiply the step size with, by a proportional-integral controller.
 
     The constants are those of dopri5.f (Hairer, Norsett and Wanner, section IV.2 of volume II):
@@ -103,7 +121,7 @@ def _growth(ratio: float, before: float | None, order: int, *, after_rejection: 
 
     Args:
         ratio: the error over its tolerance.
-        before: the same of the last accepted step; None at the first.
+        before: the same of the last accepted step, at least 1e-4; 0 at the first.
         order: of the method.
         after_rejection: whether the last attempt was rejected.
     """
@@ -111,8 +129,9 @@ def _growth(ratio: float, before: float | None, order: int, *, after_rejection: 
         return 0.2
     if ratio > 1:
         return max(0.2, 0.9 / math.pow(ratio, 1 / order - 0.03))
-    exponent = 1 / order if before is None else 1 / order - 0.03
-    factor = 0.9 * math.pow(before or 1.0, 0.04) / math.pow(max(ratio, 1e-10), exponent)
+    exponent = 1 / order - 0.03 if before > 0 else 1 / order
+    factor = 0.9 * math.pow(before if before > 0 else 1.0, 0.04)
+    factor /= math.pow(max(ratio, 1e-10), exponent)
     return min(1.0 if after_rejection else 10.0, max(0.2, factor))
 
 

@@ -13,8 +13,8 @@ the tensors behind the right-hand side leave a pull as its shares; the backward 
 :meth:`Evaluator.gradients`, hands it the shares of each step, and asks it for the sums.
 
 A step is made of these, here. An evaluator that can do one as a whole overrides
-:meth:`Evaluator.step` and :meth:`Evaluator.pull_step`, and :meth:`Evaluator.solve` if it can do
-whole ways.
+:meth:`Evaluator.step` and :meth:`Evaluator.pull_step`; one that can do whole ways overrides
+:meth:`Evaluator.solve` and :meth:`Evaluator.pull_solve`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,16 @@ import abc
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from flows.continuous.ode.settings import Settings
 from flows.continuous.ode.tableaus import Coefficients
+
+if TYPE_CHECKING:
+    from flows.continuous.ode.forward import Tape
 
 __all__ = ["Evaluator", "Gradients", "Problem", "Shares", "Step", "mean_square"]
 
@@ -139,13 +142,40 @@ class Evaluator(abc.ABC):
 
     # -- what is made of evaluations ----------------------------------------------------------
 
-    def solve(self, problem: Problem, z: Tensor, start: float, end: float) -> Tensor | None:
-        """A whole way where no gradient is wanted, by the same control, reported to the meter.
+    def solve(
+        self,
+        problem: Problem,
+        z: Tensor,
+        start: float,
+        end: float,
+        first_step: float | None,
+        tape: Tape | None,
+    ) -> Tensor | None:
+        """A whole way, by the same control, reported to the meter.
+
+        Args and errors are those of :func:`flows.continuous.ode.forward.forward`. What it needs for
+        the way back it leaves in ``tape.whole``.
 
         Returns:
             The solution at the end, flat; None to have it made step by step.
         """
         return None
+
+    def pull_solve(
+        self, problem: Problem, tape: Tape, z_bar: Tensor, q_bar: Tensor | None
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """The gradient of what :meth:`solve` left, reported to the meter.
+
+        Args:
+            problem: how to solve, and the state's layout.
+            tape: of the way.
+            z_bar: gradient by the solution, shape ``(n, ...)``.
+            q_bar: gradient by the integrals, ``(m, n)``; None without.
+
+        Returns:
+            The gradients by the initial state and by each of the evaluator's tensors.
+        """
+        raise NotImplementedError
 
     def step(
         self,

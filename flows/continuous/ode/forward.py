@@ -50,11 +50,13 @@ class Tape:
         room: how many numbers may yet be spent on velocities.
         steps: the accepted steps.
         fitting_step: the step size that would just have fitted at the start, by the error there.
+        whole: what an evaluator that went the whole way itself left in place of the steps.
     """
 
     room: int
     steps: list[Accepted] = field(default_factory=list)
     fitting_step: float | None = None
+    whole: Any = None
 
     def accept(self, problem: Problem, t: float, dt: float, y: Tensor, rate: Tensor) -> None:
         """Note a step that began at ``y``, with the rates of its stages."""
@@ -95,6 +97,9 @@ def forward(
         TooManyEvaluations: at the cap on evaluations.
     """
     settings, tableau = problem.settings, problem.settings.tableau
+    whole = evaluator.solve(problem, z, start, end, first_step, tape)
+    if whole is not None:
+        return whole
     graph = tape is not None and settings.compiled and evaluator.compiles
     evaluations = 0
 

@@ -67,9 +67,7 @@ def integrate(
         tensor is not None and tensor.requires_grad for tensor in (z, *moving, *evaluator.tensors)
     )
     if not wanted:
-        y = evaluator.solve(problem, z, *times)
-        if y is None:
-            y = forward(evaluator, problem, z, *times, None, None)
+        y = forward(evaluator, problem, z, *times, None, None)
         return *_parts(problem, y), None
     tape = Tape(evaluator.room(z))
     final, integrals = _Solve.apply(
@@ -125,6 +123,8 @@ def _backward(
     evaluator: Evaluator, problem: Problem, tape: Tape, z_bar: Tensor, q_bar: Tensor | None
 ) -> tuple[Tensor, list[Tensor | None]]:
     """The way back along a tape: gradients by the initial state and the evaluator's tensors."""
+    if tape.whole is not None:
+        return evaluator.pull_solve(problem, tape, z_bar, q_bar)
     settings, tableau = problem.settings, problem.settings.tableau
     used = tableau.used
     graph = settings.compiled and evaluator.compiles

@@ -22,17 +22,17 @@ import flows
 from benchmarks.measures.memory import peak_above_start
 from flows.base import InputError
 from flows.continuous import kernels
-from flows.continuous.ode.autograd import AutogradEvaluator
-from flows.continuous.ode.dense import DenseEvaluator
+from flows.continuous.errors import StepUnderflow, TooManyEvaluations
 from flows.continuous.ode.dynamics import LAYERS, DenseDynamics
-from flows.continuous.ode.evaluator import Evaluator
-from flows.continuous.ode.field import Field, Probes
+from flows.continuous.ode.field import Probes
+from flows.continuous.ode.gradient import integrate
+from flows.continuous.ode.settings import Settings
 from flows.continuous.transform import evaluator_of
 from flows.meter import Meter
 
 pytest.importorskip("numba", reason="numba is not installed: the extra 'fast' brings it")
 
-from flows.continuous.kernels import activations, blocks, evaluator
+from flows.continuous.kernels import activations, blocks, evaluator, steps
 from flows.continuous.kernels.evaluator import KernelEvaluator
 
 CASES: dict[str, dict[str, Any]] = {
@@ -117,16 +117,16 @@ def found(flow: Any, x: Tensor, context: Tensor | None) -> dict[str, Any]:
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Gets the names of the kernels' steps as they are taken."""
+    """Gets the names of the kernels' ways as they are gone."""
     taken: list[str] = []
-    for name in ("_step", "_pull"):
-        method = getattr(KernelEvaluator, name)
+    for name in ("solve", "pull_solve"):
+        compiled = getattr(steps, name)
 
-        def noted(self: Any, *args: Any, _method: Any = method, _name: str = name) -> Any:
+        def noted(*args: Any, _compiled: Any = compiled, _name: str = name) -> Any:
             taken.append(_name)
-            return _method(self, *args)
+            return _compiled(*args)
 
-        monkeypatch.setattr(KernelEvaluator, name, noted)
+        monkeypatch.setattr(steps, name, noted)
     return taken
 
 
@@ -136,7 +136,7 @@ def both(
     """Results by the kernels, and by torch."""
     taken = counted(monkeypatch)
     by_kernels = run()
-    assert {"_step", "_pull"} <= set(taken)
+    assert {"solve", "pull_solve"} <= set(taken)
     monkeypatch.setenv(kernels.VARIABLE, "off")
     taken.clear()
     by_torch = run()
@@ -235,27 +235,6 @@ def test_a_training_step_changes_the_next_solve(monkeypatch: pytest.MonkeyPatch)
     agree(*both(monkeypatch, run), 1e-8)
 
 
-def test_a_pull_of_one_evaluation_is_that_of_autograd() -> None:
-    block = DenseDynamics(3, (8,)).double()
-    z, vectors = draw(5, 3), draw(2, 5, 3, seed=1)
-    probes = Probes(vectors, False, 0.5)
-    mine = evaluator_of(block, z, None, probes, ())
-    assert isinstance(mine, KernelEvaluator)
-    results = []
-    for one in (mine, AutogradEvaluator(Field(block, None, probes))):
-        evaluator: Evaluator = one
-        times = torch.tensor([0.3], dtype=torch.float64)
-        (moment,) = evaluator.moments(times)
-        f, q = evaluator.rates(moment, z, integrands=True)
-        assert q is not None
-        bar, shares = evaluator.pull(moment, z, draw(5, 3, seed=2), draw(1, 5, seed=3))
-        sums = evaluator.gradients()
-        sums.add(times, [shares])
-        results.append([f, q, bar, *sums.totals()])
-    for value, truth in zip(*results, strict=True):
-        torch.testing.assert_close(value, truth)
-
-
 def test_threads_give_the_same_to_rounding() -> None:
     before = torch.get_num_threads()
     results = []
@@ -263,7 +242,7 @@ def test_threads_give_the_same_to_rounding() -> None:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             results.append(found(*made(n=700, dtype=torch.float64, probes=2, context=1)))
-            assert evaluator._workers(700, 8) == threads
+            assert evaluator._workers(700 // 16) == threads
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:
@@ -314,17 +293,73 @@ def test_a_forked_process_solves_by_threads_of_its_own() -> None:
     assert os.waitstatus_to_exitcode(status) == 0
 
 
-@pytest.mark.parametrize("part", ["z", "context"])
-def test_what_is_no_number_is_an_error_or_stays_in_its_row(part: str) -> None:
-    flow, x, context = made(n=40, dtype=torch.float32, context=2, solver="rk4", steps=2)
+FAILURES: dict[str, tuple[dict[str, Any], type[Exception]]] = {
+    "no number in the state": ({"broken": "state"}, StepUnderflow),
+    "no number in the context": ({"broken": "context"}, StepUnderflow),
+    "fixed steps": ({"broken": "state", "solver": "rk4", "steps": 2}, StepUnderflow),
+    "no evaluation allowed": ({"max_evaluations": 0}, TooManyEvaluations),
+    "one step allowed": ({"max_evaluations": 10}, TooManyEvaluations),
+    "a few steps allowed": ({"max_evaluations": 30, "tolerance": 1e-10}, TooManyEvaluations),
+}
+
+
+@pytest.mark.parametrize(("case", "error"), FAILURES.values(), ids=FAILURES.keys())
+def test_what_cannot_be_solved_is_torch_s_error_after_as_many_evaluations(
+    case: dict[str, Any], error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"max_evaluations": 10_000, **case}
+    cap, tolerance = options.pop("max_evaluations"), options.pop("tolerance", 1e-4)
+    broken = options.pop("broken", None)
+    flow, x, context = made(n=40, dtype=torch.float64, context=2, **options)
     assert context is not None
-    (x if part == "z" else context)[5] = torch.nan
-    (block,) = flow.blocks
-    dense = DenseEvaluator(block.dynamics, context, None)
-    f, _ = KernelEvaluator(dense).rates(torch.tensor(0.5), x, integrands=False)
-    assert f[5].isnan().all()
-    assert not f[:5].isnan().any()
-    assert not f[6:].isnan().any()
+    if broken is not None:
+        (x if broken == "state" else context)[5] = torch.nan
+    config = flow.config
+    settings = Settings(config.solver, tolerance, tolerance, config.steps, max_evaluations=cap)
+
+    def run() -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for wanted in (False, True):
+            z = x.clone().requires_grad_(wanted)
+            of = evaluator_of(flow.blocks[0].dynamics, z, context, None, ())
+            with Meter() as meter, pytest.raises(error) as caught, torch.set_grad_enabled(wanted):
+                integrate(of, z, 0.0, 1.0, settings)
+            found[f"{wanted}"] = (str(caught.value), astuple(meter))
+        return found
+
+    by_kernels = run()
+    monkeypatch.setenv(kernels.VARIABLE, "off")
+    by_torch = run()
+    assert by_kernels == by_torch
+
+
+def test_a_way_is_one_call_forward_and_one_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = counted(monkeypatch)
+    flow, x, _ = made(dtype=torch.float32)
+    flow.loss(x).backward()
+    flow.eval()
+    flow.log_prob(x, exact=True)
+    flow.sample(5)
+    assert taken == ["solve", "pull_solve", "solve", "solve"]
+
+
+@pytest.mark.parametrize("options", [{"solver": "rk4", "steps": 50}, {"atol": 1e-9, "rtol": 1e-9}])
+def test_a_long_way_takes_several_pieces_of_tape(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run() -> dict[str, Any]:
+        return found(*made(dtype=torch.float64, **options))
+
+    monkeypatch.setattr(evaluator, "PIECE", 2)
+    agree(*both(monkeypatch, run), 1e-9)
+
+
+def test_no_rows_and_another_precision_are_what_they_are_to_torch() -> None:
+    flow, x, _ = made(dtype=torch.float32)
+    assert flow.log_prob(x[:0]).shape == (0,)
+    assert flow.sample(0).shape == (0, 3)
+    with pytest.raises(InputError, match="float16"):
+        flow.log_prob(x.half())
 
 
 def test_strides_do_not_matter() -> None:
@@ -340,7 +375,8 @@ def test_which_problems_are_covered() -> None:
 
     def covered(block: nn.Module, z: Tensor = z, names: tuple[str, ...] = ()) -> bool:
         probes = Probes(torch.zeros(1, *z.shape, dtype=z.dtype), False, 1.0)
-        return isinstance(evaluator_of(block, z, None, probes, names), KernelEvaluator)
+        of = evaluator_of(block, z, None, probes, names)
+        return isinstance(of, KernelEvaluator) and of.covered(z) is not None
 
     class Other(DenseDynamics):
         pass
@@ -427,10 +463,10 @@ def test_what_is_warmed_is_all_that_a_step_takes() -> None:
     code = """
 import flows.continuous.kernels.warmed
 import torch, flows
-from flows.continuous.kernels import layers, steps
-compiled = (layers.make, layers.pull_back, steps.step, steps.pull_step)
+from flows.continuous.kernels import steps
+compiled = (steps.solve, steps.pull_solve)
 before = [len(one.signatures) for one in compiled]
-assert before == [2, 2, 2, 2], before
+assert before == [2, 2], before
 for dtype in (torch.float32, torch.float64):
     for options in ({}, {"trace": "exact"}, {"bottleneck": 1, "kinetic_energy": 0.1}):
         flow = flows.build("ffjord", (2,), 1, hidden=(3,), **options).to(dtype)

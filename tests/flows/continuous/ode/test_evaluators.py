@@ -124,16 +124,27 @@ def test_a_first_step_is_tried_and_the_one_that_fits_comes_back() -> None:
         assert integrate(of, z, 0.0, 1.0, settings)[2] is None
 
 
-def test_an_evaluator_may_do_whole_ways_where_no_gradient_is_wanted() -> None:
+def test_an_evaluator_may_do_whole_ways() -> None:
     class Whole(DenseEvaluator):
-        def solve(self, problem: Problem, z: Tensor, start: float, end: float) -> Tensor:
+        def solve(self, problem: Problem, z: Tensor, start: float, *rest: Any) -> Tensor:
+            end, _, tape = rest
+            if tape is not None:
+                tape.whole = end - start
             return torch.full((problem.size,), end - start, dtype=z.dtype)
 
-    made, z = evaluator("dense"), state()
+        def pull_solve(
+            self, problem: Problem, tape: Tape, z_bar: Tensor, q_bar: Tensor | None
+        ) -> tuple[Tensor, list[Tensor | None]]:
+            return z_bar * tape.whole, [None] * len(self.tensors)
+
+    made, z = evaluator("dense"), state().requires_grad_(True)
     assert isinstance(made, DenseEvaluator)
     made.__class__ = Whole
-    with torch.no_grad():
-        found, integrals, _ = integrate(made, z, 0.5, 2.0, Settings())
-    assert torch.equal(found, torch.full_like(z, 1.5))
-    assert torch.equal(integrals, torch.full((1, 6), 1.5, dtype=z.dtype))
-    assert not torch.equal(integrate(made, z, 0.5, 2.0, Settings())[0], found)
+    for wanted in (False, True):
+        with torch.set_grad_enabled(wanted):
+            found, integrals, _ = integrate(made, z, 0.5, 2.0, Settings())
+        assert torch.equal(found, torch.full_like(z, 1.5))
+        assert torch.equal(integrals, torch.full((1, 6), 1.5, dtype=z.dtype))
+    found.sum().backward()
+    assert z.grad is not None
+    assert torch.equal(z.grad, torch.full_like(z, 1.5))
