@@ -218,5 +218,10 @@ def evaluator_of(
 
             if covers(dense, z):
                 return KernelEvaluator(dense)
+        if z.is_cuda and kernels.triton_is_there() and kernels.allowed():
+            from flows.continuous.kernels import on_cuda
+
+            if on_cuda.covers(dense, z):
+                return on_cuda.TritonEvaluator(dynamics, context, probes, regularizers)
         return dense
     return AutogradEvaluator(Field(dynamics, context, probes), regularizers)

@@ -39,7 +39,14 @@ from flows.continuous.ode.recorded import Recorder, fresh_inputs, layout, record
 __all__ = ["Pull", "applies", "chosen", "follow", "pull_back", "read", "recorded_pulls"]
 
 WINDOW = 4
-"""Attempts that are issued before the host asks, at most; fewer where fewer are due."""
+"""Attempts that are issued before the host asks, at most; fewer where fewer are due.
+
+To ask is to let the device wait for the host, some 20 us; an attempt past the end is an attempt
+for nothing. Both numbers here are guesses: no device has been measured.
+"""
+
+FIRST_WINDOW = 2
+"""The same where the size of the first step is not known to the host."""
 
 _chosen: list[bool] = []
 
@@ -160,12 +167,13 @@ class Way:
         if self.velocities is not None:
             velocities = found.rate[None, : tableau.used - 1, : problem.z_size]
             self.velocities.index_copy_(0, self.index, velocities)
-        self.index.add_(1)
         if due is None:
             y.copy_(found.y)
             return
         after, accepted, row = control.judged(self.control, due, found.square, tableau.order)
-        self.rows.index_copy_(0, self.index - 1, row[None])
+        self.rows.index_copy_(0, self.index, row[None])
+        # Whoever warms this up may run it more often than a window is long.
+        self.index.add_(1).clamp_(max=WINDOW - 1)
         y.copy_(torch.where(accepted, found.y, y))
         self.first_rate.copy_(torch.where(accepted, found.rate[-1], self.first_rate))
         self.control.copy_(after)
@@ -201,7 +209,6 @@ def follow(
     if not tableau.adaptive:
         for t, dt in equal_steps(start, end, settings.steps):
             counted.evaluations(len(tableau.evaluated))
-            way.index.zero_()
             way.control[:2].copy_(_doubles([t, dt], z))
             way.attempt()
             meter.step(True, settings.part)
@@ -215,7 +222,7 @@ def follow(
     way.begin()
     rest, size = abs(end - start), first_step
     while rest > 0:
-        window = WINDOW if size is None else min(WINDOW, math.ceil(rest / (LONGER * size)))
+        window = FIRST_WINDOW if size is None else min(WINDOW, math.ceil(rest / (LONGER * size)))
         way.index.zero_()
         for _ in range(window):
             way.attempt()
