@@ -26,7 +26,7 @@ from torch import Tensor
 
 from flows.continuous.ode.evaluator import Evaluator
 
-__all__ = ["Recorder", "fresh_inputs", "recorded", "refused", "using"]
+__all__ = ["Recorder", "as_graph", "fresh_inputs", "layout", "recorded", "refused", "using"]
 
 Recorder = Callable[[Callable[[], None]], Callable[[], None]]
 """From a function over buffers to one that does the same."""
@@ -72,7 +72,7 @@ def recorded(key: Hashable, device: torch.device, make: Callable[[Recorder], Any
 def _recorder(device: torch.device) -> Recorder | None:
     if _chosen:
         return _chosen[-1]
-    return _as_graph if device.type == "cuda" else None
+    return as_graph if device.type == "cuda" else None
 
 
 @contextlib.contextmanager
@@ -102,7 +102,7 @@ WARM_UP = 2
 """Runs before the recording, in which libraries get their workspaces and kernels are compiled."""
 
 
-def _as_graph(function: Callable[[], None]) -> Callable[[], None]:
+def as_graph(function: Callable[[], None]) -> Callable[[], None]:
     """The function as a CUDA graph, captured on a stream of its own, after it has run there."""
     stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
     stream.wait_stream(current)

@@ -159,7 +159,9 @@ def test_a_flow_trains_with_it(on_cuda: ModuleType, monkeypatch: pytest.MonkeyPa
 
     def found(kernel: bool) -> list[torch.Tensor]:
         torch.manual_seed(0)
-        flow = flows.build("ffjord", (2,), hidden=(4,), blocks=2, end_time=0.1, atol=1e-2).to(DEVICE)
+        flow = flows.build("ffjord", (2,), hidden=(4,), blocks=2, end_time=0.1, atol=1e-2).to(
+            DEVICE
+        )
         if kernel:
             monkeypatch.setattr(
                 transform,
