@@ -114,10 +114,13 @@ TESTS = (
     "tests/datasets/test_preprocessing.py",
 )
 
+# Of the kernels' tests the official networks': each variant takes seconds to compile.
+CONCERN = "test_on_device or on_cuda or on_the_device or synchronise or official or not_used"
+
 
 def tests(check: Check) -> Record:
     """The tests that concern CUDA; in a dry run they are only collected."""
-    more = ["--collect-only"] if check.dry else ["-k", "cuda or synchronise or device or kernel"]
+    more = ["--collect-only"] if check.dry else ["-k", CONCERN]
     # By which the tests' deterministic algorithms allow matrix products.
     found = check.run("-m", "pytest", "-q", *TESTS, *more, CUBLAS_WORKSPACE_CONFIG=":4096:8")
     return {**found, "passed": found["code"] == 0}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
+import subprocess
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -79,11 +82,37 @@ def assert_same_step(
     assert (mine.square > 0) == tableau.adaptive
 
 
+@torch.no_grad()
+def assert_same_pull(
+    truth: DenseEvaluator, kernel: DenseEvaluator, z: torch.Tensor, solver: str = "dopri5"
+) -> None:
+    tableau = TABLEAUS[solver]
+    weights = coefficients(solver, z.dtype, z.device)
+    problem = Problem(Settings(solver), weights, tuple(z.shape), truth.integrals)
+    dt = torch.tensor(-0.3, device=DEVICE)
+    times = 0.8 + dt * torch.tensor(tableau.times[: tableau.used], device=DEVICE)
+    velocities = torch.randn(tableau.used - 1, z.numel(), device=DEVICE)
+    z_bar = torch.randn(z.numel(), device=DEVICE)
+    q_bar = torch.randn(truth.integrals, ROWS, device=DEVICE) if truth.integrals else None
+    found = []
+    for one in (kernel, truth):
+        moments = one.moments(times)
+        arguments = problem, moments, dt, z.reshape(-1), velocities, z_bar, q_bar
+        bar, shares = one.pull_step(*arguments)
+        sums = one.gradients()
+        sums.add(times, shares)
+        found.append([bar, *(total for total in sums.totals() if total is not None)])
+    for mine, true in zip(*found, strict=True):
+        bound = 1e-5 * float(true.abs().max().clamp(min=1))
+        torch.testing.assert_close(mine, true, atol=bound, rtol=1e-4)
+
+
 @pytest.mark.parametrize("layers", LAYERS)
 @pytest.mark.parametrize("activation", ["tanh", "softplus", "elu", "swish", "square"])
 def test_of_all_layers_and_activations(on_cuda: ModuleType, layers: Any, activation: Any) -> None:
     dynamics = DenseDynamics(3, (20, 9), layers=layers, activation=activation)
     assert_same_step(*pair(on_cuda, dynamics))
+    assert_same_pull(*pair(on_cuda, dynamics))
 
 
 @pytest.mark.parametrize(
@@ -106,16 +135,19 @@ def test_of_all_that_goes_along(
         5, (17,), residual=residual, context_features=options.get("context", 0)
     )
     assert_same_step(*pair(on_cuda, dynamics, **options))
+    assert_same_pull(*pair(on_cuda, dynamics, **options))
 
 
 @pytest.mark.parametrize("solver", TABLEAUS)
 def test_of_all_methods(on_cuda: ModuleType, solver: str) -> None:
     assert_same_step(*pair(on_cuda, DenseDynamics(2, (16, 16, 16))), solver)
+    assert_same_pull(*pair(on_cuda, DenseDynamics(2, (16, 16, 16))), solver)
 
 
 @pytest.mark.parametrize("shape", [(6, (60, 60, 60)), (2, (64, 64, 64))], ids=["power", "toy"])
 def test_of_the_official_networks(on_cuda: ModuleType, shape: tuple[int, tuple[int, ...]]) -> None:
     assert_same_step(*pair(on_cuda, DenseDynamics(*shape)))
+    assert_same_pull(*pair(on_cuda, DenseDynamics(*shape)))
 
 
 def test_what_it_is_made_for(on_cuda: ModuleType) -> None:
@@ -131,6 +163,41 @@ def test_what_it_is_made_for(on_cuda: ModuleType) -> None:
     assert not fits(3, (8,), bottleneck=2, probes=narrow)
     many = Probes(torch.zeros(9, 4, 9), narrow=False, weight=1.0)
     assert not fits(9, (8,), probes=many)
+
+
+COMPILE = """
+import json, sys
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from flows.continuous.kernels import on_cuda
+
+COMMON = dict(DEPTH=4, STAGES=7, ACTIVATION=0, RESIDUAL=False, INPUTS=16, HIDDEN=64, OUTPUTS=16)
+COMMON["BLOCK"] = on_cuda.ROWS
+STEP = dict(COMMON, ADAPTIVE=True, INTEGRALS=1, KINETIC=0, JACOBIAN=0)
+INTEGERS = "total vectors_step vectors_row vectors_column n dimension size width probes used"
+for function, constants in ((on_cuda._step, STEP), (on_cuda._pull, dict(COMMON, TANGENT=True))):
+    kinds = {name: "*fp32" for name in function.arg_names}
+    kinds |= {name: "i32" for name in INTEGERS.split() if name in kinds} | {"table": "*i32"}
+    kinds |= {name: "fp32" for name in ("weight", "atol", "rtol") if name in kinds}
+    kinds |= dict.fromkeys(constants, "constexpr")
+    places = {(function.arg_names.index(name),): value for name, value in constants.items()}
+    made = triton.compile(ASTSource(function, kinds, places), target=GPUTarget("cuda", 90, 32))
+    assert made.asm["cubin"]
+    print(function.__name__, made.metadata.shared)
+"""
+
+
+@pytest.mark.slow
+def test_it_compiles_for_an_h100_and_fits_its_shared_memory() -> None:
+    """For POWER and the toys; it takes no device."""
+    environment = {**os.environ, "TRITON_INTERPRET": "0"}
+    command = [sys.executable, "-c", COMPILE]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
+    found = dict(line.split() for line in done.stdout.splitlines())
+    assert set(found) == {"_step", "_pull"}
+    assert all(int(size) <= 227 * 1024 for size in found.values())
 
 
 def test_a_kernel_that_is_wrong_is_not_used(
@@ -151,6 +218,7 @@ def test_a_kernel_that_is_wrong_is_not_used(
         on_cuda.refused.clear()
 
 
+@pytest.mark.slow
 def test_a_flow_trains_with_it(on_cuda: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its steps forward, and torch's gradients of them, for a flow of two blocks."""
     from flows.continuous import transform

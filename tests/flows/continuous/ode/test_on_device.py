@@ -64,8 +64,9 @@ def results(flow: flows.Flow, rounds: int = 1) -> list[list[Any]]:
     """Of rounds of training, density and sample: losses, gradients, values, and the meters."""
     found = []
     for turn in range(rounds):
-        noise = torch.Generator().manual_seed(turn)
-        x = torch.randn(6, *flow.event_shape, generator=noise, dtype=torch.float64)
+        noise = torch.Generator(flow.device).manual_seed(turn)
+        shape = 6, *flow.event_shape
+        x = torch.randn(*shape, generator=noise, dtype=torch.float64, device=flow.device)
         flow.zero_grad()
         meters = [Meter() for _ in range(3)]
         with meters[0]:
@@ -163,6 +164,16 @@ def test_the_room_of_a_tape_is_spent_as_by_the_host() -> None:
         assert_same(results(made("many steps", **options)), truth)
         with recorded.using(lambda function: function):
             assert_same(results(made("many steps", **options), rounds=2)[:1], truth)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", FLOWS)
+def test_on_cuda_a_replayed_solve_is_that_of_the_host(name: str) -> None:
+    with on_device.chosen(False):
+        truth = results(made(name).cuda(), rounds=4)
+    found = results(made(name).cuda(), rounds=4)
+    assert_same(found, truth)
+    assert not recorded.refused
 
 
 # -- the control alone --------------------------------------------------------------------------
