@@ -44,6 +44,7 @@ from benchmarks.train import Trainer
 from flows import Meter
 from flows.continuous import kernels
 from flows.continuous.ode import on_device, recorded
+from flows.continuous.transform import ContinuousTransform
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -243,7 +244,7 @@ def _compared(subject: Subject, check: Check) -> Record:
     for name, way in WAYS.items():
         # Whatever a way keeps of a solve before is to be its own.
         for block in subject.flow.modules():
-            if hasattr(block, "fitting_step"):
+            if isinstance(block, ContinuousTransform):
                 block.fitting_step = None
         with way():
             start = time.monotonic()
@@ -276,7 +277,8 @@ def _compared(subject: Subject, check: Check) -> Record:
 
 def _floors(subject: Subject, works: dict[str, Callable[[], None]]) -> Record:
     """What an action launches where the host decides, and the time of its products alone."""
-    rate, found = matmul_flops_per_second(subject), {}
+    rate = matmul_flops_per_second(subject)
+    found: Record = {}
     for stem in ("train_step", "log_prob"):
         with MatmulFlops() as flops:
             works[stem]()
@@ -393,8 +395,8 @@ def _cells(check: Check, name: str, text: str, *, jobs: int, columns: tuple[str,
     from benchmarks.store import Store
 
     frame = Store(folder / "run").frame()
-    kept = ["flow_name", "flow.backend", "dataset_name", "seed", "status", "error"]
-    kept = [column for column in frame if column in kept or str(column).endswith(columns)]
+    names = ["flow_name", "flow.backend", "dataset_name", "seed", "status", "error"]
+    kept = [column for column in frame if column in names or str(column).endswith(columns)]
     cells = json.loads(frame[kept].to_json(orient="records"))
     done = bool(cells) and all(cell.get("status") == "ok" for cell in cells)
     return {**found, "cells": cells, "passed": found["code"] == 0 and done}

@@ -73,8 +73,8 @@ class Held:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.named = dict(module.named_parameters())
-        self.tensors = tuple(self.named.values())
+        self.named: dict[str, Tensor] = dict(module.named_parameters())
+        self.tensors: tuple[Tensor, ...] = tuple(self.named.values())
 
     def call(self, method: str, *arguments: Any) -> Any:
         """The value of a method with the parameters held."""
