@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := results/runs/quick
 
-.PHONY: quick test lint lock shell reference-report reference-times clean
+.PHONY: quick test lint lock shell gpu-check reference-report reference-times clean
 
 quick: .venv
 	$(BIN)/ffjord-bench run quick --out $(RUN)
@@ -27,6 +27,13 @@ reference-report: .venv
 # How long `make quick` and `make test` take, for README: on a quiet machine, from a fresh clone.
 reference-times: .venv
 	$(BIN)/python -m benchmarks.report.commands
+
+# What only a GPU can show, in five parts, under nine minutes, each once; PART=3 is the third alone.
+# It takes the interpreter as it is: torch 2.11 to 2.13 built for CUDA (with Triton), pytest, and of
+# pyproject.toml's dependencies those that are missing there, with nflows, pydantic, pooch and asv
+# brought as wheels and found by PYTHONPATH where nothing can be installed.
+gpu-check:
+	$(PYTHON) -m benchmarks.perf.gpu_check $(if $(PART),--part $(PART))
 
 # A shell with ffjord-bench and this environment's Python on the PATH; `exit` leaves it.
 shell: .venv

@@ -6,11 +6,16 @@ from collections import Counter
 import pytest
 import torch
 
-from flows.continuous.kernels import numba_is_there
+# Without a device Triton's kernels run in its interpreter, which it decides when it is imported.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
+from flows.continuous.kernels import numba_is_there, triton_is_there
 from flows.products import VARIABLE
 
 # The examples in docstrings are looked for in every module, and these cannot be imported then.
 collect_ignore_glob = [] if numba_is_there() else ["flows/continuous/kernels/*"]
+collect_ignore_glob += [] if triton_is_there() else ["flows/continuous/kernels/on_cuda.py"]
 
 # Tests run in several processes at once; a thread each keeps them out of each other's way.
 torch.set_num_threads(1)

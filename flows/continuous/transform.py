@@ -212,9 +212,15 @@ def evaluator_of(
         regularizers: names whose integrals go along, after the trace.
     """
     if isinstance(dynamics, DenseDynamics) and DenseEvaluator.has(regularizers, probes):
-        if kernels.in_use() != "none":
+        if z.is_cpu and kernels.in_use() != "none":
             from flows.continuous.kernels.evaluator import KernelEvaluator
 
             return KernelEvaluator(dynamics, context, probes, regularizers)
-        return DenseEvaluator(dynamics, context, probes, regularizers)
+        dense = DenseEvaluator(dynamics, context, probes, regularizers)
+        if z.is_cuda and kernels.triton_is_there() and kernels.allowed():
+            from flows.continuous.kernels import on_cuda
+
+            if on_cuda.covers(dense, z):
+                return on_cuda.TritonEvaluator(dynamics, context, probes, regularizers)
+        return dense
     return AutogradEvaluator(Field(dynamics, context, probes), regularizers)

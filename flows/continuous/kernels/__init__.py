@@ -19,6 +19,7 @@ warmed          has it all compiled when it is imported
 
 They need Numba (the extra ``fast``). Without it, where the evaluator finds a case not covered, and
 where the environment variable ``FFJORD_BENCH_KERNELS`` is ``off``, torch does the same to rounding.
+On CUDA ``on_cuda`` has a step's kernel, which Triton compiles; ``off`` is for it as well.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from functools import cache
 
 from flows.base import InputError
 
-__all__ = ["VARIABLE", "in_use", "numba_is_there"]
+__all__ = ["VARIABLE", "allowed", "in_use", "numba_is_there", "triton_is_there"]
 
 VARIABLE = "FFJORD_BENCH_KERNELS"
 
@@ -38,6 +39,11 @@ VARIABLE = "FFJORD_BENCH_KERNELS"
 def numba_is_there() -> bool:
     """Whether the other modules of this package can be imported."""
     return importlib.util.find_spec("numba") is not None
+
+
+def triton_is_there() -> bool:
+    """Whether ``on_cuda`` can be imported; torch's builds for CUDA bring it along."""
+    return importlib.util.find_spec("triton") is not None
 
 
 @cache
@@ -51,7 +57,16 @@ def in_use() -> str:
     Raises:
         InputError: if the variable is set to anything but ``on`` and ``off``.
     """
+    return _version() if allowed() else "none"
+
+
+def allowed() -> bool:
+    """Whether kernels may do torch's work.
+
+    Raises:
+        InputError: if the variable is set to anything but ``on`` and ``off``.
+    """
     setting = os.environ.get(VARIABLE, "on")
     if setting not in ("on", "off"):
         raise InputError(f"{VARIABLE} must be on or off, got {setting!r}")
-    return _version() if setting == "on" else "none"
+    return setting == "on"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Hashable, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from flows.continuous.ode.evaluator import Evaluator, Shares
-from flows.continuous.ode.field import Field, added, gradients_by
+from flows.continuous.ode.field import Field, added, gradients_by, inputs_of
 from flows.continuous.ode.regularizers import INTEGRANDS
 
 __all__ = ["AutogradEvaluator"]
@@ -30,6 +32,21 @@ class AutogradEvaluator(Evaluator):
         self.regularizers = tuple(regularizers)
         self.integrals = 0 if field.probes is None else 1 + len(self.regularizers)
         self.tensors: Sequence[Tensor] = field.tensors
+
+    @property
+    def structure(self) -> Hashable:  # type: ignore[override]
+        module, probes = self.field.held.module, self.field.probes
+        noise = None if probes is None else (probes.narrow, probes.weight)
+        return type(self), module, module.training, noise, self.regularizers
+
+    def inputs(self) -> list[Tensor]:
+        return inputs_of(self.field.held, self.field.context, self.field.probes)
+
+    def over(self, inputs: Sequence[Tensor]) -> Self:
+        made = copy.copy(self)
+        made.field = self.field.over(inputs)
+        made.tensors = made.field.tensors
+        return made
 
     def room(self, z: Tensor) -> int:
         # A guess at what the graph of an unknown network takes: some ten layers of some width.

@@ -29,19 +29,27 @@ from flows.continuous.ode.settings import Settings
 
 __all__ = [
     "FIRST",
+    "LEAST_RATIO",
+    "LONGER",
     "Attempts",
     "adaptive_steps",
     "equal_steps",
     "fitting_step",
     "growth",
+    "initial_size",
     "initial_step",
+    "not_finite_at_the_start",
     "part_of",
+    "too_short",
 ]
 
 Attempts = Generator[tuple[float, float], float, None]
 
 LONGER = 1.05
 """The last step may be by so much longer than the size that is due, which has the safety for it."""
+
+LEAST_RATIO = 1e-4
+"""What an accepted step's error counts as for the next one, at the least."""
 
 FIRST = 2.0
 """What the first step is, over ``d1 ** (-1 / order)``.
@@ -87,7 +95,7 @@ def adaptive_steps(
         step = part_of(rest, size)
         t = start + direction * done
         if not step > resolution * span:
-            raise StepUnderflow.at(settings.solver, f"step size {step:.1e} at t = {t:.6g}")
+            raise too_short(settings, step, t)
         ratio = yield t, direction * step
         order = settings.tableau.order
         size = step * growth(ratio, before, order, after_rejection)
@@ -96,7 +104,7 @@ def adaptive_steps(
             continue
         if step == rest:
             return
-        before = max(ratio, 1e-4)
+        before = max(ratio, LEAST_RATIO)
         done += step
 
 
@@ -141,12 +149,7 @@ def fitting_step(size: float, ratio: float, order: int) -> float:
 
 
 def initial_step(problem: Problem, start: float, end: float, y: Tensor, rate: Tensor) -> float:
-    """A first step, by the rate at the start, which the step needs anyway.
-
-    Of Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, section II.4, the part
-    that knows the rate alone: ``d1 ** (-1 / order)`` with ``d1`` the root mean square of the rate
-    over the tolerance. The change of the rate, which theirs asks for by another evaluation, adds
-    nothing to that on the dynamics of flows (see :data:`FIRST`).
+    """A first step, by the rate at the start, see :func:`initial_size`.
 
     Args:
         problem: how to solve, and the state's layout.
@@ -158,8 +161,31 @@ def initial_step(problem: Problem, start: float, end: float, y: Tensor, rate: Te
     Raises:
         StepUnderflow: if the rate is not finite.
     """
+    first = initial_size(problem, abs(end - start), y, rate).item()
+    if not first > 0:
+        raise not_finite_at_the_start(problem.settings)
+    return first
+
+
+def initial_size(problem: Problem, span: float | Tensor, y: Tensor, rate: Tensor) -> Tensor:
+    """The size of a first step, by the rate at the start, which the step needs anyway.
+
+    Of Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, section II.4, the part
+    that knows the rate alone: ``d1 ** (-1 / order)`` with ``d1`` the root mean square of the rate
+    over the tolerance. The change of the rate, which theirs asks for by another evaluation, adds
+    nothing to that on the dynamics of flows (see :data:`FIRST`).
+
+    Args:
+        problem: how to solve, and the state's layout.
+        span: length of the way; a tensor is of ``y``'s dtype.
+        y: the state there, flat.
+        rate: dy/dt there.
+
+    Returns:
+        Shape ``()``; not above 0 where the rate is not finite.
+    """
     settings = problem.settings
-    z_size, last, span = problem.z_size, problem.controlled_size, abs(end - start)
+    z_size, last = problem.z_size, problem.controlled_size
 
     def size(rate: Tensor, value: Tensor) -> Tensor:
         """By the root mean square of a rate over the tolerance of what it changes."""
@@ -172,7 +198,14 @@ def initial_step(problem: Problem, start: float, end: float, y: Tensor, rate: Te
         # An integral starts at 0. The scale of its error is that at the step's end, by which the
         # step will be judged: at 0 it is `atol` alone, and the step would be far too small.
         found = torch.minimum(found, size(rate[z_size:last], rate[z_size:last] * found))
-    first = found.item()
-    if not first > 0:
-        raise StepUnderflow.at(settings.solver, "the dynamics are not finite at the start")
-    return first
+    return found
+
+
+def not_finite_at_the_start(settings: Settings) -> StepUnderflow:
+    """The error where there is no first step."""
+    return StepUnderflow.at(settings.solver, "the dynamics are not finite at the start")
+
+
+def too_short(settings: Settings, step: float, t: float) -> StepUnderflow:
+    """The error where a step would be shorter than time resolves."""
+    return StepUnderflow.at(settings.solver, f"step size {step:.1e} at t = {t:.6g}")

@@ -15,17 +15,18 @@ bottleneck, runs to the end, enters at the beginning, and stops at the bottlenec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, cast
+from typing import NamedTuple, Self, cast
 
 import torch
 from torch import Tensor
 
 from flows.activations import NONLINEARITIES
-from flows.continuous.ode.dynamics import DenseDynamics, TimeAffine
+from flows.continuous.ode.dynamics import LAYERS, DenseDynamics, TimeAffine
 from flows.continuous.ode.evaluator import Evaluator, Shares
-from flows.continuous.ode.field import Held, Probes, added, gradients_by
+from flows.continuous.ode.field import Held, Probes, added, gradients_by, inputs_of, taken
 from flows.linalg import product
 
 __all__ = ["DenseEvaluator"]
@@ -94,6 +95,31 @@ class DenseEvaluator(Evaluator):
         """
         narrow = probes is not None and probes.narrow
         return {"kinetic_energy", *(() if narrow else ("jacobian_norm",))}.issuperset(regularizers)
+
+    @property
+    def structure(self) -> Hashable:  # type: ignore[override]
+        dynamics, probes = cast(DenseDynamics, self.held.module), self.probes
+        layers = [cast(TimeAffine, layer) for layer in dynamics.stack]
+        known = type(dynamics) is DenseDynamics and {*map(type, layers)} <= {*LAYERS.values()}
+        return (
+            type(self),
+            # A module of other kinds may read what is no parameter.
+            tuple((type(one), one.inputs, one.outputs) for one in layers) if known else dynamics,
+            dynamics.activation,
+            self.residual,
+            tuple(self.tangent_order),
+            None if probes is None else probes.weight,
+            self.regularizers,
+        )
+
+    def inputs(self) -> list[Tensor]:
+        return inputs_of(self.held, self.context, self.probes)
+
+    def over(self, inputs: Sequence[Tensor]) -> Self:
+        made = copy.copy(self)
+        made.held, made.context, made.probes = taken(self.held, self.context, self.probes, inputs)
+        made.tensors = made.held.with_context(made.context)
+        return made
 
     def room(self, z: Tensor) -> int:
         return len(z) * self.width

@@ -21,9 +21,9 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -105,11 +105,14 @@ class Evaluator(abc.ABC):
         tensors: what it depends on and whose gradient may be asked for.
         integrals: m, how many integrals go along. The error control looks at the first.
         compiles: whether torch.compile makes one graph of a step.
+        structure: equal for evaluators that differ in their :meth:`inputs` alone, so that what is
+            recorded over one's serves another; None where that cannot be promised.
     """
 
     tensors: Sequence[Tensor]
     integrals: int
     compiles: bool = False
+    structure: Hashable = None
 
     @abc.abstractmethod
     def room(self, z: Tensor) -> int:
@@ -139,6 +142,16 @@ class Evaluator(abc.ABC):
     @abc.abstractmethod
     def gradients(self) -> Gradients:
         """Empty sums for one backward pass."""
+
+    # -- the same over other tensors ----------------------------------------------------------
+
+    def inputs(self) -> list[Tensor]:
+        """All tensors that it reads beside times and states: ``tensors``, then what is constant."""
+        return list(self.tensors)
+
+    def over(self, inputs: Sequence[Tensor]) -> Self:
+        """The same evaluator reading others, of the shapes of its own; see :attr:`structure`."""
+        raise NotImplementedError
 
     # -- what is made of evaluations ----------------------------------------------------------
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from torch.func import functional_call
 from flows.continuous.errors import DynamicsShapeError
 from flows.continuous.ode.trace import Product, products, pulled_back
 
-__all__ = ["Dynamics", "Field", "Held", "Probes", "added", "gradients_by"]
+__all__ = ["Dynamics", "Field", "Held", "Probes", "added", "gradients_by", "inputs_of", "taken"]
 
 
 class Dynamics(Protocol):
@@ -72,8 +73,8 @@ class Held:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.named = dict(module.named_parameters())
-        self.tensors = tuple(self.named.values())
+        self.named: dict[str, Tensor] = dict(module.named_parameters())
+        self.tensors: tuple[Tensor, ...] = tuple(self.named.values())
 
     def call(self, method: str, *arguments: Any) -> Any:
         """The value of a method with the parameters held."""
@@ -81,6 +82,14 @@ class Held:
         if all(a is b for a, b in zip(self.tensors, module.parameters(), strict=True)):
             return (module if method == "forward" else getattr(module, method))(*arguments)
         return functional_call(_Method(module, method), self._renamed, arguments)
+
+    def over(self, tensors: Sequence[Tensor]) -> Self:
+        """The same module with other tensors held in place of its parameters."""
+        made = copy.copy(self)
+        made.__dict__.pop("_renamed", None)
+        made.named = dict(zip(self.named, tensors, strict=True))
+        made.tensors = tuple(tensors)
+        return made
 
     @cached_property
     def _renamed(self) -> dict[str, Tensor]:
@@ -106,6 +115,13 @@ class Field:
         self.probes = probes
         self.residual = bool(getattr(dynamics, "residual", False))
         self.tensors = self.held.with_context(context)
+
+    def over(self, inputs: Sequence[Tensor]) -> Self:
+        """The same field of other tensors, see :func:`inputs_of`."""
+        made = copy.copy(self)
+        made.held, made.context, made.probes = taken(self.held, self.context, self.probes, inputs)
+        made.tensors = made.held.with_context(made.context)
+        return made
 
     def velocity(self, t: Tensor, z: Tensor) -> Tensor:
         """dz/dt, shape of ``z``.
@@ -172,6 +188,24 @@ class Field:
     def _call(self, method: str, *arguments: Tensor | None) -> Tensor:
         called: Tensor = self.held.call(method, *arguments)
         return called
+
+
+def inputs_of(held: Held, context: Tensor | None, probes: Probes | None) -> list[Tensor]:
+    """All tensors of these, in one order."""
+    return [*held.with_context(context), *([] if probes is None else [probes.vectors])]
+
+
+def taken(
+    held: Held, context: Tensor | None, probes: Probes | None, inputs: Sequence[Tensor]
+) -> tuple[Held, Tensor | None, Probes | None]:
+    """The same with other tensors, as :func:`inputs_of` orders them."""
+    count = len(held.tensors)
+    rest = iter(inputs[count:])
+    return (
+        held.over(inputs[:count]),
+        None if context is None else next(rest),
+        None if probes is None else replace(probes, vectors=next(rest)),
+    )
 
 
 def gradients_by(

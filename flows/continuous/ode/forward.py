@@ -58,12 +58,12 @@ class Tape:
     fitting_step: float | None = None
     whole: Any = None
 
-    def accept(self, problem: Problem, t: float, dt: float, y: Tensor, rate: Tensor) -> None:
-        """Note a step that began at ``y``, with the rates of its stages."""
+    def accept(self, problem: Problem, t: float, dt: float, y: Tensor, rate: Tensor | None) -> None:
+        """Note a step that began at ``y``, with the rates of its stages, where they are at hand."""
         size = problem.z_size
         kept = problem.settings.tableau.used - 1
         velocities = None
-        if self.room >= kept * size:
+        if rate is not None and self.room >= kept * size:
             self.room -= kept * size
             velocities = rate[:kept, :size].clone()
         self.steps.append(Accepted(t, dt, y[:size], velocities))
@@ -121,9 +121,8 @@ def forward(
         made, size = moments([t + c * dt for c in tableau.evaluated], dt)
         if not graph:
             return evaluator.step(problem, made, y, rate, size)
-        found = compiled(type(evaluator).step)(evaluator, problem, made, y, rate, size)
-        # The graph's next replay writes where these are.
-        return Step(*(tensor.clone() for tensor in found))
+        found: Step = compiled(type(evaluator).step)(evaluator, problem, made, y, rate, size)
+        return found
 
     y = z.new_zeros(problem.size)
     y[: problem.z_size] = z.reshape(-1)
@@ -176,5 +175,5 @@ def moved(values: Sequence[float], like: Tensor) -> Tensor:
 
 @cache
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of one step as one graph; on CUDA it is replayed without the host's work."""
-    return torch.compile(function, dynamic=False, mode="reduce-overhead")
+    """A function of one step as one graph; what replays it without the host is `on_device`."""
+    return torch.compile(function, dynamic=False)

@@ -12,12 +12,14 @@ Prince's) is evaluated without its trace.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from flows.continuous.ode import on_device
 from flows.continuous.ode.evaluator import Evaluator, Problem
 from flows.continuous.ode.forward import Tape, compiled, forward, moved
 from flows.continuous.ode.settings import Settings
@@ -56,10 +58,7 @@ def integrate(
     """
     weights = coefficients(settings.solver, z.dtype, z.device)
     problem = Problem(settings, weights, tuple(z.shape), evaluator.integrals)
-    times = (
-        float(start.detach() if isinstance(start, Tensor) else start),
-        float(end.detach() if isinstance(end, Tensor) else end),
-    )
+    times = _number(start), _number(end)
     moving = [
         time if isinstance(time, Tensor) and time.requires_grad else None for time in (start, end)
     ]
@@ -67,13 +66,22 @@ def integrate(
         tensor is not None and tensor.requires_grad for tensor in (z, *moving, *evaluator.tensors)
     )
     if not wanted:
-        y = forward(evaluator, problem, z, *times, None, None)
+        y = _way(z)(evaluator, problem, z, *times, None, None)
         return *_parts(problem, y), None
     tape = Tape(evaluator.room(z))
     final, integrals = _Solve.apply(
         evaluator, problem, times, first_step, tape, z, *moving, *evaluator.tensors
     )
     return final, integrals, tape.fitting_step
+
+
+def _number(time: Tensor | float) -> float:
+    return float(on_device.read(time.detach()[None])[0]) if isinstance(time, Tensor) else time
+
+
+def _way(z: Tensor) -> Callable[..., Tensor]:
+    """What follows a path from a state on."""
+    return on_device.follow if on_device.applies(z) else forward
 
 
 def _parts(problem: Problem, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,8 +105,9 @@ class _Solve(torch.autograd.Function):
         end: Tensor | None,
         *tensors: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        y = forward(evaluator, problem, z, *times, first_step, tape)
+        y = _way(z)(evaluator, problem, z, *times, first_step, tape)
         final, integrals = _parts(problem, y)
+        ctx.pulls = on_device.recorded_pulls(evaluator, problem, z, tape)
         ctx.evaluator, ctx.problem, ctx.times, ctx.tape = evaluator, problem, times, tape
         ctx.times_wanted = start is not None, end is not None
         ctx.save_for_backward(z, final, *tensors)
@@ -113,7 +122,8 @@ class _Solve(torch.autograd.Function):
         at_start = at_end = None
         if end_wanted:
             at_end = _by_time(ctx.evaluator, ctx.problem, end, final, z_bar, q)
-        bar, totals = _backward(ctx.evaluator, ctx.problem, ctx.tape, z_bar, q)
+        of = ctx.evaluator, ctx.problem, ctx.tape, z_bar, q
+        bar, totals = on_device.pull_back(ctx.pulls, *of) if ctx.pulls else _backward(*of)
         if start_wanted:
             at_start = -_by_time(ctx.evaluator, ctx.problem, start, z, bar, q)
         return (None, None, None, None, None, bar, at_start, at_end, *totals)
@@ -140,9 +150,6 @@ def _backward(
             bar, shares = evaluator.pull_step(*arguments)
         else:
             bar, shares = compiled(type(evaluator).pull_step)(evaluator, *arguments)
-            # The graph's next replay writes where these are.
-            bar = bar.clone()
-            shares = [[None if one is None else one.clone() for one in share] for share in shares]
         gradients.add(times, shares)
         # Not in memory beside those of the next step.
         del shares
