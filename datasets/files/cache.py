@@ -10,8 +10,9 @@ A split is opened as a copy-on-write memory map: nothing is read before it is us
 share the pages, and writing to an array changes neither the file nor another process's view.
 
 The values are hashed when they are written, and again by each process that opens them, once: bits
-that changed on the disk, whatever the file's time says, are noticed, and the splits made again. This
-reads every page of the map once (BSDS300, the largest, has 328 MB), at a core's speed of sha256.
+that changed on the disk, whatever the file's time says, are noticed, and the splits made again.
+This reads every page of the map once (BSDS300, the largest, has 328 MB), at a core's speed of
+sha256.
 """
 
 from __future__ import annotations
@@ -188,9 +189,7 @@ def _open(path: Path) -> Splits | None:
             array = np.lib.format.open_memmap(file, mode="c")
             found = _hash(file, array)
         if found != hashes[split]:
-            raise DataCorrupt(
-                f"{file} has changed since it was written"
-            )
+            raise DataCorrupt(f"{file} has changed since it was written")
         splits.append(array)
     return splits, hashes
 

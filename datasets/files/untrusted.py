@@ -130,7 +130,7 @@ def open_plain(path: Path, at_most: int | None = None) -> IO[bytes]:
     """
     with path.open("rb") as stream:
         compressed = stream.read(2) == _GZIP
-    opened = gzip.GzipFile(path) if compressed else path.open("rb")  # noqa: SIM115
+    opened = gzip.GzipFile(path) if compressed else path.open("rb")
     bounded = _Bounded(cast(IO[bytes], opened), room() if at_most is None else at_most)
     return cast(IO[bytes], bounded)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from flows import shares
 from flows.continuous import kernels
 from flows.continuous.errors import CostWarning
 from flows.continuous.ode import torchdiffeq
@@ -191,7 +193,11 @@ class ContinuousTransform(nn.Module):
     def _noise(self, z: Tensor, draws: int, generator: torch.Generator | None) -> Probes:
         width = self.bottleneck
         shape = z.shape if width is None else (len(z), width)
-        vectors = draw_noise(self.config.noise, (draws, *shape), like=z, generator=generator)
+
+        def draw(shape: Sequence[int]) -> Tensor:
+            return draw_noise(self.config.noise, shape, like=z, generator=generator)
+
+        vectors = shares.drawn(draw, (draws, *shape), axis=1)
         return Probes(vectors, narrow=width is not None, weight=1 / draws)
 
 
@@ -213,7 +219,8 @@ def evaluator_of(
     """
     if isinstance(dynamics, DenseDynamics) and DenseEvaluator.has(regularizers, probes):
         dense = DenseEvaluator(dynamics, context, probes, regularizers)
-        if kernels.in_use() != "none":
+        # A kernel's step tells the error of its own rows alone.
+        if kernels.in_use() != "none" and shares.current() is None:
             from flows.continuous.kernels.evaluator import KernelEvaluator, covers
 
             if covers(dense, z):
