@@ -73,7 +73,7 @@ class Team:
                 loss = wrapped(x[share.start : share.stop], generator) * share.part
                 # DistributedDataParallel divides the sum of the gradients by the processes.
                 (loss * self.size).backward()
-            found = loss.detach()
+            found: Tensor = loss.detach()
             dist.all_reduce(found)
             return found
 

@@ -57,7 +57,7 @@ def members(
             that is wanted is larger than it may be.
     """
     with (
-        reading(path, "tar archive"),
+        reading(path, "archive"),
         open_plain(path, LARGEST) as stream,
         tarfile.open(fileobj=stream, mode="r:", tarinfo=_Entry) as archive,
     ):
@@ -97,7 +97,7 @@ def extracted(archive: Path, *ends: str, largest: int = LARGEST) -> Iterator[lis
         # In the order of the archive: going back in a compressed one means starting again.
         for name, source in members(archive, wanted, largest):
             end = next(end for end in missing if f"/{name}".endswith(f"/{end}"))
-            with reading(archive, "tar archive"), paths[end].open("wb") as target:
+            with reading(archive, "archive"), paths[end].open("wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
             missing.remove(end)
             if not missing:

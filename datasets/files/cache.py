@@ -181,8 +181,10 @@ def _open(path: Path) -> Splits | None:
     except OSError:
         return None  # Not there, or out of reach: another folder may have it.
     with reading(path / _MANIFEST, "manifest"):
-        hashes: dict[str, str] = dict(_Manifest.model_validate_json(text).hashes)
-    splits = []
+        hashes = {
+            str(name): found for name, found in _Manifest.model_validate_json(text).hashes.items()
+        }
+    splits: list[Array] = []
     for split in SPLITS:
         file = path / f"{split}.npy"
         with reading(file, "split"):

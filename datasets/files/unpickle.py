@@ -73,7 +73,10 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined, misc]
+_PYTHON: Any = pickle._Unpickler
+
+
+class _Unpickler(_PYTHON):  # type: ignore[misc]
     """The one in Python: that in C allocates what an opcode states, and places in its memo."""
 
     def __init__(self, stream: IO[bytes], encoding: str) -> None:
@@ -97,21 +100,21 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined, misc]
 
     def load_setitem(self) -> None:
         self._keyed(self.stack[-2:-1])
-        super().load_setitem()
+        _PYTHON.load_setitem(self)
 
     def load_setitems(self) -> None:
         self._keyed(self.stack[::2])
-        super().load_setitems()
+        _PYTHON.load_setitems(self)
 
     def load_dict(self) -> None:
         self._keyed(self.stack[::2])
-        super().load_dict()
+        _PYTHON.load_dict(self)
 
     def refuse(self) -> None:
         raise pickle.UnpicklingError("the file holds more than numbers, texts and arrays")
 
     dispatch: ClassVar[dict[int, Any]] = {
-        **pickle._Unpickler.dispatch,  # type: ignore[attr-defined]
+        **_PYTHON.dispatch,
         pickle.SETITEM[0]: load_setitem,
         pickle.SETITEMS[0]: load_setitems,
         pickle.DICT[0]: load_dict,
@@ -252,4 +255,5 @@ def _dtype(record: Any) -> np.dtype[Any]:
     if not _DTYPE.fullmatch(code):
         raise ValueError(f"its type is {code!r}, no number or text")
     order = record.state[1] if isinstance(record.state, tuple) else "="
-    return np.dtype(code).newbyteorder(order.decode("ascii") if isinstance(order, bytes) else order)
+    swap: Any = order.decode("ascii") if isinstance(order, bytes) else order
+    return np.dtype(code).newbyteorder(swap)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import field_validator
 
-from datasets.base import Array, Entry, Published
+from datasets.base import SPLITS, Array, DataCorrupt, Entry, Published
 from datasets.files.archive import extracted
 from datasets.files.arrays import hdf5
 from datasets.files.recognise import starting_with
@@ -51,10 +51,9 @@ def read_patches(path: Path) -> list[Array]:
         DataCorrupt: if a split is not there, or the file is damaged.
     """
     with hdf5(path) as stored:
-        splits = [
-            np.asarray(stored[split].read(), dtype=np.float32)
-            for split in ("train", "validation", "test")
-        ]
+        if missing := {*SPLITS} - {*stored}:
+            raise DataCorrupt(f"{path} does not hold three splits: no {' and no '.join(missing)}")
+        splits = [np.asarray(stored[split].read(), dtype=np.float32) for split in SPLITS]
     for split in splits:
         check_finite(split, path)
     return splits

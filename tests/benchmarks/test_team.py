@@ -14,7 +14,7 @@ import torch.multiprocessing
 import flows
 from benchmarks.cell import Budget
 from benchmarks.team import ALONE, Team
-from benchmarks.train import Training, initialisation_rows
+from benchmarks.train import CurveRow, Training, initialisation_rows
 from datasets.base import Dataset
 from flows import InputError
 
@@ -48,7 +48,10 @@ def trained(case: str, team: Team) -> dict[str, Any]:
     torch.manual_seed(0)
     flow = flows.build(name, (3,), **options).double()
     flow.initialize(initialisation_rows(flow, data(), BUDGET.batch_size, 0))
-    rows = []
+    # Away from where the gradient by a batch norm's shift is rounding, which Adam makes a step.
+    for parameter in flow.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    rows: list[CurveRow] = []
     training = Training(flow, data(), BUDGET, seed=0, team=team)
     result = training.run(rows.append)
     return {
@@ -102,7 +105,7 @@ def test_two_devices_train_as_one_does(case: str, of_two: list[dict[str, Any]]) 
     [
         ("ffjord-fm", {}, "flow matching"),
         ("ffjord", {"backend": "torchdiffeq"}, "torchdiffeq"),
-        ("rqnsf", {"dropout": 0.1}, "dropout"),
+        ("rqnsf-c", {"dropout": 0.1}, "dropout"),
     ],
 )
 def test_what_cannot_be_divided_is_refused(name: str, options: dict[str, Any], why: str) -> None:
