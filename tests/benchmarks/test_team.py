@@ -12,7 +12,11 @@ import torch.distributed as dist
 import torch.multiprocessing
 
 import flows
-from benchmarks.cell import Budget
+from benchmarks.cell import Budget, Cell
+from benchmarks.errors import MatrixError
+from benchmarks.matrix import load_matrix
+from benchmarks.run.process import STOPPED, Task, run
+from benchmarks.store import Record, Store
 from benchmarks.team import ALONE, Team
 from benchmarks.train import CurveRow, Training, initialisation_rows
 from datasets.base import Dataset
@@ -105,7 +109,7 @@ def test_two_devices_train_as_one_does(case: str, of_two: list[dict[str, Any]]) 
     [
         ("ffjord-fm", {}, "flow matching"),
         ("ffjord", {"backend": "torchdiffeq"}, "torchdiffeq"),
-        ("rqnsf-c", {"dropout": 0.1}, "dropout"),
+        ("rqnsf-c", {"dropout": 0.1, "residual_blocks": 1}, "dropout"),
     ],
 )
 def test_what_cannot_be_divided_is_refused(name: str, options: dict[str, Any], why: str) -> None:
@@ -121,3 +125,65 @@ def test_shares_are_all_of_a_batch_and_no_row_twice() -> None:
         assert taken == list(range(rows))
     with pytest.raises(InputError, match="devices = 5 divide a batch of 4 rows"):
         Team(0, 5).share(4)
+
+
+def _in_a_process(cell: Cell, folder: Path, *, stop: bool = False) -> int | None:
+    """Train and measure a cell as a runner has it done; stop it when it has taken steps."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["benchmarks.run.process"])
+    process = context.Process(target=run, args=(Task(cell, "quality", folder),))
+    process.start()
+    while stop and process.is_alive():
+        if Store(folder).progress(cell.key).get("step"):
+            process.terminate()
+            break
+        process.join(0.2)
+    process.join()
+    return process.exitcode
+
+
+@pytest.mark.slow
+def test_a_cell_of_two_devices_goes_on_where_it_was_stopped(cell: Cell, tmp_path: Path) -> None:
+    document = cell.model_dump()
+    document["budget"] |= {"steps": 6000, "validate_every": 2000}
+    alone = Cell.model_validate({**document, "measures": ("quality",)})
+    both = Cell.model_validate({**alone.model_dump(), "devices": 2})
+    stores = {name: Store(tmp_path / name) for name in ("stopped", "whole", "alone")}
+    assert _in_a_process(both, stores["stopped"].directory, stop=True) == STOPPED
+    assert stores["stopped"].pending(both.key, ".checkpoint").exists()
+    assert _in_a_process(both, stores["stopped"].directory) == 0
+    assert _in_a_process(both, stores["whole"].directory) == 0
+    assert _in_a_process(alone, stores["alone"].directory) == 0
+    cells = {"stopped": both, "whole": both, "alone": alone}
+    found = {name: stores[name].read(cells[name]) for name in cells}
+    measures: dict[str, dict[str, Any]] = {}
+    for name, record in found.items():
+        assert isinstance(record, Record)
+        assert record.status == "ok", record.reason
+        measures[name] = dict(record.measures)
+        left = {path.suffix for path in stores[name].pending(record.key, "").parent.iterdir()}
+        assert left <= {".lock"}
+    curves = [
+        stores[name].curve(both.key).drop(columns="seconds").to_csv()
+        for name in ("stopped", "whole")
+    ]
+    assert curves[0] == curves[1]
+    assert "goes on from its checkpoint" in stores["stopped"].path(both, ".log").read_text()
+    assert measures["stopped"]["nll_nats"] == measures["whole"]["nll_nats"]
+    # In single precision, over so many steps.
+    assert measures["whole"]["nll_nats"] == pytest.approx(measures["alone"]["nll_nats"], abs=0.02)
+
+
+def test_devices_at_their_default_leave_every_key_as_it_was(cell: Cell) -> None:
+    assert "devices" not in cell.identity
+    two = Cell.model_validate({**cell.model_dump(), "devices": 2})
+    assert '"devices": 2' in two.identity
+
+
+def test_devices_are_refused_where_they_cannot_serve(tiny: Path, tiny_text: str) -> None:
+    tiny.write_text(tiny_text.replace("\n", "\ndevices = 5000\n", 1))
+    with pytest.raises(MatrixError, match="devices"):
+        load_matrix(str(tiny))
+    tiny.write_text(tiny_text.replace("\n", "\ndevices = 1000\n", 1))
+    with pytest.raises(MatrixError, match="devices = 1000 cannot divide a batch of"):
+        load_matrix(str(tiny))
