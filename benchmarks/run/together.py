@@ -15,6 +15,7 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,9 @@ __all__ = ["main", "train_together"]
 
 STOP = signal.SIGUSR2
 """Asks the first process to end; torchrun's own SIGTERM would reach all in the midst of a step."""
+
+LONGEST_WAIT = timedelta(days=1)
+"""For one another, as for the first while it validates. A process that ends is noticed at once."""
 
 
 def train_together(keeper: Keeper, dataset: Dataset) -> Trained:
@@ -137,7 +141,8 @@ def main(path: Path) -> None:
     outcome = store.pending(cell.key, ".trained")
     try:
         # Numbers that processes tell each other go by the host.
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cell.device == "cuda" else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if cell.device == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=LONGEST_WAIT)
         dataset = cell.dataset_config().load(cell.dataset)
         trained = keeper.train(dataset, store.path(cell, ".curve.jsonl"))
         if team.rank == 0:

@@ -18,7 +18,7 @@ from benchmarks.matrix import load_matrix
 from benchmarks.run.process import STOPPED, Task, run
 from benchmarks.store import Record, Store
 from benchmarks.team import ALONE, Team
-from benchmarks.train import CurveRow, Training, initialisation_rows
+from benchmarks.train import CurveRow, Diverged, Training, initialisation_rows
 from datasets.base import Dataset
 from flows import InputError
 
@@ -40,6 +40,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 
+FAILING = {"a solve that fails": ("ffjord", {"hidden": (16,), "max_evaluations": 3})}
+
 
 def data() -> Dataset:
     random = np.random.default_rng(0)
@@ -48,7 +50,7 @@ def data() -> Dataset:
 
 
 def trained(case: str, team: Team) -> dict[str, Any]:
-    name, options = CASES[case]
+    name, options = {**CASES, **FAILING}[case]
     torch.manual_seed(0)
     flow = flows.build(name, (3,), **options).double()
     flow.initialize(initialisation_rows(flow, data(), BUDGET.batch_size, 0))
@@ -57,7 +59,10 @@ def trained(case: str, team: Team) -> dict[str, Any]:
         parameter.data += 0.1 * torch.randn_like(parameter)
     rows: list[CurveRow] = []
     training = Training(flow, data(), BUDGET, seed=0, team=team)
-    result = training.run(rows.append)
+    try:
+        result = training.run(rows.append)
+    except Diverged as error:
+        return {"failure": str(error)}
     return {
         "weights": dict(flow.named_parameters()),
         "nll": [row.validation_nll_nats for row in rows],
@@ -70,7 +75,7 @@ def trained(case: str, team: Team) -> dict[str, Any]:
 def _member(rank: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    found = {case: trained(case, Team(rank, 2)) for case in CASES}
+    found = {case: trained(case, Team(rank, 2)) for case in [*CASES, *FAILING]}
     torch.save(found, Path(folder) / f"{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
@@ -104,12 +109,18 @@ def test_two_devices_train_as_one_does(case: str, of_two: list[dict[str, Any]]) 
     assert first["train_nll"] == pytest.approx(alone["train_nll"], rel=1e-9, nan_ok=True)
 
 
+def test_a_solve_that_fails_costs_every_process_the_step(of_two: list[dict[str, Any]]) -> None:
+    due = trained("a solve that fails", ALONE)
+    assert "6 of 6 steps" in due["failure"] or "3 of 3 steps" in due["failure"]
+    assert of_two[0]["a solve that fails"] == of_two[1]["a solve that fails"] == due
+
+
 @pytest.mark.parametrize(
     ("name", "options", "why"),
     [
         ("ffjord-fm", {}, "flow matching"),
         ("ffjord", {"backend": "torchdiffeq"}, "torchdiffeq"),
-        ("rqnsf-c", {"dropout": 0.1, "residual_blocks": 1}, "dropout"),
+        ("rqnsf-c", {"dropout": 0.1, "residual_blocks": 1, "hidden": (8,)}, "dropout"),
     ],
 )
 def test_what_cannot_be_divided_is_refused(name: str, options: dict[str, Any], why: str) -> None:
@@ -145,7 +156,7 @@ def _in_a_process(cell: Cell, folder: Path, *, stop: bool = False) -> int | None
 @pytest.mark.slow
 def test_a_cell_of_two_devices_goes_on_where_it_was_stopped(cell: Cell, tmp_path: Path) -> None:
     document = cell.model_dump()
-    document["budget"] |= {"steps": 6000, "validate_every": 2000}
+    document["budget"] |= {"steps": 3000, "validate_every": 1000}
     alone = Cell.model_validate({**document, "measures": ("quality",)})
     both = Cell.model_validate({**alone.model_dump(), "devices": 2})
     stores = {name: Store(tmp_path / name) for name in ("stopped", "whole", "alone")}

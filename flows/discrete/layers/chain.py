@@ -42,6 +42,7 @@ class LayeredFlow(Flow):
 
     @property
     def indivisible(self) -> str:
+        # Layers draw nothing else, and batch norm is the one that averages.
         drops = any(getattr(module, "dropout", 0.0) > 0 for module in self.modules())
         return "dropout draws for the rows of one process alone" if drops else ""
 
