@@ -27,7 +27,7 @@ BUDGET = Budget(steps=6, batch_size=37, learning_rate=1e-2, validate_every=3, va
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "realnvp": ("realnvp", {"layers": 3, "hidden": (16,)}),
     "maf with batch norm": ("maf", {"layers": 2, "hidden": (16,), "batch_norm": True}),
-    "ffjord": ("ffjord", {"hidden": (16,), "atol": 1e-4, "rtol": 1e-4}),
+    "ffjord": ("ffjord", {"hidden": (16,), "atol": 1e-7, "rtol": 1e-7}),
     "ffjord with fixed steps, moving norm and a regulariser": (
         "ffjord",
         {
