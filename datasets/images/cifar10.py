@@ -73,7 +73,7 @@ def _batches(path: Path, suffix: str) -> dict[str, bytes]:
     def wanted(name: str) -> bool:
         return PurePosixPath(name).stem in BATCHES and PurePosixPath(name).suffix == suffix
 
-    with reading(path, "tar archive"):
+    with reading(path, "archive"):
         batches = {
             PurePosixPath(name).stem: source.read()
             for name, source in members(path, wanted, LARGEST_BATCH)
