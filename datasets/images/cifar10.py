@@ -120,7 +120,7 @@ def read_pngs(path: Path) -> list[Array]:
     """
     batches = []
     for name, encoded in sorted(_batches(path, ".png").items()):
-        with reading(path, f"archive of images: {name}"):
+        with reading(path / name, "image"):
             pixels = np.asarray(read_image(io.BytesIO(encoded), "RGB", (32 * 32, 10_000)))
         if pixels.shape[1] != 32 * 32:
             raise DataCorrupt(f"{path}: {name} is {pixels.shape[1]} pixels wide, not 1024")
