@@ -32,13 +32,24 @@ import flows
 from benchmarks.versions import versions_of
 from datasets.own import OwnConfig
 
-__all__ = ["SCHEMA", "Budget", "Cell", "Contestant", "DType", "Strict", "Threads", "defaults_of"]
+__all__ = [
+    "SCHEMA",
+    "Budget",
+    "Cell",
+    "Contestant",
+    "DType",
+    "Devices",
+    "Strict",
+    "Threads",
+    "defaults_of",
+]
 
 SCHEMA = 3
 """Version of cells and records. Raising it makes every cell a new one."""
 
 DType = Literal["float32", "float64"]
 Threads = Annotated[int, Field(gt=0, le=4096)]
+Devices = Annotated[int, Field(gt=0, le=1024)]
 
 
 class Strict(BaseModel):
@@ -135,6 +146,8 @@ class Cell(Strict):
         device: ``cpu`` or ``cuda``.
         threads: of the process, for operations on the CPU.
         dtype: of the flow and the data.
+        devices: how many train the flow, each with its share of every batch; the cost is measured
+            on one.
         reference: a contestant against which this one is timed in interleaved pairs.
     """
 
@@ -149,6 +162,7 @@ class Cell(Strict):
     device: Literal["cpu", "cuda"]
     threads: Threads
     dtype: DType = "float32"
+    devices: Devices = 1
     reference: Contestant | None = None
 
     @model_validator(mode="after")
@@ -159,6 +173,16 @@ class Cell(Strict):
                 raise ValueError("a grid of learning rates has two or more, each once, rising")
             if self.budget.learning_rate != rates[0]:
                 raise ValueError("the budget of a tuned cell has the least rate of its grid")
+        return self
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Cell:
+        if self.devices > 1 and self.budget.compile:
+            raise ValueError("devices: a step that is compiled whole is trained on one")
+        if self.devices > self.budget.batch_size:
+            raise ValueError(
+                f"devices = {self.devices} cannot divide a batch of {self.budget.batch_size} rows"
+            )
         return self
 
     @cached_property

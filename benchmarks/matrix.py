@@ -46,7 +46,7 @@ from pydantic import (
 import datasets
 import flows
 from benchmarks import measures, plugins
-from benchmarks.cell import Budget, Cell, Contestant, DType, Strict, Threads
+from benchmarks.cell import Budget, Cell, Contestant, Devices, DType, Strict, Threads
 from benchmarks.errors import MatrixError, PluginError, brief, hint
 
 __all__ = ["Matrix", "load_matrix", "matrix_of"]
@@ -72,6 +72,7 @@ class MatrixFile(Strict):
     plugins: list[str] = Field(default_factory=list)
     seeds: list[NonNegativeInt] = Field(default=[0], min_length=1)
     threads: Threads = 1
+    devices: Devices = 1
     dtype: DType = "float32"
     measures: list[str] = Field(default_factory=measures.by_default, min_length=1)
     budget: dict[str, Any] = Field(default_factory=dict)
@@ -300,21 +301,26 @@ def _resolve(
             flow_axis, dataset_axis, own_seeds
         ):
             flow, flow_options, budget, rates = contestant
-            cell = Cell(
-                flow=flow,
-                flow_options=flow_options,
-                dataset=dataset,
-                dataset_options=dataset_options,
-                seed=seed,
-                budget=budget,
-                learning_rates=rates,
-                # In the catalog's order, so that the order in the file does not change the key.
-                measures=measures.complete(families),
-                device=device,
-                threads=file.threads,
-                dtype=file.dtype,
-                reference=reference,
-            )
+            try:
+                cell = Cell(
+                    flow=flow,
+                    flow_options=flow_options,
+                    dataset=dataset,
+                    dataset_options=dataset_options,
+                    seed=seed,
+                    budget=budget,
+                    learning_rates=rates,
+                    # In the catalog's order: the order in the file does not change the key.
+                    measures=measures.complete(families),
+                    device=device,
+                    threads=file.threads,
+                    devices=file.devices,
+                    dtype=file.dtype,
+                    reference=reference,
+                )
+            except ValidationError as error:
+                why = "; ".join(item["msg"] for item in error.errors())
+                raise MatrixError(f"{shown}: {_place(place)}: {why}") from error
             cells.setdefault(cell.key, cell)
             studies[name].append(cell.key)
     return Matrix(

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.cell import Budget
+from benchmarks.team import ALONE, Team
 from datasets import Dataset, Split
 from datasets.base import named_seed
 from flows import Flow, FlowError, InputError, Meter
@@ -154,9 +155,15 @@ class Trainer:
         flow: trained in place.
         budget: the training rule.
         generator: on the flow's device; source of the estimator's noise.
+        team: of the processes that divide each batch.
+
+    Raises:
+        InputError: if the flow cannot be trained by several.
     """
 
-    def __init__(self, flow: Flow, budget: Budget, generator: torch.Generator) -> None:
+    def __init__(
+        self, flow: Flow, budget: Budget, generator: torch.Generator, team: Team = ALONE
+    ) -> None:
         self.flow = flow
         self.budget = budget
         self.generator = generator
@@ -174,7 +181,7 @@ class Trainer:
             self.parameters, lr=budget.learning_rate, weight_decay=budget.weight_decay, **more
         )
         self.skipped = torch.zeros((), device=flow.device)
-        self.loss = flow.compiled_loss() if budget.compile else flow.loss
+        self.backward = team.backward(flow, compiled=budget.compile)
 
     def step(self, x: Tensor) -> Tensor:
         """One step of the optimiser.
@@ -189,13 +196,12 @@ class Trainer:
             The loss before the step, detached; a scalar on the device.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.loss(x, generator=self.generator)
-        loss.backward()
+        loss = self.backward(x, self.generator)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.budget.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.budget.clip_norm, norm)
-        bad = torch.logical_not(torch.isfinite(loss.detach()) & torch.isfinite(norm))
+        bad = torch.logical_not(torch.isfinite(loss) & torch.isfinite(norm))
         self.skipped += bad
         if self.fused:
             # The protocol of torch.amp.GradScaler: the fused kernel leaves everything as it is.
@@ -203,7 +209,7 @@ class Trainer:
             self.optimizer.step()
         else:
             self._step_unless(bad)
-        return loss.detach()
+        return loss
 
     @torch.no_grad()
     def _step_unless(self, bad: Tensor) -> None:
@@ -323,6 +329,12 @@ class Training:
         dataset: train and validation splits are used.
         budget: the training rule.
         seed: of batch order, dequantisation and estimator noise.
+        team: of the processes that train the flow together. The first validates, and its clock
+            and its validations decide; all end with the same result, the first alone with the
+            statistics of the training set.
+
+    Raises:
+        InputError: if the flow cannot be trained by several processes.
 
     Attributes:
         progress: how far it is.
@@ -330,11 +342,13 @@ class Training:
             while it validates: its state is then that of the last step.
     """
 
-    def __init__(self, flow: Flow, dataset: Dataset, budget: Budget, *, seed: int) -> None:
+    def __init__(
+        self, flow: Flow, dataset: Dataset, budget: Budget, *, seed: int, team: Team = ALONE
+    ) -> None:
         generator = torch.Generator(flow.device).manual_seed(named_seed("training", seed))
-        self.flow, self.dataset, self.budget = flow, dataset, budget
+        self.flow, self.dataset, self.budget, self.team = flow, dataset, budget, team
         self.batches = Batches(dataset, budget.batch_size, flow.device, flow.dtype, generator)
-        self.trainer = Trainer(flow, budget, generator)
+        self.trainer = Trainer(flow, budget, generator, team)
         self.progress = Progress()
         self.interruptible = False
         self._best = copy.deepcopy(flow.state_dict())
@@ -355,6 +369,11 @@ class Training:
         progress, meter = self.progress, self._meter
         work = progress.nfe + progress.forward + progress.backward + meter.forward + meter.backward
         return self._used(self.seconds, work)
+
+    @property
+    def _agreed(self) -> float:
+        """:attr:`used`, for all processes the same: by the clock of the first."""
+        return self.team.told([self.used])[0] if self.budget.seconds is not None else self.used
 
     def _used(self, seconds: float, work: int) -> float:
         budget = self.budget
@@ -416,7 +435,7 @@ class Training:
                 progress.step - progress.row_step < self.budget.validate_every
                 and not progress.stopped_by
             ):
-                rate = _learning_rate(self.budget, progress.step, self.used)
+                rate = _learning_rate(self.budget, progress.step, self._agreed)
                 self.trainer.set_learning_rate(rate)
                 x, log_abs_det = next(self.batches)
                 try:
@@ -431,7 +450,7 @@ class Training:
                         kept, loss.double() - log_abs_det.double().mean(), 0.0
                     )
                 progress.step += 1
-                if self.used >= 1:
+                if self._agreed >= 1:
                     progress.stopped_by = "budget"
                 after_step()
             self._read_clock()
@@ -442,10 +461,13 @@ class Training:
         progress, budget = self.progress, self.budget
         # Until both are done they are as good as not begun.
         self.interruptible = True
-        refreshing = _refresh(self.flow, self.batches, STATISTICS_ROWS)
-        validation = _validate(self.flow, self.dataset, budget)
+        refreshing = validation = math.nan
+        if self.team.rank == 0:
+            refreshing = _refresh(self.flow, self.batches, STATISTICS_ROWS)
+            validation = _validate(self.flow, self.dataset, budget)
         self.interruptible = False
-        progress.seconds += refreshing
+        seconds = progress.seconds + refreshing
+        progress.seconds, validation = self.team.told([seconds, validation])
         progress.nfe += progress.forward + progress.backward
         if self._used(progress.seconds, progress.nfe) >= 1:
             progress.stopped_by = "budget"

@@ -18,6 +18,7 @@ import torch
 
 import flows
 from benchmarks.cell import Cell
+from benchmarks.team import ALONE, Team
 from benchmarks.train import CurveRow, Diverged, Training, TrainingResult, initialisation_rows
 from datasets import Dataset
 from datasets.base import named_seed
@@ -102,6 +103,7 @@ class CellTraining:
     Args:
         cell: what to train.
         dataset: its data.
+        team: of the processes that train it together.
 
     Attributes:
         rates: at which the cell is trained, rising.
@@ -109,8 +111,8 @@ class CellTraining:
         training: that of the rate at hand; None between two rates.
     """
 
-    def __init__(self, cell: Cell, dataset: Dataset) -> None:
-        self.cell, self.dataset = cell, dataset
+    def __init__(self, cell: Cell, dataset: Dataset, team: Team = ALONE) -> None:
+        self.cell, self.dataset, self.team = cell, dataset, team
         self.rates = cell.learning_rates or (cell.budget.learning_rate,)
         self.trials: list[Trial] = []
         self.training: Training | None = None
@@ -149,7 +151,7 @@ class CellTraining:
             rate = self.rates[len(self.trials)]
             flow = fresh_flow(self.cell, self.dataset)
             budget = self.cell.at_rate(rate).budget
-            training = Training(flow, self.dataset, budget, seed=self.cell.seed)
+            training = Training(flow, self.dataset, budget, seed=self.cell.seed, team=self.team)
             if self._kept is not None:
                 with _right_state():
                     training.load_state_dict(self._kept)

@@ -93,7 +93,8 @@ class OwnConfig(DatasetConfig):
             split: Path(path).expanduser() for split, path in given.items() if path is not None
         }
         for path in paths.values():
-            if not path.exists():
+            # A pipe would be waited for.
+            if not (path.is_file() or path.is_dir()):
                 raise DataMissing(f"{name}: there is no {path.absolute()}; correct its path")
         return paths
 

@@ -351,6 +351,15 @@ class Flow(nn.Module, abc.ABC):
         """Whether :meth:`refresh_statistics` does anything."""
         return False
 
+    @property
+    def indivisible(self) -> str:
+        """Why processes cannot divide a batch (:mod:`flows.shares`); empty where they can.
+
+        They can where all that :meth:`loss` draws for a batch, and averages over it, goes by
+        :mod:`flows.shares`, and the loss is a mean over rows.
+        """
+        return f"{type(self).__name__} does not say that its batch can be divided"
+
     def outside_fraction(self, x: Tensor, context: Tensor | None = None) -> float | None:
         """The part of the data that passes some layer outside the region in which it is learned.
 

@@ -29,7 +29,7 @@ def check(name: str) -> int:
         checks = dataset.CHECKS
         try:
             datasets.load(name)
-        except datasets.DataMissing as error:
+        except datasets.DataError as error:
             raise DataUnavailable(f"{name}: {error}") from error
     else:
         known = [*flows.ENTRIES, *datasets.ENTRIES]

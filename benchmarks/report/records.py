@@ -40,7 +40,7 @@ _KINDS = ("toy", "tabular", "image", "family")
 # As records of before the families had a name of their own call them.
 _FORMER_KINDS = {"gaussian": "family"}
 _MACHINE = (
-    *("device", "threads", "dtype", "environment.torch", "machine"),
+    *("device", "devices", "threads", "dtype", "environment.torch", "machine"),
     *("environment.gpu", "environment.kernels"),
 )
 # A contestant's learning rate, where it ran at several.
@@ -54,7 +54,7 @@ _SILENT = {
         _RATE,
         *(f"environment.{library}" for library in LIBRARIES),
     )
-} | {("budget.compile", "False")}
+} | {("budget.compile", "False"), ("devices", "1")}
 # Part of the setting too: results on data that have drifted are not compared.
 _DATA = "data"
 

@@ -24,7 +24,9 @@ import torch
 
 from benchmarks.cell import Cell
 from benchmarks.environment import OthersWork
+from benchmarks.run.together import train_together
 from benchmarks.store import Store, write_atomically
+from benchmarks.team import ALONE, Team
 from benchmarks.train import CurveRow
 from benchmarks.tune import CellTraining, Trained, WrongState
 from datasets import Dataset
@@ -52,10 +54,11 @@ class Keeper:
         store: the folder of the run.
         cell: at work.
         stage: of the cell.
+        team: of the processes that train it; the first keeps, and is asked to end.
     """
 
-    def __init__(self, store: Store, cell: Cell, stage: str) -> None:
-        self.store, self.cell, self.stage = store, cell, stage
+    def __init__(self, store: Store, cell: Cell, stage: str, team: Team = ALONE) -> None:
+        self.store, self.cell, self.stage, self.team = store, cell, stage, team
         self.path = store.pending(cell.key, ".checkpoint")
         self.earlier_seconds = 0.0
         self.shared = False
@@ -93,6 +96,8 @@ class Keeper:
             Stopped: when the process was asked to end.
             NotApplicable, Diverged: as :meth:`benchmarks.tune.CellTraining.run` does.
         """
+        if self.cell.devices > self.team.size and self.cell.budget.steps != 0:
+            return train_together(self, dataset)
         state = self._take_up()
         try:
             return self._train(dataset, curve, state)
@@ -101,29 +106,36 @@ class Keeper:
             return self._train(dataset, curve, None)
 
     def _train(self, dataset: Dataset, curve: Path, state: Mapping[str, Any] | None) -> Trained:
-        training = CellTraining(self.cell, dataset)
+        training = CellTraining(self.cell, dataset, self.team)
         if state is not None:
             training.load_state_dict(state)
         device = torch.device(self.cell.device)
-        with _writing(curve) as on_row, OthersWork(device, self.cell.threads) as others:
+        with contextlib.ExitStack() as stack:
+            on_row = stack.enter_context(_writing(curve) if self.team.rank == 0 else _nowhere())
+            # Of several processes, the one that waits for them looks.
+            alone = self.team.size == 1
+            others = stack.enter_context(OthersWork(device, self.cell.threads)) if alone else None
             self._training, self._others = training, others
             self._saved = time.monotonic()
             try:
                 found = training.run(on_row, self._after_step)
             except Stopped:
-                self._save(training)
+                if self.team.rank == 0:
+                    self._save(training)
                 raise
             finally:
                 self._training = self._others = None
-        self.shared |= others.shared
+        self.shared |= others is not None and others.shared
         return found
 
     def _after_step(self) -> None:
         training = self._training
         assert training is not None
         now = time.monotonic()
-        if self._stopping:
+        if self.team.told([self._stopping])[0]:
             raise Stopped
+        if self.team.rank > 0:
+            return
         if now - self._saved >= LEAST_SECONDS and now - self._saved >= self._cost() / SHARE:
             self._save(training)
         if now - self._reported >= REPORT_SECONDS:
@@ -171,13 +183,15 @@ class Keeper:
         """What a process before this one has left."""
         found = _read(self.path)
         if found is None:
-            self._drop_stale()
+            if self.team.rank == 0:
+                self._drop_stale()
             return None
         self.earlier_seconds, self.shared = found["seconds"], found["shared"]
         state: Mapping[str, Any] = found["training"]
         part = state["training"]
         where = f", step {part['progress']['step']}" if part else ""
-        print(f"goes on from its checkpoint: learning rate {len(state['trials']) + 1}{where}")
+        if self.team.rank == 0:
+            print(f"goes on from its checkpoint: learning rate {len(state['trials']) + 1}{where}")
         return state
 
     def _drop_stale(self) -> None:
@@ -219,6 +233,11 @@ def _read(path: Path) -> dict[str, Any] | None:
     except Exception as error:
         print(f"{path.name} cannot be read, starting anew: {error}")
         return None
+
+
+@contextlib.contextmanager
+def _nowhere() -> Iterator[Callable[[float, CurveRow], None]]:
+    yield lambda learning_rate, row: None
 
 
 @contextlib.contextmanager

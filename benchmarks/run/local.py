@@ -111,7 +111,8 @@ def run_cells(
         timeout: seconds for a stage of a cell; None for no bound.
         on_outcome: called when a cell has ended, in the parent.
         on_tick: called twice a second with what is under way.
-        gpus: CUDA devices; each process sees one, that with the fewest processes. None given, each
+        gpus: CUDA devices; each process sees one, that with the fewest processes, or
+            as many as its cell has devices. None given, each
             sees what this one does. (Processor cores are not dealt out: two runs would take the
             same ones.)
         keep_weights: whether the tested weights are kept beside the records.
@@ -134,8 +135,8 @@ def run_cells(
 
     def start(stage: Stage) -> None:
         cell = waiting[stage].popleft()
-        load = Counter(item.task.gpu for item in running)
-        gpu = min(gpus, key=lambda gpu: load[gpu], default=None)
+        load = Counter(gpu for item in running for gpu in (item.task.gpu or "").split(","))
+        gpu = ",".join(sorted(gpus, key=lambda gpu: load[gpu])[: cell.devices]) or None
         task = Task(cell, stage, directory, runner, gpu, keep_weights)
         for attempt in range(SERVER_TRIES):
             process = context.Process(target=cell_module.run, args=(task,), name=str(cell))
@@ -192,7 +193,13 @@ def run_cells(
             for cell in cells:
                 waiting[cell_module.pending_stage(store, cell)].append(cell)
             while running or waiting["quality"] or waiting["cost"]:
-                while waiting["quality"] and len(running) < jobs:
+                while waiting["quality"] and (
+                    # What takes more devices than there are jobs trains alone.
+                    not running
+                    or sum(item.task.cell.devices for item in running)
+                    + waiting["quality"][0].devices
+                    <= jobs
+                ):
                     start("quality")
                 if not running and waiting["cost"]:
                     start("cost")

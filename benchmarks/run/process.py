@@ -49,6 +49,7 @@ __all__ = [
     "Stage",
     "Task",
     "bound_log",
+    "diagnose",
     "end_descendants",
     "pending_stage",
     "record_of",
@@ -79,7 +80,7 @@ class Task:
         stage: which of its stages.
         directory: the store's folder.
         runner: an end of a pipe whose other end the runner alone holds open; None for no runner.
-        gpu: the only CUDA device that the process sees; None for all.
+        gpu: the only CUDA device that the process sees, or several with commas; None for all.
         keep_weights: whether the tested weights are kept beside the record.
         plugins: what the runner has loaded from outside the project.
     """
@@ -147,7 +148,7 @@ def read_pending(store: Store, cell: Cell) -> Pending | None:
 
 def clear_pending(store: Store, cell: Cell) -> None:
     """Remove what only an unfinished cell needs."""
-    for suffix in (".json", ".pt", ".checkpoint", ".progress", ".lock"):
+    for suffix in (".json", ".pt", ".checkpoint", ".progress", ".team", ".trained", ".lock"):
         store.pending(cell.key, suffix).unlink(missing_ok=True)
 
 
@@ -226,12 +227,12 @@ def _run_logged(task: Task, store: Store, keeper: Keeper | None = None) -> None:
             print(f"cannot write: {error}")
             raise
         traceback.print_exc()
-        status, reason = _diagnose(error)
+        status, reason = diagnose(error)
     store.write(record_of(cell, status, reason, pending=pending, more=more))
     clear_pending(store, cell)
 
 
-def _diagnose(error: Exception) -> tuple[Status, str]:
+def diagnose(error: Exception) -> tuple[Status, str]:
     """The status that stands for an error, and its reason in words."""
     if isinstance(error, Diverged):
         return "diverged", str(error)

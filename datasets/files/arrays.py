@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from datasets.base import Array, DataCorrupt, DataError
-from datasets.files.recognise import DAMAGE, open_plain
+from datasets.base import Array, DataError
+from datasets.files.untrusted import (
+    DEFLATED_AT_MOST,
+    Stored,
+    check_room,
+    npy,
+    npz,
+    open_plain,
+    reading,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["module", "numbers", "read_array", "read_frame", "without"]
+__all__ = ["hdf5", "module", "numbers", "read_array", "read_frame", "without"]
 
 _TEXT = {".csv": ",", ".tsv": "\t"}
 _ARRAYS = (".npy", ".npz", ".h5", ".hdf5")
@@ -49,35 +58,51 @@ def read_array(path: Path, array: str | None, dimensions: tuple[int, ...]) -> Ar
         DataError: if there is no such array, several serve, or h5py is needed and not there.
         DataCorrupt: if the file is damaged.
     """
-    try:
-        suffix = path.suffix.lower()
-        if suffix == ".npy":
-            found = np.load(path, allow_pickle=False)
-            arrays: dict[str, Callable[[], Array]] = {"": lambda: found}
-            shapes = {"": found.shape}
-        elif suffix == ".npz":
-            with np.load(path, allow_pickle=False) as stored:
-                held = {name: stored[name] for name in stored.files}
-            arrays = {name: lambda name=name: held[name] for name in held}  # type: ignore[misc]
-            shapes = {name: value.shape for name, value in held.items()}
-        else:
-            return _read_hdf5(path, array, dimensions)
-    except DAMAGE as error:
-        raise DataCorrupt(f"{path} is no complete file of arrays ({error})") from error
-    return arrays[_choose(path, shapes, array, dimensions)]()
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        found = npy(path)
+        _choose(path, {"": found.shape}, array, dimensions)
+        return found.read()
+    with (npz if suffix == ".npz" else hdf5)(path) as arrays:
+        shapes = {name: stored.shape for name, stored in arrays.items()}
+        return arrays[_choose(path, shapes, array, dimensions)].read()
 
 
-def _read_hdf5(path: Path, array: str | None, dimensions: tuple[int, ...]) -> Array:
+@contextlib.contextmanager
+def hdf5(path: Path) -> Iterator[Mapping[str, Stored]]:
+    """The arrays of numbers in an HDF5 file, as :func:`datasets.files.untrusted.npz` gives them.
+
+    Raises:
+        DataError: if h5py is not there.
+        DataCorrupt: if the file is damaged, or an array states a size that it cannot have.
+    """
     h5py = module("h5py", path)
-    with h5py.File(path, "r") as stored:
-        shapes: dict[str, tuple[int, ...]] = {}
+
+    def stored(item: Any) -> Stored:
+        def read() -> Array:
+            if item.is_virtual or item.external:
+                raise ValueError(f"{item.name} lies in other files")
+            if item.dtype.kind not in "biufc":
+                raise ValueError(f"{item.name} holds {item.dtype}, no numbers")
+            if item.nbytes > DEFLATED_AT_MOST * item.id.get_storage_size():
+                raise ValueError(
+                    f"{item.name} states {item.nbytes:,} bytes, of which "
+                    f"{item.id.get_storage_size():,} are stored"
+                )
+            check_room(item.nbytes)
+            return np.asarray(item)
+
+        return Stored(tuple(item.shape or ()), read)
+
+    with reading(path, "HDF5 file"), h5py.File(path, "r") as opened:
+        found: dict[str, Stored] = {}
 
         def visit(name: str, item: Any) -> None:
             if isinstance(item, h5py.Dataset):
-                shapes[name] = tuple(item.shape)
+                found[name] = stored(item)
 
-        stored.visititems(visit)
-        return np.asarray(stored[_choose(path, shapes, array, dimensions)])
+        opened.visititems(visit)
+        yield found
 
 
 def _choose(
@@ -123,15 +148,15 @@ def read_frame(path: Path, array: str | None = None) -> pd.DataFrame:
         return pd.DataFrame(values, columns=_numbered(values.shape[1]))
     if suffix in _PARQUET:
         module("pyarrow", path)
-        try:
+        with reading(path, "Parquet file"):
+            about = module("pyarrow.parquet", path).ParquetFile(path).metadata
+            check_room(8 * about.num_rows * about.num_columns)
             frame: pd.DataFrame = pd.read_parquet(path, engine="pyarrow")
             return frame
-        except (*DAMAGE, pd.errors.ParserError) as error:
-            raise DataCorrupt(f"{path} is no complete Parquet file ({error})") from error
     if suffix not in _TEXT:
         known = ", ".join((*_TEXT, *_PARQUET, *_ARRAYS))
         raise DataError(f"{path}: a table is one of {known}, by the end of its name")
-    try:
+    with reading(path, "table"):
         with open_plain(path) as stream:
             text = stream.read()
         options: dict[str, Any] = {"sep": _TEXT[suffix], "index_col": False, "low_memory": False}
@@ -142,8 +167,6 @@ def read_frame(path: Path, array: str | None = None) -> pd.DataFrame:
             # Longer lines than the first: pandas would cut them off.
             warnings.simplefilter("error", pd.errors.ParserWarning)
             frame = pd.read_csv(io.BytesIO(text), header=0 if named else None, **options)
-    except (*DAMAGE, pd.errors.ParserWarning) as error:
-        raise DataCorrupt(f"{path} is no complete table ({error})") from error
     frame.columns = list(map(str, frame.columns)) if named else _numbered(frame.shape[1])
     return frame
 

@@ -196,7 +196,7 @@ def verify(name: str) -> Verification:
 
 
 def _check_hashes(dataset: Dataset) -> Check:
-    """Every value is read again, whatever the cache's stamps say."""
+    """Every value is read again."""
     changed: list[Split] = [
         split for split in SPLITS if array_hash(dataset.split(split)) != dataset.hashes[split]
     ]

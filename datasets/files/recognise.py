@@ -7,27 +7,21 @@ bytes, headers), for it may be tried on every file of a folder.
 
 from __future__ import annotations
 
-import ast
 import functools
-import gzip
 import hashlib
-import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, cast
-
-import numpy as np
 
 from datasets.base import DataCorrupt, array_hash
+from datasets.files.archive import members
+from datasets.files.untrusted import npy, npz, open_plain, reading
 
 __all__ = [
     "Recogniser",
     "content",
     "npy_array",
     "npz_arrays",
-    "open_plain",
     "starting_with",
     "tar_members",
     "whole_file",
@@ -36,25 +30,8 @@ __all__ = [
 
 Recogniser = Callable[[Path], None]
 
-_GZIP = b"\x1f\x8b"
-# What reading a damaged file of one of these formats can raise.
-DAMAGE = (
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    SyntaxError,
-    zlib.error,
-    zipfile.BadZipFile,
-    tarfile.TarError,
-)
-
-
-def open_plain(path: Path) -> IO[bytes]:
-    """Open a file for reading; one compressed by gzip is decompressed on the way."""
-    with path.open("rb") as stream:
-        compressed = stream.read(2) == _GZIP
-    return cast(IO[bytes], gzip.open(path)) if compressed else path.open("rb")
+CONTENT = 2**28
+"""Bytes that a file known by its whole content may unpack to: the largest has 47 MB."""
 
 
 def whole_file(checksum: str, size: int | None = None, name: str = "") -> Recogniser:
@@ -101,19 +78,16 @@ def content(sha256: str, start: bytes) -> Recogniser:
     """
 
     def recognise(path: Path) -> None:
-        try:
-            with open_plain(path) as stream:
-                if stream.read(len(start)) != start:
-                    raise DataCorrupt(f"{path} starts with other bytes than {start!r}")
-                stream.seek(0)
-                found = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
-                if found != sha256:
-                    raise DataCorrupt(
-                        f"the content of {path} has the sha256 {found} where {sha256} is due: "
-                        "it is damaged, or something else of the same form"
-                    )
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataCorrupt(f"{path} cannot be read to its end ({error}): truncated?") from error
+        with reading(path, "file"), open_plain(path, CONTENT) as stream:
+            if stream.read(len(start)) != start:
+                raise DataCorrupt(f"{path} starts with other bytes than {start!r}")
+            stream.seek(0)
+            found = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
+        if found != sha256:
+            raise DataCorrupt(
+                f"the content of {path} has the sha256 {found} where {sha256} is due: "
+                "it is damaged, or something else of the same form"
+            )
 
     return recognise
 
@@ -129,11 +103,8 @@ def starting_with(start: bytes, name: str) -> Recogniser:
     def recognise(path: Path) -> None:
         if not path.name.removesuffix(".gz").endswith(name):
             raise DataCorrupt(f"{path} is not called {name}")
-        try:
-            with open_plain(path) as stream:
-                found = stream.read(len(start))
-        except DAMAGE as error:
-            raise DataCorrupt(f"{path} cannot be read ({error})") from error
+        with reading(path, "file"), open_plain(path) as stream:
+            found = stream.read(len(start))
         if found != start:
             raise DataCorrupt(f"{path} starts with {found!r} where {start!r} is due")
 
@@ -153,22 +124,16 @@ def npz_arrays(
     def recognise(path: Path) -> None:
         if path.suffix != ".npz":
             raise DataCorrupt(f"{path} is no .npz file")
-        try:
-            found = _npz_shapes(path)
+        with npz(path) as arrays:
+            found = {name: array.shape for name, array in arrays.items()}
             for name, shape in shapes.items():
                 if found.get(name) != shape:
                     raise DataCorrupt(
                         f"{path} should hold an array {name!r} of shape {shape}; it holds {found}"
                     )
-            if hashes:
-                with np.load(path) as arrays:
-                    for name, expected in hashes.items():
-                        if array_hash(arrays[name]) != expected:
-                            raise DataCorrupt(f"array {name!r} of {path} has other values")
-        except DataCorrupt:
-            raise
-        except DAMAGE as error:
-            raise DataCorrupt(f"{path} is no complete .npz file ({error})") from error
+            for name, expected in (hashes or {}).items():
+                if array_hash(arrays[name].read()) != expected:
+                    raise DataCorrupt(f"array {name!r} of {path} has other values")
 
     return recognise
 
@@ -183,33 +148,11 @@ def npy_array(shape: tuple[int, ...]) -> Recogniser:
     def recognise(path: Path) -> None:
         if path.suffix != ".npy":
             raise DataCorrupt(f"{path} is no .npy file")
-        try:
-            found = np.load(path, mmap_mode="r").shape
-        except DAMAGE as error:
-            raise DataCorrupt(f"{path} is no complete .npy file ({error})") from error
+        found = npy(path).shape
         if found != shape:
             raise DataCorrupt(f"{path} should hold an array of shape {shape}, not {found}")
 
     return recognise
-
-
-def _npz_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of the arrays in an archive, from their headers alone."""
-    shapes = {}
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.namelist():
-            with archive.open(member) as stream:
-                preamble = stream.read(10)
-                if preamble[:6] != b"\x93NUMPY":
-                    continue
-                # Versions above 1 have a length of four bytes, of which two are read already.
-                if preamble[6] == 1:
-                    length = int.from_bytes(preamble[8:10], "little")
-                else:
-                    length = int.from_bytes(preamble[8:10] + stream.read(2), "little")
-                header = ast.literal_eval(stream.read(length).decode("latin1"))
-            shapes[member.removesuffix(".npy")] = tuple(header["shape"])
-    return shapes
 
 
 def tar_members(*ends: str, largest: int) -> Recogniser:
@@ -227,14 +170,14 @@ def tar_members(*ends: str, largest: int) -> Recogniser:
         if path.stat().st_size > largest:
             raise DataCorrupt(f"{path} is larger than {largest} bytes: another archive")
         missing = set(ends)
-        try:
-            with tarfile.open(path) as archive:
-                for member in archive:
-                    missing -= {end for end in ends if member.name.endswith(end)}
-                    if not missing:
-                        return
-        except DAMAGE as error:
-            raise DataCorrupt(f"{path} is no complete tar archive ({error})") from error
+
+        def wanted(name: str) -> bool:
+            return any(name.endswith(end) for end in missing)
+
+        for name, _ in members(path, wanted, largest):
+            missing -= {end for end in missing if name.endswith(end)}
+            if not missing:
+                return
         raise DataCorrupt(f"{path} holds no {' and no '.join(sorted(missing))}")
 
     return recognise
@@ -251,10 +194,8 @@ def zip_members(start: str, count: int) -> Recogniser:
     def recognise(path: Path) -> None:
         if path.suffix != ".zip":
             raise DataCorrupt(f"{path} is no .zip file")
-        try:
+        with reading(path, "zip archive"):
             names = _zip_names(path, path.stat().st_mtime_ns)
-        except DAMAGE as error:
-            raise DataCorrupt(f"{path} is no complete zip archive ({error})") from error
         found = sum(name.startswith(start) and name.endswith(".png") for name in names)
         if found != count:
             raise DataCorrupt(f"{path} holds {found} images in {start} where {count} are due")

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import io
-import tarfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image
 
 from datasets.base import Array, DataCorrupt, Entry, array_hash
-from datasets.files.recognise import DAMAGE, tar_members, whole_file
+from datasets.files.archive import members
+from datasets.files.recognise import tar_members, whole_file
 from datasets.files.sources import File, Form, Source
 from datasets.files.unpickle import load_plain
+from datasets.files.untrusted import read_image, reading
 from datasets.stored import Alpha, ImageConfig
 
 __all__ = ["Cifar10Config", "read_pickles", "read_pngs"]
@@ -58,6 +58,8 @@ SOURCE = Source(
 
 LEVELS = 256
 BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
+LARGEST_BATCH = 40_000_000
+"""Bytes; 10,000 images have 30,720,000, their names and labels the rest."""
 # Of all training images in their order, and of the test images: (n, 3, 32, 32), uint8.
 HASHES = (
     "0761308ba291f4ab15371632f9df5b1eedf29fb3fc5de1bfd4d7b5744936aee3",
@@ -65,18 +67,17 @@ HASHES = (
 )
 
 
-def _members(path: Path, suffix: str) -> dict[str, bytes]:
+def _batches(path: Path, suffix: str) -> dict[str, bytes]:
     """The six batches in an archive, by name."""
-    batches = {}
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                name = PurePosixPath(member.name)
-                if name.stem in BATCHES and name.suffix == suffix:
-                    source = archive.extractfile(member)
-                    batches[name.stem] = source.read() if source is not None else b""
-    except DAMAGE as error:
-        raise DataCorrupt(f"{path} is no complete archive ({error})") from error
+
+    def wanted(name: str) -> bool:
+        return PurePosixPath(name).stem in BATCHES and PurePosixPath(name).suffix == suffix
+
+    with reading(path, "archive"):
+        batches = {
+            PurePosixPath(name).stem: source.read()
+            for name, source in members(path, wanted, LARGEST_BATCH)
+        }
     if missing := [batch for batch in BATCHES if batch not in batches]:
         raise DataCorrupt(f"{path} holds no {' and no '.join(missing)}")
     return batches
@@ -92,13 +93,20 @@ def read_pickles(path: Path) -> list[Array]:
         DataCorrupt: if the archive or a batch is damaged.
     """
     batches = []
-    for name, pickled in _members(path, "").items():
-        batch = load_plain(io.BytesIO(pickled))
-        values = batch.get(b"data") if isinstance(batch, dict) else None
-        if not isinstance(values, np.ndarray) or values.dtype != np.uint8 or values.ndim != 2:
-            raise DataCorrupt(f"{path}: {name} holds no table of bytes under 'data'")
-        batches.append((name, values.reshape(-1, 3, 32, 32)))
-    return [values for _, values in sorted(batches)]
+    for name, pickled in sorted(_batches(path, "").items()):
+        try:
+            values = load_plain(io.BytesIO(pickled)).get(b"data")
+        except DataCorrupt as error:
+            raise DataCorrupt(f"{path}: {name}: {error}") from error
+        if not (
+            isinstance(values, np.ndarray)
+            and values.dtype == np.uint8
+            and values.ndim == 2
+            and values.shape[1] == 3 * 32 * 32
+        ):
+            raise DataCorrupt(f"{path}: {name} holds no table of images under 'data'")
+        batches.append(values.reshape(-1, 3, 32, 32))
+    return batches
 
 
 def read_pngs(path: Path) -> list[Array]:
@@ -111,12 +119,9 @@ def read_pngs(path: Path) -> list[Array]:
         DataCorrupt: if the archive or an image is damaged.
     """
     batches = []
-    for name, encoded in sorted(_members(path, ".png").items()):
-        try:
-            with Image.open(io.BytesIO(encoded)) as image:
-                pixels = np.asarray(image.convert("RGB"))
-        except (*DAMAGE, Image.DecompressionBombError) as error:
-            raise DataCorrupt(f"{path}: {name} is no complete image ({error})") from error
+    for name, encoded in sorted(_batches(path, ".png").items()):
+        with reading(path / name, "image"):
+            pixels = np.asarray(read_image(io.BytesIO(encoded), "RGB", (32 * 32, 10_000)))
         if pixels.shape[1] != 32 * 32:
             raise DataCorrupt(f"{path}: {name} is {pixels.shape[1]} pixels wide, not 1024")
         batches.append(pixels.reshape(-1, 32, 32, 3).transpose(0, 3, 1, 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 from datasets.base import Array, DataCorrupt, Entry, array_hash
 from datasets.files.recognise import npz_arrays, starting_with
 from datasets.files.sources import File, Form, Source
+from datasets.files.untrusted import npz, reading
 from datasets.stored import ImageConfig
 
 __all__ = ["FreyfacesConfig", "read_mat"]
@@ -49,6 +51,9 @@ SOURCE = Source(
 )
 
 LEVELS = 256
+LARGEST = 16_000_000
+"""Bytes; the published file has 1.1 million."""
+_MAT_HEADER, _MAT_MATRIX = 128, 14
 HASH = "b7fb6085f5ce7b09b14cd0136165a2993a9b98bd3adb24cbc2fa62267b0c3886"
 
 
@@ -63,11 +68,21 @@ def read_mat(path: Path) -> Array:
     """
     import scipy.io
 
-    try:
-        columns = np.asarray(scipy.io.loadmat(path)["ff"], dtype=np.uint8)
+    with reading(path, "table 'ff' of 560 rows"):
+        size = path.stat().st_size
+        if size > LARGEST:
+            raise ValueError(f"{size:,} bytes, at most {LARGEST:,}")
+        # The header alone. The file of 1999 is not compressed, and states no more than it has.
+        (shape,) = (shape for name, shape, _ in scipy.io.whosmat(path) if name == "ff")
+        if len(shape) != 2 or shape[0] != 28 * 20 or math.prod(shape) > size:
+            raise ValueError(f"its table has the shape {shape}")
+        with path.open("rb") as stream:
+            stream.seek(_MAT_HEADER)
+            kind, length = np.frombuffer(stream.read(8), "<u4")
+        if kind != _MAT_MATRIX or length > size:
+            raise ValueError("it is compressed, or states more than it has")
+        columns = np.asarray(scipy.io.loadmat(path, variable_names=["ff"])["ff"], dtype=np.uint8)
         return np.ascontiguousarray(columns.T).reshape(-1, 28, 20)
-    except Exception as error:  # scipy raises what the damaged bytes happen to mean.
-        raise DataCorrupt(f"{path} holds no table 'ff' of 560 rows ({error})") from error
 
 
 class FreyfacesConfig(ImageConfig):
@@ -88,8 +103,8 @@ class FreyfacesConfig(ImageConfig):
         if found.form == "mat":
             frames = read_mat(found.paths[0])
         else:
-            with np.load(found.paths[0]) as arrays:
-                frames = arrays["x"]
+            with npz(found.paths[0]) as arrays:
+                frames = arrays["x"].read()
         if array_hash(frames) != HASH:
             raise DataCorrupt(f"{found.paths[0]} holds other frames than the Frey faces")
         return self.shuffled(frames)

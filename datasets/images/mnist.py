@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -10,8 +11,9 @@ import numpy as np
 from pydantic import Field
 
 from datasets.base import Array, DataCorrupt, Entry
-from datasets.files.recognise import DAMAGE, content, npz_arrays, open_plain
+from datasets.files.recognise import content, npz_arrays
 from datasets.files.sources import File, Form, Source
+from datasets.files.untrusted import npz, open_plain, reading
 from datasets.stored import ImageConfig
 
 __all__ = ["MnistConfig", "read_idx"]
@@ -108,19 +110,17 @@ def read_idx(path: Path) -> Array:
     Raises:
         DataCorrupt: if it is no such file, or does not end where it should.
     """
-    try:
-        with open_plain(path) as stream:
-            head = stream.read(4)
-            if head[:3] != b"\x00\x00\x08" or len(head) < 4:
-                raise DataCorrupt(f"{path} is no idx file of bytes: it starts with {head!r}")
-            shape = tuple(int(size) for size in np.frombuffer(stream.read(4 * head[3]), ">u4"))
-            values = stream.read()
-    except DAMAGE as error:
-        if isinstance(error, DataCorrupt):
-            raise
-        raise DataCorrupt(f"{path} cannot be read to its end ({error}): truncated?") from error
-    if len(values) != int(np.prod(shape)):
-        raise DataCorrupt(f"{path} has {len(values)} values where its head says {shape}")
+    with reading(path, "idx file: truncated?"), open_plain(path) as stream:
+        head = stream.read(4)
+        if head[:3] != b"\x00\x00\x08" or len(head) < 4:
+            raise DataCorrupt(f"{path} is no idx file of bytes: it starts with {head!r}")
+        shape = tuple(int(size) for size in np.frombuffer(stream.read(4 * head[3]), ">u4"))
+        due = math.prod(shape)
+        values = stream.read(due + 1)
+        # Of what is too long, as many as can be told without keeping them.
+        more = sum(len(piece) for piece in iter(lambda: stream.read(1 << 20), b""))
+    if len(values) + more != due:
+        raise DataCorrupt(f"{path} has {len(values) + more} values where its head says {shape}")
     return np.frombuffer(values, np.uint8).reshape(shape)
 
 
@@ -148,8 +148,8 @@ class MnistConfig(ImageConfig):
     def prepare(self) -> Sequence[Array]:
         found = self.located()
         if found.form == "npz":
-            with np.load(found.paths[0]) as arrays:
-                train, test = arrays["x_train"], arrays["x_test"]
+            with npz(found.paths[0]) as arrays:
+                train, test = arrays["x_train"].read(), arrays["x_test"].read()
         else:
             train, test = (read_idx(path) for path in found.paths)
         # What is known of the content was checked where the files were found.

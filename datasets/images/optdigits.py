@@ -8,6 +8,7 @@ import numpy as np
 
 from datasets.base import Array, DataCorrupt, Entry
 from datasets.files.sources import CC_BY, EMBEDDED, Source
+from datasets.files.untrusted import npz
 from datasets.stored import Alpha, ImageConfig
 
 __all__ = ["OptdigitsConfig"]
@@ -37,9 +38,9 @@ class OptdigitsConfig(ImageConfig):
 
     def prepare(self) -> Sequence[Array]:
         try:
-            with np.load(FILE) as stored:
-                images = stored["x"][:, None]
-        except (OSError, ValueError, KeyError) as error:
+            with npz(FILE) as stored:
+                images = stored["x"].read()[:, None]
+        except DataCorrupt as error:
             raise DataCorrupt(f"{FILE} is damaged: install the project again") from error
         validation, test = self.split_sizes[1:]
         order = self._random("validation").permutation(len(images) - test)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from pydantic import Field
 
-from datasets.base import SPLITS, Array, DataCorrupt, DataError, Dataset, Entry, make_dataset
+from datasets.base import SPLITS, Array, DataError, Dataset, Entry, make_dataset
 from datasets.files.arrays import read_array
-from datasets.files.recognise import DAMAGE
+from datasets.files.untrusted import check_room, read_image, reading
 from datasets.own import OwnConfig
 from datasets.preprocessing import Dequantize
 from datasets.stored import Alpha
@@ -31,17 +30,18 @@ def read_folder(folder: Path) -> Array:
         DataError: if there are none, or they differ in size or colours; the message names one.
         DataCorrupt: if one is damaged.
     """
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    paths = sorted(
+        path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file()
+    )
     if not paths:
         raise DataError(f"{folder} holds no image; one ends in {', '.join(_SUFFIXES)}")
     images: list[Array] = []
     for path in paths:
-        try:
-            with Image.open(path) as image:
-                mode = image.mode
-                pixels = np.asarray(image.convert("L") if mode == "1" else image)
-        except (*DAMAGE, Image.DecompressionBombError) as error:
-            raise DataCorrupt(f"{path} is no complete image ({error})") from error
+        with reading(path, "image"), path.open("rb") as stream:
+            image = read_image(stream)
+            mode = image.mode
+            pixels = np.asarray(image.convert("L") if mode == "1" else image)
+            check_room(pixels.nbytes * (len(paths) - len(images)))
         if mode not in ("1", "L", "RGB"):
             raise DataError(
                 f"{path} is of the mode {mode}, neither grey with 8 bits (L) nor RGB: convert it"

@@ -7,15 +7,15 @@ sample of patches is that of the published file, in HDF5; reading it needs the p
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from pydantic import field_validator
 
-from datasets.base import Array, DataCorrupt, DataError, Entry, Published
+from datasets.base import SPLITS, Array, DataCorrupt, Entry, Published
 from datasets.files.archive import extracted
+from datasets.files.arrays import hdf5
 from datasets.files.recognise import starting_with
 from datasets.files.sources import File, Form, Source
 from datasets.stored import StoredConfig
@@ -50,18 +50,10 @@ def read_patches(path: Path) -> list[Array]:
         DataError: if h5py is not installed.
         DataCorrupt: if a split is not there, or the file is damaged.
     """
-    try:
-        h5py = importlib.import_module("h5py")
-    except ImportError as error:
-        raise DataError(f"reading {path} needs h5py: pip install h5py") from error
-    try:
-        with h5py.File(path, "r") as stored:
-            splits = [
-                np.asarray(stored[split], dtype=np.float32)
-                for split in ("train", "validation", "test")
-            ]
-    except (OSError, KeyError, ValueError) as error:
-        raise DataCorrupt(f"{path} is no complete HDF5 file of three splits ({error})") from error
+    with hdf5(path) as stored:
+        if missing := {*SPLITS} - {*stored}:
+            raise DataCorrupt(f"{path} does not hold three splits: no {' and no '.join(missing)}")
+        splits = [np.asarray(stored[split].read(), dtype=np.float32) for split in SPLITS]
     for split in splits:
         check_finite(split, path)
     return splits

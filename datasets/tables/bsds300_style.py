@@ -10,16 +10,16 @@ validation split, the 100 test images the test split.
 from __future__ import annotations
 
 import io
-import tarfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image
 
 from datasets.base import SPLITS, Array, DataCorrupt, Entry, Published, named_generator
-from datasets.files.recognise import DAMAGE, tar_members
+from datasets.files.archive import members
+from datasets.files.recognise import tar_members
 from datasets.files.sources import File, Form, Source
+from datasets.files.untrusted import read_image, reading
 from datasets.stored import StoredConfig
 
 __all__ = ["Bsds300StyleConfig", "patches_of", "read_images"]
@@ -49,6 +49,10 @@ SOURCE = Source(
 )
 
 SIDE = 8
+LARGEST = (481, 481)
+"""Pixels of an image, of which the one side has 481 and the other 321."""
+LARGEST_IMAGE = 1_000_000
+"""Bytes of one encoded: less than its pixels in RGB have."""
 _TRAINING_IMAGES = 180
 
 
@@ -67,16 +71,11 @@ def read_images(path: Path) -> tuple[list[Array], list[Array]]:
     """
     train: dict[str, Array] = {}
     test: dict[str, Array] = {}
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                name = PurePosixPath(member.name)
-                source = archive.extractfile(member) if name.suffix == ".jpg" else None
-                if source is not None:
-                    image = Image.open(io.BytesIO(source.read())).convert("L")
-                    (train if name.parent.name == "train" else test)[name.name] = np.asarray(image)
-    except DAMAGE as error:
-        raise DataCorrupt(f"{path} is no complete archive of images ({error})") from error
+    with reading(path, "archive of images"):
+        for member, source in members(path, lambda name: name.endswith(".jpg"), LARGEST_IMAGE):
+            name = PurePosixPath(member)
+            pixels = np.asarray(read_image(io.BytesIO(source.read()), "L", LARGEST))
+            (train if name.parent.name == "train" else test)[name.name] = pixels
     return [train[name] for name in sorted(train)], [test[name] for name in sorted(test)]
 
 

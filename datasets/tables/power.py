@@ -14,6 +14,7 @@ import numpy as np
 
 from datasets.base import Array, DataCorrupt, Entry, Published, named_generator
 from datasets.files.sources import CC_BY, EMBEDDED, Source
+from datasets.files.untrusted import npz
 from datasets.stored import StoredConfig
 from datasets.tables.steps import standardised_splits
 
@@ -69,9 +70,9 @@ class PowerConfig(StoredConfig):
 
     def prepare(self) -> Sequence[Array]:
         try:
-            with np.load(FILE) as stored:
-                columns = {column: stored[column] for column in COLUMNS}
-        except (OSError, ValueError, KeyError) as error:
+            with npz(FILE) as stored:
+                columns = {column: stored[column].read() for column in COLUMNS}
+        except DataCorrupt as error:
             raise DataCorrupt(f"{FILE} is damaged: install the project again") from error
         return prepare_power(columns)
 

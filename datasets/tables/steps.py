@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from datasets.base import Array, DataCorrupt
+from datasets.files.untrusted import open_plain, reading
 
 __all__ = [
     "check_finite",
@@ -40,19 +40,14 @@ def read_csv(
     """
     import pandas as pd
 
-    with path.open("rb") as stream:
-        compression = "gzip" if stream.read(2) == b"\x1f\x8b" else None
-    try:
+    with reading(path, "table"), open_plain(path) as stream:
         table = pd.read_csv(
-            path,
+            stream,
             header=0 if header else None,
             index_col=False,
             usecols=None if take is None else range(take),
-            compression=compression,  # type: ignore[arg-type]
             low_memory=False,
         )
-    except (ValueError, EOFError, OSError, zlib.error) as error:
-        raise DataCorrupt(f"{path} is no complete table ({error})") from error
     allowed = (columns,) if isinstance(columns, int) else columns
     if table.shape[1] not in allowed:
         due = " or ".join(map(str, allowed))

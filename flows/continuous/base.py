@@ -123,6 +123,11 @@ class ContinuousFlow(Flow):
         )
 
     @property
+    def indivisible(self) -> str:
+        native = self.config.resolved_backend != "torchdiffeq"
+        return "" if native else "torchdiffeq chooses its steps by the rows of one process alone"
+
+    @property
     def loss_is_nll(self) -> bool:
         return not self.config.regularizers
 

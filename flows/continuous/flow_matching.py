@@ -89,6 +89,10 @@ class FlowMatching(FFJORD):
         self.pairs = config.pairs
 
     @property
+    def indivisible(self) -> str:
+        return "flow matching gives each block a part of the batch, and pairs its rows"
+
+    @property
     def loss_is_nll(self) -> bool:
         return False
 

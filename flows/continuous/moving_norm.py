@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from flows import shares
+
 __all__ = ["MovingBatchNorm"]
 
 
@@ -51,10 +53,11 @@ class MovingBatchNorm(nn.Module):
         log_scale = self.log_scale - 0.5 * (self.variance + self.eps).log()
         # A copy, because the buffer changes before the backward pass.
         y = (x - self.mean.clone()) * log_scale.exp() + self.shift
-        if self.training and len(x) > 1:
+        if self.training and (len(x) > 1 or shares.current() is not None):
             with torch.no_grad():
-                self.mean.lerp_(x.mean(0), self.decay)
-                self.variance.lerp_(x.var(0), self.decay)
+                variance, mean = shares.var_mean(x, 0, correction=1)
+                self.mean.lerp_(mean, self.decay)
+                self.variance.lerp_(variance, self.decay)
         return y, log_scale.sum().expand(len(x))
 
     def decode(self, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from flows import shares
 from flows.continuous import kernels
 from flows.continuous.errors import CostWarning
 from flows.continuous.ode import torchdiffeq
@@ -191,7 +193,11 @@ class ContinuousTransform(nn.Module):
     def _noise(self, z: Tensor, draws: int, generator: torch.Generator | None) -> Probes:
         width = self.bottleneck
         shape = z.shape if width is None else (len(z), width)
-        vectors = draw_noise(self.config.noise, (draws, *shape), like=z, generator=generator)
+
+        def draw(shape: Sequence[int]) -> Tensor:
+            return draw_noise(self.config.noise, shape, like=z, generator=generator)
+
+        vectors = shares.drawn(draw, (draws, *shape), axis=1)
         return Probes(vectors, narrow=width is not None, weight=1 / draws)
 
 
@@ -212,12 +218,15 @@ def evaluator_of(
         regularizers: names whose integrals go along, after the trace.
     """
     if isinstance(dynamics, DenseDynamics) and DenseEvaluator.has(regularizers, probes):
-        if z.is_cpu and kernels.in_use() != "none":
+        # A kernel tells the error of its own rows alone.
+        alone = shares.current() is None
+        if z.is_cpu and alone and kernels.in_use() != "none":
             from flows.continuous.kernels.evaluator import KernelEvaluator
+
 
             return KernelEvaluator(dynamics, context, probes, regularizers)
         dense = DenseEvaluator(dynamics, context, probes, regularizers)
-        if z.is_cuda and kernels.triton_is_there() and kernels.allowed():
+        if z.is_cuda and alone and kernels.triton_is_there() and kernels.allowed():
             from flows.continuous.kernels import on_cuda
 
             if on_cuda.covers(dense, z):

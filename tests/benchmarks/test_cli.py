@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from command_line import call
@@ -553,3 +554,33 @@ def test_more_rows_than_any_memory_holds_are_refused(tmp_path: Path, capsys: Any
     code, _, err = call("run", matrix, "--out", tmp_path / "run", capsys=capsys)
     assert code == 2
     assert "rows = 999999999999 is more than 100000000" in err
+
+
+@pytest.mark.parametrize("command", ["run", "choose"])
+def test_hostile_data_end_with_exit_code_3(command: str, tmp_path: Path, capsys: Any) -> None:
+    """A header that states a terabyte."""
+    path = tmp_path / "my.npy"
+    with path.open("wb") as stream:
+        described = {"descr": "<f8", "fortran_order": False, "shape": (2**37, 1)}
+        np.lib.format.write_array_header_1_0(stream, described)
+        stream.write(bytes(800))
+    matrix = tmp_path / "matrix.toml"
+    matrix.write_text(
+        'name = "hostile"\n[[study]]\nflows = ["realnvp"]\n'
+        f'datasets = [{{ name = "table", path = "{path}" }}]\n'
+    )
+    given = matrix if command == "run" else path
+    code, _, said = call(command, given, "--out", tmp_path / "out", capsys=capsys)
+    assert code == 3
+    assert "my.npy is no complete .npy file" in said
+
+
+def test_a_corrupt_set_is_told_by_check_with_exit_code_3(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mnist.npz").write_bytes(b"PK")
+    monkeypatch.setenv("FFJORD_BENCH_DATA", str(tmp_path))
+    monkeypatch.setattr("datasets.files.folder.platformdirs.user_cache_dir", lambda name: tmp_path)
+    code, _, said = call("check", "mnist", capsys=capsys)
+    assert code == 3
+    assert "mnist.npz" in said

@@ -114,8 +114,9 @@ def test_what_is_prepared_stays_when_the_file_goes(small_magic: Path) -> None:
 
 
 def test_verify_sees_a_changed_bit_that_the_stamps_do_not_show(small_magic: Path) -> None:
-    """A disk that rots leaves size and time as they were."""
+    """A disk that rots leaves size and time as they were; what made the splits is gone."""
     datasets.load("magic")
+    small_magic.unlink()
     (made,) = prepared_folders("magic")
     path = made / "test.npy"
     status = path.stat()

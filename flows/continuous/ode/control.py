@@ -23,6 +23,7 @@ from collections.abc import Generator
 import torch
 from torch import Tensor
 
+from flows import shares
 from flows.continuous.errors import StepUnderflow
 from flows.continuous.ode.evaluator import Problem
 from flows.continuous.ode.settings import Settings
@@ -190,7 +191,7 @@ def initial_size(problem: Problem, span: float | Tensor, y: Tensor, rate: Tensor
     def size(rate: Tensor, value: Tensor) -> Tensor:
         """By the root mean square of a rate over the tolerance of what it changes."""
         scale = value.abs().mul(settings.rtol).add_(settings.atol)
-        norm = (rate / scale).square_().mean().sqrt_()
+        norm = shares.mean((rate / scale).square_().mean()).sqrt_()
         return norm.pow(-1 / settings.tableau.order).mul_(FIRST).clamp_max_(span)
 
     found = size(rate[:z_size], y[:z_size])

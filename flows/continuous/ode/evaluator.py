@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 import torch
 from torch import Tensor
 
+from flows import shares
 from flows.continuous.ode.settings import Settings
 from flows.continuous.ode.tableaus import Coefficients
 
@@ -299,7 +300,7 @@ class Evaluator(abc.ABC):
 def mean_square(scaled: Tensor, problem: Problem) -> Tensor:
     """The larger of the state's and the integrals' mean square; overwrites its argument."""
     square = scaled.square_()
-    state = square[: problem.z_size].mean()
+    state = shares.mean(square[: problem.z_size].mean())
     if problem.integrals:
-        state = torch.maximum(state, square[problem.z_size :].mean())
+        state = torch.maximum(state, shares.mean(square[problem.z_size :].mean()))
     return state

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from flows import meter
+from flows import meter, shares
 from flows.continuous.errors import StepUnderflow, TooManyEvaluations
 from flows.continuous.ode.control import (
     Attempts,
@@ -155,7 +155,8 @@ def forward(
             y = found.y
             rate = found.rate[-1] if tableau.adaptive else None
         attempt = _send(attempts, ratio)
-    if not tableau.adaptive and not torch.isfinite(y).all():
+    # The part of a batch that is not finite anywhere is so everywhere.
+    if not tableau.adaptive and shares.mean((~torch.isfinite(y)).any().to(y)) > 0:
         raise StepUnderflow.at(settings.solver, "the state is not finite")
     return y
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flows import meter
+from flows import meter, shares
 from flows.continuous.errors import StepUnderflow, TooManyEvaluations
 from flows.continuous.ode import tensor_control as control
 from flows.continuous.ode.control import (
@@ -64,10 +64,10 @@ def chosen(yes: bool) -> Iterator[None]:
 def applies(z: Tensor) -> bool:
     """Whether to solve here from a state.
 
-    Where someone watches torch's operations, or has them done in another way, the host decides
-    step by step.
+    Where someone watches torch's operations, or has them done in another way, or where several
+    processes share a batch and with it the error, the host decides step by step.
     """
-    if type(z) is not Tensor or not z.numel() or torch.compiler.is_compiling():
+    if shares.current() is not None or type(z) is not Tensor or not z.numel() or torch.compiler.is_compiling():
         return False
     if torch._C._len_torch_dispatch_stack() or torch.is_autocast_enabled(z.device.type):
         return False

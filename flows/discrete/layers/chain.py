@@ -41,6 +41,12 @@ class LayeredFlow(Flow):
         self._visit_in_evaluation(batch, context, lambda layer, *given: layer.initialize(*given))
 
     @property
+    def indivisible(self) -> str:
+        # Layers draw nothing else, and batch norm is the one that averages.
+        drops = any(getattr(module, "dropout", 0.0) > 0 for module in self.modules())
+        return "dropout draws for the rows of one process alone" if drops else ""
+
+    @property
     def keeps_statistics(self) -> bool:
         return any(isinstance(module, BatchNorm) for module in self.modules())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from flows import shares
 from flows.discrete.layers.transform import Transform, channels_as_rows, rows_as_channels
 
 __all__ = ["ActNorm", "BatchNorm", "ChannelNorm", "DiagonalScale", "MinMaxScale"]
@@ -129,8 +130,8 @@ class BatchNorm(Transform):
 
     def forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         # One datum has no variance: what is kept serves, and stays what it is.
-        if self.training and x.shape[1] > 1:
-            variance, mean = torch.var_mean(x, 1, correction=0)
+        if self.training and (x.shape[1] > 1 or shares.current() is not None):
+            variance, mean = shares.var_mean(x, 1, correction=0)
             with torch.no_grad():
                 self.mean.lerp_(mean, self.momentum)
                 self.variance.lerp_(variance, self.momentum)
