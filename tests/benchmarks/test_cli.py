@@ -17,6 +17,7 @@ from command_line import call
 
 from benchmarks import cli
 from benchmarks.matrix import load_matrix
+from benchmarks.run.claims import is_running
 from benchmarks.store import Store
 
 
@@ -157,7 +158,7 @@ def test_interrupted_keeps_what_was_finished_and_goes_on(tmp_path: Path, tiny: P
         text=True,
     ) as process:
         deadline = time.monotonic() + 120
-        while not store.is_running(second.key):
+        while not is_running(store, second.key):
             assert time.monotonic() < deadline
             assert process.poll() is None
             time.sleep(0.02)
@@ -165,7 +166,7 @@ def test_interrupted_keeps_what_was_finished_and_goes_on(tmp_path: Path, tiny: P
         _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert "the same command goes on from there" in err
-    assert not store.is_running(second.key)
+    assert not is_running(store, second.key)
     assert store.read(second) is None
     waits.unlink()
     # The first was trained; only its timing is left, and it is not trained again.

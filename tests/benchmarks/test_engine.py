@@ -25,6 +25,7 @@ from benchmarks.errors import RunStopped
 from benchmarks.matrix import load_matrix
 from benchmarks.run import local
 from benchmarks.run import process as cell_module
+from benchmarks.run.claims import is_running
 from benchmarks.run.local import Outcome, run_cells
 from benchmarks.run.process import Task, record_of
 from benchmarks.store import Foreign, Record, Store
@@ -118,7 +119,8 @@ def test_every_end_leaves_a_record_and_the_others_go_on(tmp_path: Path, tiny: Pa
     assert isinstance(store.read(occupied), Foreign)
     assert len(store.frame()) == 6
     # Nothing half-done is left behind.
-    assert list((tmp_path / "pending").iterdir()) == []
+    for left in ("pending", "claims", "runners"):
+        assert list((tmp_path / left).iterdir()) == []
 
 
 @pytest.mark.slow
@@ -127,14 +129,12 @@ def test_a_killed_cell_is_a_record_and_names_the_signal(tmp_path: Path, cell: Ce
     store = Store(tmp_path)
 
     def kill() -> None:
-        lock = store.pending(endless.key, ".lock")
+        log = store.path(endless, ".log")
         while not found:
             time.sleep(0.05)
-            if not store.is_running(endless.key):
-                continue
             for process in psutil.Process().children(recursive=True):
                 with contextlib.suppress(psutil.Error):
-                    if any(Path(file.path) == lock for file in process.open_files()):
+                    if any(Path(file.path) == log for file in process.open_files()):
                         process.kill()
 
     found: list[Outcome] = []
@@ -168,10 +168,10 @@ def test_a_cell_ends_with_its_runner(tmp_path: Path, cell: Cell, sent: signal.Si
     os.mkfifo(curve)
     command = [sys.executable, "-c", RUNNER, cell.model_dump_json(), tmp_path]
     with subprocess.Popen(command) as runner:
-        wait_for(lambda: store.is_running(cell.key))
+        wait_for(lambda: is_running(store, cell.key))
         runner.send_signal(sent)
     try:
-        wait_for(lambda: not store.is_running(cell.key))
+        wait_for(lambda: not is_running(store, cell.key))
     finally:
         # One that went on regardless can go on to its end.
         os.close(os.open(curve, os.O_RDONLY | os.O_NONBLOCK))

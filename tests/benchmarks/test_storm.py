@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from benchmarks.matrix import load_matrix
+from benchmarks.run.claims import is_running
 from benchmarks.store import Record, Store
 
 KILLS = 8
@@ -86,7 +87,7 @@ def test_a_storm_of_kills_changes_no_record(tmp_path: Path, tiny: Path) -> None:
             text=True,
         ) as runner:
             # Something has to be under way to be killed.
-            while runner.poll() is None and not any(store.is_running(c.key) for c in cells):
+            while runner.poll() is None and not any(is_running(store, c.key) for c in cells):
                 time.sleep(0.02)
             time.sleep(source.uniform(0, 2))
             seen.update(family(runner))
@@ -110,8 +111,9 @@ def test_a_storm_of_kills_changes_no_record(tmp_path: Path, tiny: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert results(store) == results(peace)
-    assert not any(store.is_running(cell.key) for cell in cells)
-    pending = [path.name for path in (store.directory / "pending").iterdir()]
-    assert pending == [], pending
+    assert not any(is_running(store, cell.key) for cell in cells)
+    for left in ("pending", "claims", "runners"):
+        found = [path.name for path in (store.directory / left).iterdir()]
+        assert found == [], found
     _, alive = psutil.wait_procs(seen, timeout=30)
     assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
