@@ -115,6 +115,8 @@ def run(
     from benchmarks.select import filter_cells, parse_seeds
     from benchmarks.store import Store
 
+    if engine == "local" and (partition or more):
+        raise click.UsageError("--partition and --sbatch are Slurm's: say --engine slurm as well")
     resources = None
     if engine == "slurm":
         from benchmarks.run.slurm import Resources

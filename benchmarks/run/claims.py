@@ -109,9 +109,9 @@ class Runner:
         if time.monotonic() - self._beaten < BEAT_SECONDS:
             return False
         self._beaten = time.monotonic()
-        # Without the folder the run has ended anyway.
+        # Made again, if it was taken for dead. Without the folder the run has ended anyway.
         with contextlib.suppress(FileNotFoundError):
-            os.utime(self._path)
+            self._path.touch()
         return True
 
     def look(self) -> None:

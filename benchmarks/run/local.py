@@ -164,8 +164,11 @@ def run_cells(
     def take(stage: Stage) -> Cell | None:
         """The next cell that waits for a stage and that nobody else has."""
         for key, cell in list(waiting[stage].items()):
-            # Read again when it is taken: another may have ended it meanwhile.
-            if settled(cell) or not runner.take(key) or settled(cell):
+            if settled(cell) or not runner.take(key):
+                continue
+            # Another may have ended it meanwhile.
+            _ask_anew(store.path(cell).parent)
+            if settled(cell):
                 continue
             del waiting[stage][key]
             if runner.losses(key) >= claims.MOST_LOSSES:
@@ -363,6 +366,12 @@ def _adopting_strays() -> Iterator[Callable[..., None]]:
         end_strays()
         if kernel is not None:
             kernel.prctl(pr_set_child_subreaper, before.value)
+
+
+def _ask_anew(folder: Path) -> None:
+    """Have a network file system forget which files were not in a folder: opening it does."""
+    with contextlib.suppress(OSError):
+        os.close(os.open(folder, os.O_RDONLY))
 
 
 def _identity(directory: Path) -> tuple[int, int] | None:

@@ -187,6 +187,7 @@ def test_interrupted_keeps_what_was_finished_and_goes_on(tmp_path: Path, tiny: P
         (["run", "quick", "--seeds", "x"], "seeds 'x'"),
         (["run", "quick", "--sedes", "1"], "--seeds"),
         (["run", "quick", "--jobs", "0"], "--jobs"),
+        (["run", "quick", "--partition", "gpu"], "say --engine slurm as well"),
         (["run", "quick", "--device", "tpu"], "'tpu' is not one of"),
         (["rum"], "no command is called 'rum'; did you mean 'run'"),
         (["list", "flow"], "did you mean 'flows'"),

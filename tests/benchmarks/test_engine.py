@@ -268,6 +268,24 @@ def test_what_ends_a_cell_from_outside_is_no_result(
     assert (tmp_path / f"begun-{quick.key}").exists()
 
 
+def signal_the_server(task: Task) -> None:
+    with (task.directory / "begun").open("a") as file:
+        file.write("x")
+    for number in cell_module.STOP_SIGNALS:
+        os.kill(os.getppid(), number)
+    cell_module.run(task)
+
+
+def test_a_signal_to_all_processes_of_a_job_spares_the_server(
+    tmp_path: Path, cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cell ends with its server, before it has kept anything."""
+    quick = changed(cell, measures=("quality",))
+    monkeypatch.setattr(cell_module, "run", signal_the_server)
+    assert record(run([quick], tmp_path), quick).status == "ok"
+    assert (tmp_path / "begun").read_text() == "x"
+
+
 def test_what_a_cell_brings_on_itself_is_its_result(
     tmp_path: Path, cell: Cell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
