@@ -6,9 +6,10 @@ In it lie::
     claims/<key>.<n>    a link to the name of the runner that has the cell, and how often such a
                         runner was lost before; without a name: put back by the one that had it
 
-Of a cell's claims the one with the highest number counts. To take a cell is to make the next link,
-which of several runners one can. The number falls back only when the cell has a record, which is
-why whoever has taken a cell reads its record again.
+Of a cell's claims the one with the highest number counts. To take a cell, and to put it back, is to
+make the next link, which of several runners one can, and then to remove the one before. The number
+falls back only when the cell has a record, which is why whoever has taken a cell reads its record
+again.
 
 A runner is dead at once for its own machine, where the system lets go of its lock when it and all
 of its cells have ended; for other machines it is when it has not been heard of for
@@ -126,9 +127,14 @@ class Runner:
             if before is None or self._lives(before.runner):
                 return False
             losses = _losses(self._store, key, before)
+        path = _path(self._store, key, number + 1)
         try:
-            _claims(self._store).joinpath(f"{key}.{number + 1}").symlink_to(f"{self.name}:{losses}")
+            path.symlink_to(f"{self.name}:{losses}")
         except FileExistsError:
+            return False
+        if _numbers(self._store).get(key) != number + 1:
+            # Others had it since the look. A link goes only when there is a later one.
+            path.unlink(missing_ok=True)
             return False
         self._held[key] = Claim(number + 1, self.name, losses)
         if number:
@@ -146,12 +152,10 @@ class Runner:
     def put_back(self, key: str) -> None:
         """Leave a cell to whoever comes."""
         number = self._held.pop(key).number
-        path = _path(self._store, key, number)
-        if not path.is_symlink():
-            return
-        temporary = path.with_name(f".{path.name}.{self.name}")
-        temporary.symlink_to(":0")
-        temporary.replace(path)
+        # Unless another has taken it for lost, or the folder is gone.
+        with contextlib.suppress(FileExistsError, FileNotFoundError):
+            _path(self._store, key, number + 1).symlink_to(":0")
+        _path(self._store, key, number).unlink(missing_ok=True)
 
     def done(self, key: str) -> None:
         """A cell has its record."""

@@ -77,6 +77,19 @@ def test_of_many_that_want_a_cell_one_gets_it(store: Store) -> None:
             runner.__exit__(None, None, None)
 
 
+def test_who_looked_long_ago_takes_nothing_from_others(store: Store) -> None:
+    with Runner(store) as late, Runner(store) as first, Runner(store) as second:
+        late.look()
+        assert takes(first, "key")
+        first.put_back("key")
+        # The numbers 1 and 2 are used, and 1 is free.
+        assert not late.take("key")
+        assert takes(second, "key")
+        assert not late.take("key")
+        assert second.holds("key")
+        assert is_running(store, "key")
+
+
 def test_a_lost_runner_leaves_its_cells_at_once(store: Store) -> None:
     with Runner(store) as lost, Runner(store) as other:
         assert takes(lost, "key")
