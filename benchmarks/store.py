@@ -290,6 +290,7 @@ class Store:
         path = self.pending(key, ".progress")
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_text(json.dumps(found))
             temporary.replace(path)
 

@@ -251,7 +251,7 @@ def commands() -> Iterator[Commands]:
         shutil.rmtree(folder)
 
 
-STEPS = 4000
+STEPS = 3000
 
 
 @pytest.fixture(scope="module")
@@ -331,7 +331,8 @@ def test_a_task_that_is_killed_loses_nothing(commands: Commands, truth: dict[str
     os.kill(int(runner.name.split("-")[-2]), signal.SIGKILL)
     wait_for(lambda: not queue_of(commands))
     wait_for(lambda: list(holders(store).values()) == [False])
-    status = commands.bench("status", store.directory).splitlines()
+    plugin = commands.folder / "where.py"
+    status = commands.bench("status", store.directory, "--plugin", plugin).splitlines()
     assert ["lost", "1"] in [line.split(" (")[0].split() for line in status]
     # Cancelled, a task has its cells keep their state, and puts them back.
     said = commands.submit(store, "--max-tasks", "1")
