@@ -247,6 +247,7 @@ def test_status_says_how_far_a_running_cell_is(tmp_path: Path, few: Matrix, caps
     store.write_plan(few)
     cell = few.cells[0]
     with Runner(store) as runner:
+        runner.look()
         assert runner.take(cell.key)
         progress = {"stage": "quality", "seconds": 30.0, "at": 1e12, "used": 0.25, "step": 5}
         store.write_progress(cell.key, {**progress, "steps": 20, "validation_nll_nats": 2.5})
@@ -255,6 +256,7 @@ def test_status_says_how_far_a_running_cell_is(tmp_path: Path, few: Matrix, caps
     assert f"  {filter_text(cell)}: {line}" in out
     # The file may hold anything.
     with Runner(store) as runner:
+        runner.look()
         assert runner.take(cell.key)
         store.pending(cell.key, ".progress").write_text('{"seconds": "x", "at": [], "step": {}}')
         _, out, _ = called("status", tmp_path, capsys=capsys)
