@@ -10,7 +10,8 @@ A folder of a run holds::
     cells/<flow>/<dataset>/<key>.log            what the cell's processes printed
     pending/<key>.checkpoint                    the state of a training that is not done
     pending/<key>.json, .pt                     what a trained cell that awaits its timing needs
-    pending/<key>.progress, .lock               how far a cell is, and that a process is at work
+    pending/<key>.progress                      how far a cell is
+    claims/, runners/                           who is at work on what (benchmarks.run.claims)
 
 Files are written to a temporary name, synced and renamed, so that they are whole or absent, also on
 a network file system. (Curves and logs are appended to, so that they can be followed; a curve is
@@ -247,29 +248,6 @@ class Store:
                 ) from error
             yield
 
-    @contextlib.contextmanager
-    def claim(self, key: str) -> Iterator[None]:
-        """Show that a process is at work on a cell; the system lets go when the process ends."""
-        path = self.pending(key, ".lock")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
-
-    def is_running(self, key: str) -> bool:
-        """Whether a process is at work on a cell, on this machine."""
-        try:
-            with self.pending(key, ".lock").open() as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except BlockingIOError:
-            return True
-        return False
-
     def write_plan(self, matrix: Matrix) -> None:
         """Keep the cells of a run, for ``status``."""
         write_atomically(self.directory / "plan.json", matrix.model_dump_json(indent=1).encode())
@@ -314,6 +292,7 @@ class Store:
         path = self.pending(key, ".progress")
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_text(json.dumps(found))
             temporary.replace(path)
 

@@ -38,7 +38,9 @@ def _existing(directory: Path) -> Store:
 @_directory
 def status(directory: Path) -> int:
     """Show what is done, failed, running and left in DIRECTORY, and why."""
+    from benchmarks.run.claims import holders
     from benchmarks.run.process import pending_stage
+    from benchmarks.run.slurm import queue
     from benchmarks.store import STATUSES, Stale
 
     store = _existing(directory)
@@ -47,17 +49,26 @@ def status(directory: Path) -> int:
     plan = store.plan()
     known = {record.key for record in records} | {item.path.stem for item in left_out}
     left = [cell for cell in plan.cells if cell.key not in known] if plan else []
-    running = [cell for cell in left if store.is_running(cell.key)]
-    trained = [
-        cell for cell in left if cell not in running and pending_stage(store, cell) == "cost"
-    ]
+    taken = holders(store)
+    running = [cell for cell in left if taken.get(cell.key) is True]
+    lost = [cell for cell in left if taken.get(cell.key) is False]
+    free = [cell for cell in left if cell.key not in taken]
+    trained = [cell for cell in (*lost, *free) if pending_stage(store, cell) == "cost"]
+    tasks = queue(store)
     counts = Counter(record.status for record in records)
     for name in STATUSES:
         if counts[name]:
             click.echo(f"{name:9} {counts[name]}")
     click.echo(f"{'running':9} {len(running)}")
     waiting = f" ({len(trained)} trained, to be timed)" if trained else ""
-    click.echo(f"{'left':9} {len(left) - len(running)}{waiting}")
+    if lost:
+        click.echo(f"{'lost':9} {len(lost)} (what ran them has ended: the next to look goes on)")
+    click.echo(f"{'queued' if tasks else 'left':9} {len(free)}{waiting}")
+    if tasks:
+        states = "; ".join(f"{number} {state}" for state, number in tasks.most_common())
+        click.echo(f"{'tasks':9} {sum(tasks.values())} ({states})")
+    elif tasks is None:
+        click.echo(f"{'tasks':9} Slurm cannot be asked")
     if stale:
         click.echo(f"{'stale':9} {len(stale)}")
     for record in records:

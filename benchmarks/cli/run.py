@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from benchmarks.cell import Cell
     from benchmarks.matrix import Matrix
     from benchmarks.run.local import Outcome, Running
+    from benchmarks.run.slurm import Resources
     from benchmarks.store import LeftOut, Record, Stale, Store
 
 __all__ = ["device_named", "jobs_for", "run", "run_matrix"]
@@ -53,6 +54,32 @@ LINE_SECONDS = 60.0
 @click.option("--force", is_flag=True, help="run every cell again")
 @click.option("--skip-missing", is_flag=True, help="run what can be, where data are missing")
 @click.option("--keep-weights", is_flag=True, help="keep the tested weights beside the records")
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "slurm"]),
+    default="local",
+    show_default=True,
+    help="where cells run; tasks of Slurm share the folder",
+)
+@click.option(
+    "--max-tasks",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    help="of Slurm, one GPU each",
+)
+@click.option("--partition", help="of Slurm  [the cluster's default]")
+@click.option(
+    "--time",
+    "hours",
+    type=click.FloatRange(0, min_open=True),
+    default=4.0,
+    show_default=True,
+    help="hours after which a task of Slurm is queued again",
+)
+@click.option(
+    "--sbatch", "more", multiple=True, metavar="NAME[=VALUE]", help="another option of sbatch"
+)
 @click.option("--dry-run", is_flag=True, help="show what would run and what it takes, run nothing")
 def run(
     matrix: str,
@@ -68,6 +95,11 @@ def run(
     force: bool,
     skip_missing: bool,
     keep_weights: bool,
+    engine: Literal["local", "slurm"],
+    max_tasks: int,
+    partition: str | None,
+    hours: float,
+    more: Sequence[str],
     dry_run: bool,
 ) -> int:
     """Run the cells of MATRIX (a name from `list studies`, or a .toml file).
@@ -75,12 +107,27 @@ def run(
     A cell that has a record is not run again, and a training goes on from its checkpoint, so that
     an interrupted run goes on where it was. A stale record (of code with other versions) is
     replaced by a new one.
+
+    With --engine slurm the cells are run by tasks of a cluster, a GPU each, which go on without
+    this command; it ends when they are in the queue.
     """
     from benchmarks.matrix import load_matrix
     from benchmarks.select import filter_cells, parse_seeds
     from benchmarks.store import Store
 
-    chosen = device_named(device)
+    if engine == "local" and (partition or more):
+        raise click.UsageError("--partition and --sbatch are Slurm's: say --engine slurm as well")
+    resources = None
+    if engine == "slurm":
+        from benchmarks.run.slurm import Resources
+
+        # The machine at which tasks are submitted has often no GPU.
+        chosen: Any = "cuda" if device == "auto" else device
+        options = (option.lstrip("-").partition("=") for option in more)
+        others = {name: value if equals else True for name, equals, value in options}
+        resources = Resources(max_tasks, hours, partition, others)
+    else:
+        chosen = device_named(device)
     seeds = parse_seeds(seeds_text) if seeds_text else None
     resolved = load_matrix(matrix, device=chosen, seeds=seeds, profile=profile)
     return run_matrix(
@@ -94,6 +141,7 @@ def run(
         force=force,
         skip_missing=skip_missing,
         keep_weights=keep_weights,
+        slurm=resources,
         dry_run=dry_run,
     )
 
@@ -110,13 +158,17 @@ def run_matrix(
     force: bool = False,
     skip_missing: bool = False,
     keep_weights: bool = False,
+    slurm: Resources | None = None,
     dry_run: bool = False,
 ) -> int:
     """Run those of a matrix's cells that have no record, as the options of :func:`run` say.
 
+    With ``slurm`` they are run by its tasks, after the call.
+
     Returns:
         The exit code.
     """
+    from benchmarks.run.claims import holders, sweep
     from benchmarks.store import LeftOut
 
     there, odd = store.records()
@@ -139,12 +191,14 @@ def run_matrix(
     missing = _missing_data(to_run)
     device, threads = (cells[0].device, cells[0].threads) if cells else ("cpu", 1)
     gpus = _gpus(device)
-    jobs = jobs or jobs_for(device, threads)
+    at_once = jobs or jobs_for(device, threads)
+    if slurm is not None:
+        at_once = min(slurm.tasks * (jobs or 1), max(1, len(to_run)))
     if dry_run:
         for cell in to_run:
             click.echo(f"{cell.key}  {printable(str(cell))}")
         click.echo(f"{len(to_run)} cells to run, {len(records)} have a record")
-        _print_needs(to_run, store, there, jobs)
+        _print_needs(to_run, store, there, at_once)
         for label, why in missing.items():
             number = sum(cell.dataset_label == label for cell in to_run)
             click.echo(f"missing, {count(number, 'cell')}: {label}: {why}", err=True)
@@ -153,9 +207,19 @@ def run_matrix(
 
     with store.lock():
         store.clean()
+        sweep(store, {*records})
         store.write_plan(resolved)
+        taken = holders(store)
         for cell in to_run:
-            store.discard(cell)
+            if not taken.get(cell.key):
+                store.discard(cell)
+        if slurm is not None and to_run:
+            from benchmarks.run.slurm import submit, work_of
+
+            work = work_of(store, jobs=jobs, timeout=timeout, keep_weights=keep_weights)
+            click.echo(submit(to_run, store, work, slurm))
+            click.echo(f"`ffjord-bench status {store.directory}` says how far they are")
+            return 0
 
         def on_outcome(outcome: Outcome) -> None:
             if outcome.record is None:
@@ -166,7 +230,7 @@ def run_matrix(
             for item in stale.get(outcome.cell.identity, ()):
                 store.remove(item)
 
-        settings = {"jobs": jobs, "timeout": timeout, "gpus": gpus, "keep_weights": keep_weights}
+        settings = {"jobs": at_once, "timeout": timeout, "gpus": gpus, "keep_weights": keep_weights}
         _run_cells(to_run, len(records), store, settings, on_outcome)
     _print_ratios([*records.values()])
     return _summarise(store, [*records.values()], left_out, len(missing))

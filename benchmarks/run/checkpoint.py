@@ -24,6 +24,7 @@ import torch
 
 from benchmarks.cell import Cell
 from benchmarks.environment import OthersWork
+from benchmarks.run.claims import is_running
 from benchmarks.run.together import train_together
 from benchmarks.store import Store, write_atomically
 from benchmarks.team import ALONE, Team
@@ -197,7 +198,7 @@ class Keeper:
     def _drop_stale(self) -> None:
         """Remove what the same cell left under other versions of the code, hence another key."""
         for path in self.path.parent.glob("*.checkpoint"):
-            if self.store.is_running(path.stem):
+            if is_running(self.store, path.stem):
                 continue
             found = _read(path)
             if found is not None and found["identity"] == self.cell.identity:

@@ -1,5 +1,8 @@
 """Runs cells on this machine: several at once while they train, one alone while it is timed.
 
+A cell is taken before a stage of it is started (:mod:`benchmarks.run.claims`), so that any number
+of runners share a folder.
+
 Each stage of a cell is a fresh process, forked from a server that has torch loaded and nothing
 else done (no CUDA context, no threads), so that a cell costs no seconds of imports.
 
@@ -21,7 +24,7 @@ import shutil
 import signal
 import sys
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,6 +38,7 @@ from benchmarks.allocator import ALLOCATOR
 from benchmarks.cell import Cell
 from benchmarks.environment import matrix_products
 from benchmarks.errors import RunStopped
+from benchmarks.run import claims
 from benchmarks.run import process as cell_module
 from benchmarks.run.process import GRACE_SECONDS, NO_DISK, STOPPED, Stage, Task
 from benchmarks.store import LeftOut, Record, Status, Store
@@ -56,6 +60,8 @@ SERVER_TRIES = 20
 """How often a process is asked for, twice a second, of servers that end."""
 OUTSIDE = {signal.SIGKILL, *cell_module.STOP_SIGNALS, signal.SIGHUP, signal.SIGINT}
 """Signals by which others end a process; those that a process brings on itself are its result."""
+LOOK_SECONDS = 1.0
+"""Between two looks at cells that others have."""
 SERVER_LOST = 255
 """What multiprocessing says of a process whose end nobody has seen."""
 MARK = "FFJORD_BENCH_RUNNER"
@@ -64,11 +70,15 @@ MARK = "FFJORD_BENCH_RUNNER"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a cell in this run: its record, or the file that stands in its place."""
+    """What became of a cell in this run: its record, or the file that stands in its place.
+
+    ``elsewhere``: another runner has brought it there.
+    """
 
     cell: Cell
     record: Record | None
     left_out: LeftOut | None = None
+    elsewhere: bool = False
 
 
 @dataclass
@@ -101,13 +111,15 @@ def run_cells(
     on_tick: Callable[[Sequence[Running]], None] = lambda running: None,
     gpus: Sequence[str] = (),
     keep_weights: bool = False,
+    patience: float | None = None,
 ) -> None:
-    """Run cells that have no record, and write one for each.
+    """Run cells that have no record and that no other runner has, until each has its record.
 
     Args:
         cells: in the order in which they are to run.
         directory: the store's folder.
-        jobs: how many train at once.
+        jobs: how many train at once. One at a time is timed as soon as it is trained, several are
+            when all are.
         timeout: seconds for a stage of a cell; None for no bound.
         on_outcome: called when a cell has ended, in the parent.
         on_tick: called twice a second with what is under way.
@@ -116,6 +128,8 @@ def run_cells(
             sees what this one does. (Processor cores are not dealt out: two runs would take the
             same ones.)
         keep_weights: whether the tested weights are kept beside the records.
+        patience: seconds for which cells that others have are waited for while there is nothing
+            else to do; None for as long as they take.
 
     Raises:
         RunStopped: if nothing can be written into the folder, or it is gone.
@@ -126,18 +140,79 @@ def run_cells(
     directory.mkdir(parents=True, exist_ok=True)
     folder = _identity(directory)
     # Nobody writes into it. This process alone holds ``mine``: when it ends, cells notice.
-    runner, mine = multiprocessing.Pipe(duplex=False)
+    pipe, mine = multiprocessing.Pipe(duplex=False)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    waiting: dict[Stage, deque[Cell]] = {"quality": deque(), "cost": deque()}
+    waiting: dict[Stage, dict[str, Cell]] = {"quality": {}, "cost": {}}
     running: list[Running] = []
     retried: Counter[str] = Counter()
 
-    def start(stage: Stage) -> None:
-        cell = waiting[stage].popleft()
+    def settled(cell: Cell) -> bool:
+        """Whether a cell that waits has its record, or a file in the place of one."""
+        if (found := store.read(cell)) is None:
+            return False
+        for cells_of_stage in waiting.values():
+            cells_of_stage.pop(cell.key, None)
+        end(cell, found, elsewhere=True)
+        return True
+
+    def end(cell: Cell, found: Record | LeftOut, *, elsewhere: bool = False) -> None:
+        cell_module.clear_pending(store, cell)
+        runner.done(cell.key)
+        record, left_out = (None, found) if isinstance(found, LeftOut) else (found, None)
+        on_outcome(Outcome(cell, record, left_out, elsewhere))
+
+    def take(stage: Stage) -> Cell | None:
+        """The next cell that waits for a stage and that nobody else has."""
+        for key, cell in list(waiting[stage].items()):
+            if settled(cell) or not runner.take(key):
+                continue
+            # Another may have ended it meanwhile.
+            _ask_anew(store.path(cell).parent)
+            if settled(cell):
+                continue
+            del waiting[stage][key]
+            if runner.losses(key) >= claims.MOST_LOSSES:
+                why = f"its runner was lost {runner.losses(key)} times while it was at work"
+                fail(cell, "crashed", why)
+                continue
+            now = cell_module.pending_stage(store, cell)
+            if now == stage:
+                return cell
+            put_back(cell, now)
+        return None
+
+    def put_back(cell: Cell, stage: Stage, *, first: bool = False) -> None:
+        runner.put_back(cell.key)
+        others = dict(waiting[stage]) if first else {}
+        for key in others:
+            del waiting[stage][key]
+        waiting[stage][cell.key] = cell
+        waiting[stage].update(others)
+
+    def start_next() -> bool:
+        """Start a stage, if there is one to be started now."""
+        stages: tuple[Stage, ...] = ("cost", "quality") if jobs == 1 else ("quality", "cost")
+        for stage in stages:
+            if may_start(stage) and (cell := take(stage)):
+                start(cell, stage)
+                return True
+        return False
+
+    def may_start(stage: Stage) -> bool:
+        """Whether there is room: a cost stage has the machine to itself."""
+        if not waiting[stage] or any(item.task.stage == "cost" for item in running):
+            return False
+        if stage == "cost" or not running:
+            return not running
+        # What takes more devices than there are jobs trains alone.
+        taken = sum(item.task.cell.devices for item in running)
+        return taken + next(iter(waiting[stage].values())).devices <= jobs
+
+    def start(cell: Cell, stage: Stage) -> None:
         load = Counter(gpu for item in running for gpu in (item.task.gpu or "").split(","))
         gpu = ",".join(sorted(gpus, key=lambda gpu: load[gpu])[: cell.devices]) or None
-        task = Task(cell, stage, directory, runner, gpu, keep_weights)
+        task = Task(cell, stage, directory, pipe, gpu, keep_weights, runner.name)
         for attempt in range(SERVER_TRIES):
             process = context.Process(target=cell_module.run, args=(task,), name=str(cell))
             _start_server()
@@ -166,64 +241,81 @@ def run_cells(
         running.remove(item)
         cell = item.task.cell
         found = store.read(cell)
-        if isinstance(found, Record):
-            cell_module.clear_pending(store, cell)
-        elif not why and trained(item):
-            # Its cost is measured when the machine is quiet.
-            waiting["cost"].append(cell)
-            return
-        elif not why and item.process.exitcode == NO_DISK:
-            raise RunStopped(_no_disk(directory))
-        elif not why and _ended_from_outside(item) and retried[cell.key] < RETRIES:
-            retried[cell.key] += 1
-            waiting[cell_module.pending_stage(store, cell)].appendleft(cell)
-            return
-        elif found is None:
-            status, reason = _death(item, why, retried[cell.key])
-            pending = cell_module.read_pending(store, cell)
-            found = cell_module.record_of(cell, status, reason, pending=pending)
-            store.write(found)
-            cell_module.clear_pending(store, cell)
-        on_outcome(
-            Outcome(cell, None, found) if isinstance(found, LeftOut) else Outcome(cell, found)
-        )
+        if found is None:
+            if not why and trained(item):
+                put_back(cell, "cost")
+                return
+            if not why and item.process.exitcode == NO_DISK:
+                raise RunStopped(_no_disk(directory))
+            if not why and _ended_from_outside(item) and retried[cell.key] < RETRIES:
+                retried[cell.key] += 1
+                put_back(cell, cell_module.pending_stage(store, cell), first=True)
+                return
+            fail(cell, *_death(item, why, retried[cell.key]))
+        else:
+            end(cell, found)
 
-    with _adopting_strays() as end_strays:
-        try:
-            for cell in cells:
-                waiting[cell_module.pending_stage(store, cell)].append(cell)
-            while running or waiting["quality"] or waiting["cost"]:
-                while waiting["quality"] and (
-                    # What takes more devices than there are jobs trains alone.
-                    not running
-                    or sum(item.task.cell.devices for item in running)
-                    + waiting["quality"][0].devices
-                    <= jobs
-                ):
-                    start("quality")
-                if not running and waiting["cost"]:
-                    start("cost")
-                on_tick(running)
-                multiprocessing.connection.wait([item.process.sentinel for item in running], 0.5)
-                if _identity(directory) != folder:
-                    raise RunStopped(
-                        f"{directory} was removed or replaced while the run wrote there"
+    def give_up(item: Running) -> None:
+        """Leave a cell to another, who has taken it while this machine stood still."""
+        running.remove(item)
+        cell = item.task.cell
+        runner.done(cell.key)
+        waiting[item.task.stage][cell.key] = cell
+
+    def fail(cell: Cell, status: Status, reason: str) -> None:
+        """Write the record of a cell that cannot."""
+        pending = cell_module.read_pending(store, cell)
+        found = cell_module.record_of(cell, status, reason, pending=pending)
+        store.write(found)
+        end(cell, found)
+
+    try:
+        with claims.Runner(store) as runner, _adopting_strays() as end_strays:
+            try:
+                for cell in cells:
+                    waiting[cell_module.pending_stage(store, cell)][cell.key] = cell
+                busy = time.monotonic()
+                looked = 0.0
+                while running or any(waiting.values()):
+                    if time.monotonic() - looked >= LOOK_SECONDS and any(map(may_start, waiting)):
+                        runner.look()
+                        while start_next():
+                            pass
+                        looked = time.monotonic()
+                    if running:
+                        busy = time.monotonic()
+                    elif patience is not None and time.monotonic() - busy > patience:
+                        break
+                    on_tick(running)
+                    multiprocessing.connection.wait(
+                        [item.process.sentinel for item in running], 0.5
                     )
-                for item in list(running):
-                    if not item.process.is_alive():
-                        item.process.join()
-                        end_strays()
-                        finish(item, None)
-                    elif timeout is not None and time.monotonic() - item.started > timeout:
-                        why = _too_long(store, item, timeout)
-                        end_strays(_kill(item))
-                        finish(item, why)
-        except OSError as error:
-            raise RunStopped(f"{_no_disk(directory)} ({error})") from error
-        finally:
-            end_strays(_stop(running))
-            runner.close()
-            mine.close()
+                    if _identity(directory) != folder:
+                        raise RunStopped(
+                            f"{directory} was removed or replaced while the run wrote there"
+                        )
+                    for item in list(running):
+                        if not item.process.is_alive():
+                            item.process.join()
+                            end_strays()
+                            finish(item, None)
+                            looked = 0.0
+                        elif timeout is not None and time.monotonic() - item.started > timeout:
+                            why = _too_long(store, item, timeout)
+                            end_strays(_kill(item))
+                            finish(item, why)
+                            looked = 0.0
+                    if runner.beat():
+                        for item in list(running):
+                            if not runner.holds(item.task.cell.key):
+                                end_strays(_kill(item))
+                                give_up(item)
+            finally:
+                end_strays(_stop(running))
+                pipe.close()
+                mine.close()
+    except OSError as error:
+        raise RunStopped(f"{_no_disk(directory)} ({error})") from error
 
 
 def _start_server() -> None:
@@ -233,12 +325,16 @@ def _start_server() -> None:
     # It is no cell's, and is not to be taken for one.
     multiprocessing.resource_tracker.ensure_running()
     added = environment.keys() - os.environ.keys()
+    # Who sends them to all of a job's processes means the cells, which would end with their server:
+    # it never takes them, and they take them when they have a handler.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, cell_module.STOP_SIGNALS)
     try:
         os.environ.update({name: environment[name] for name in added})
         multiprocessing.forkserver.ensure_running()
     finally:
         for name in added:
             os.environ.pop(name)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -276,6 +372,12 @@ def _adopting_strays() -> Iterator[Callable[..., None]]:
         end_strays()
         if kernel is not None:
             kernel.prctl(pr_set_child_subreaper, before.value)
+
+
+def _ask_anew(folder: Path) -> None:
+    """Have a network file system forget which files were not in a folder: opening it does."""
+    with contextlib.suppress(OSError):
+        os.close(os.open(folder, os.O_RDONLY))
 
 
 def _identity(directory: Path) -> tuple[int, int] | None:

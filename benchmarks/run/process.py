@@ -36,6 +36,7 @@ from benchmarks.cell import Cell
 from benchmarks.environment import OthersWork, describe_environment
 from benchmarks.measures.subject import Subject
 from benchmarks.plugins import Plugin, loaded, restore
+from benchmarks.run import claims
 from benchmarks.run.checkpoint import Keeper, Stopped
 from benchmarks.store import LARGEST, Record, Status, Store, write_atomically
 from benchmarks.text import bounded
@@ -82,6 +83,7 @@ class Task:
         runner: an end of a pipe whose other end the runner alone holds open; None for no runner.
         gpu: the only CUDA device that the process sees, or several with commas; None for all.
         keep_weights: whether the tested weights are kept beside the record.
+        taken_by: the name of the runner, which has taken the cell; empty for none.
         plugins: what the runner has loaded from outside the project.
     """
 
@@ -91,6 +93,7 @@ class Task:
     runner: Connection | None = None
     gpu: str | None = None
     keep_weights: bool = False
+    taken_by: str = ""
     plugins: tuple[Plugin, ...] = field(default_factory=loaded)
 
 
@@ -148,7 +151,7 @@ def read_pending(store: Store, cell: Cell) -> Pending | None:
 
 def clear_pending(store: Store, cell: Cell) -> None:
     """Remove what only an unfinished cell needs."""
-    for suffix in (".json", ".pt", ".checkpoint", ".progress", ".team", ".trained", ".lock"):
+    for suffix in (".json", ".pt", ".checkpoint", ".progress", ".team", ".trained"):
         store.pending(cell.key, suffix).unlink(missing_ok=True)
 
 
@@ -170,14 +173,16 @@ def run(task: Task) -> None:
     try:
         for number in STOP_SIGNALS:
             signal.signal(number, keeper.stop)
+        # What came before there was a handler waits until now.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         # Ctrl-C goes to the runner, which ends its cells itself.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         if task.runner is not None:
             _leave_with_runner(task.runner)
         if task.gpu is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = task.gpu
-        with store.claim(task.cell.key):
-            # Another process may have been at work on it while this one waited.
+        with claims.with_runner(store, task.taken_by):
+            # Another process may have been at work on it until this one was started.
             found = store.read(task.cell)
             if not isinstance(found, Record) or found.status != "ok":
                 log = store.path(task.cell, ".log")

@@ -223,7 +223,6 @@ def evaluator_of(
         if z.is_cpu and alone and kernels.in_use() != "none":
             from flows.continuous.kernels.evaluator import KernelEvaluator
 
-
             return KernelEvaluator(dynamics, context, probes, regularizers)
         dense = DenseEvaluator(dynamics, context, probes, regularizers)
         if z.is_cuda and alone and kernels.triton_is_there() and kernels.allowed():

@@ -25,6 +25,7 @@ from benchmarks.errors import RunStopped
 from benchmarks.matrix import load_matrix
 from benchmarks.run import local
 from benchmarks.run import process as cell_module
+from benchmarks.run.claims import is_running
 from benchmarks.run.local import Outcome, run_cells
 from benchmarks.run.process import Task, record_of
 from benchmarks.store import Foreign, Record, Store
@@ -118,7 +119,8 @@ def test_every_end_leaves_a_record_and_the_others_go_on(tmp_path: Path, tiny: Pa
     assert isinstance(store.read(occupied), Foreign)
     assert len(store.frame()) == 6
     # Nothing half-done is left behind.
-    assert list((tmp_path / "pending").iterdir()) == []
+    for left in ("pending", "claims", "runners"):
+        assert list((tmp_path / left).iterdir()) == []
 
 
 @pytest.mark.slow
@@ -127,14 +129,12 @@ def test_a_killed_cell_is_a_record_and_names_the_signal(tmp_path: Path, cell: Ce
     store = Store(tmp_path)
 
     def kill() -> None:
-        lock = store.pending(endless.key, ".lock")
+        log = store.path(endless, ".log")
         while not found:
             time.sleep(0.05)
-            if not store.is_running(endless.key):
-                continue
             for process in psutil.Process().children(recursive=True):
                 with contextlib.suppress(psutil.Error):
-                    if any(Path(file.path) == lock for file in process.open_files()):
+                    if any(Path(file.path) == log for file in process.open_files()):
                         process.kill()
 
     found: list[Outcome] = []
@@ -168,10 +168,10 @@ def test_a_cell_ends_with_its_runner(tmp_path: Path, cell: Cell, sent: signal.Si
     os.mkfifo(curve)
     command = [sys.executable, "-c", RUNNER, cell.model_dump_json(), tmp_path]
     with subprocess.Popen(command) as runner:
-        wait_for(lambda: store.is_running(cell.key))
+        wait_for(lambda: is_running(store, cell.key))
         runner.send_signal(sent)
     try:
-        wait_for(lambda: not store.is_running(cell.key))
+        wait_for(lambda: not is_running(store, cell.key))
     finally:
         # One that went on regardless can go on to its end.
         os.close(os.open(curve, os.O_RDONLY | os.O_NONBLOCK))
@@ -266,6 +266,24 @@ def test_what_ends_a_cell_from_outside_is_no_result(
     monkeypatch.setattr(cell_module, "run", accident)
     assert record(run([quick], tmp_path), quick).status == "ok"
     assert (tmp_path / f"begun-{quick.key}").exists()
+
+
+def signal_the_server(task: Task) -> None:
+    with (task.directory / "begun").open("a") as file:
+        file.write("x")
+    for number in cell_module.STOP_SIGNALS:
+        os.kill(os.getppid(), number)
+    cell_module.run(task)
+
+
+def test_a_signal_to_all_processes_of_a_job_spares_the_server(
+    tmp_path: Path, cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cell ends with its server, before it has kept anything."""
+    quick = changed(cell, measures=("quality",))
+    monkeypatch.setattr(cell_module, "run", signal_the_server)
+    assert record(run([quick], tmp_path), quick).status == "ok"
+    assert (tmp_path / "begun").read_text() == "x"
 
 
 def test_what_a_cell_brings_on_itself_is_its_result(

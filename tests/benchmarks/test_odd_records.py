@@ -15,6 +15,7 @@ from benchmarks.cell import Cell
 from benchmarks.cli.words import filter_text
 from benchmarks.errors import StoreError
 from benchmarks.matrix import Matrix, load_matrix
+from benchmarks.run.claims import Runner
 from benchmarks.run.process import Pending, record_of
 from benchmarks.select import filter_cells
 from benchmarks.store import Foreign, Record, Store, read_together
@@ -245,14 +246,18 @@ def test_status_says_how_far_a_running_cell_is(tmp_path: Path, few: Matrix, caps
     store = Store(tmp_path)
     store.write_plan(few)
     cell = few.cells[0]
-    with store.claim(cell.key):
+    with Runner(store) as runner:
+        runner.look()
+        assert runner.take(cell.key)
         progress = {"stage": "quality", "seconds": 30.0, "at": 1e12, "used": 0.25, "step": 5}
         store.write_progress(cell.key, {**progress, "steps": 20, "validation_nll_nats": 2.5})
         _, out, _ = called("status", tmp_path, capsys=capsys)
     line = "training, for 30 s, step 5 of 20, validation 2.500 nats, 1.5 min left"
     assert f"  {filter_text(cell)}: {line}" in out
     # The file may hold anything.
-    with store.claim(cell.key):
+    with Runner(store) as runner:
+        runner.look()
+        assert runner.take(cell.key)
         store.pending(cell.key, ".progress").write_text('{"seconds": "x", "at": [], "step": {}}')
         _, out, _ = called("status", tmp_path, capsys=capsys)
     assert f"  {filter_text(cell)}: running" in out

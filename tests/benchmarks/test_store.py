@@ -113,14 +113,6 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
         Store(tmp_path / "file")
 
 
-def test_claim_shows_who_is_at_work(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    assert not store.is_running("key")
-    with store.claim("key"):
-        assert store.is_running("key")
-    assert not store.is_running("key")
-
-
 def test_frame_has_a_row_a_cell_with_the_documented_columns(tmp_path: Path, cell: Cell) -> None:
     store = Store(tmp_path)
     store.write(record_of(cell, "ok", pending=PENDING))

@@ -23,6 +23,7 @@ import pytest
 
 from benchmarks.cell import Cell
 from benchmarks.matrix import load_matrix
+from benchmarks.run.claims import is_running
 from benchmarks.store import Record, Store
 
 KILLS = int(os.environ.get("STORM_KILLS", "6"))
@@ -160,9 +161,10 @@ def test_a_storm_of_kills_changes_no_record(tmp_path: Path, tiny: Path) -> None:
         cell.key for cell in cells
     )
     assert results(store) == results(peace)
-    assert not any(store.is_running(cell.key) for cell in cells)
-    pending = [path.name for path in (store.directory / "pending").iterdir()]
-    assert pending == [], pending
+    assert not any(is_running(store, cell.key) for cell in cells)
+    for left in ("pending", "claims", "runners"):
+        found = [path.name for path in (store.directory / left).iterdir()]
+        assert found == [], found
     _, alive = psutil.wait_procs(seen, timeout=30)
     assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
     print("records as of an undisturbed run; none lost, replaced or doubled; nothing left behind")

@@ -67,7 +67,12 @@ def applies(z: Tensor) -> bool:
     Where someone watches torch's operations, or has them done in another way, or where several
     processes share a batch and with it the error, the host decides step by step.
     """
-    if shares.current() is not None or type(z) is not Tensor or not z.numel() or torch.compiler.is_compiling():
+    if (
+        shares.current() is not None
+        or type(z) is not Tensor
+        or not z.numel()
+        or torch.compiler.is_compiling()
+    ):
         return False
     if torch._C._len_torch_dispatch_stack() or torch.is_autocast_enabled(z.device.type):
         return False
