@@ -122,7 +122,7 @@ def _results(material: Material) -> str:
                     Entry(f"{row['dataset']}, {unit}"),
                     Entry(contestant(row["flow"], row["setting"])),
                     number(row["seeds"], decimals=0),
-                    number(hours, figures=2),
+                    number(hours),
                     number(ours, width, decimals=3),
                     number(row["published"], decimals=2),
                     number(row["gap"], width, decimals=3),
