@@ -383,10 +383,14 @@ def _in_turn(svg: str, name: str) -> str:
     def styled(found: re.Match[str]) -> str:
         number = int(found[1])
         kind = "last" if number == count - 1 else "other"
-        delay = number / _FRAMES_A_SECOND
-        return f' class="{turn} {kind}" style="animation-delay:{delay:g}s"'
+        delay = f"animation-delay:{number / _FRAMES_A_SECOND:g}s"
+        tag = found[0].replace(f' id="{_FRAME}{number}"', f' class="{turn} {kind}"')
+        # Images have a style already.
+        if ' style="' in tag:
+            return tag.replace(' style="', f' style="{delay};')
+        return re.sub(r"\s*/?>$", lambda end: f' style="{delay}"{end[0].strip()}', tag)
 
-    svg = re.sub(rf' id="{_FRAME}(\d+)"', styled, svg)
+    svg = re.sub(rf'<[^<>]* id="{_FRAME}(\d+)"[^<>]*>', styled, svg)
     share = 100 / whole
     style = (
         f"@keyframes {turn}{{0%{{visibility:visible}}{share:.4f}%{{visibility:hidden}}}}"

@@ -39,7 +39,7 @@ def test_results_are_of_whole_training_sets_beside_what_is_published(tmp_path: P
     records = [score(0, -0.10, 1.0), score(1, -0.20, 2.0), score(0, 0.5, 1.0, rows=20000)]
     text = BLOCKS["results"](material(tmp_path, *records))
     (row,) = rows_of(text)
-    assert row[:4] == ["power, nats", "maf-5", "2", "1.5"]
+    assert row[:4] == ["power, nats", "maf-5", "2", "1.50"]
     # Papamakarios et al. 2017: a log-likelihood of 0.14.
     assert row[4].startswith("-0.150 ± ")
     assert row[5] == "-0.14"

@@ -83,7 +83,7 @@ def test_it_has_every_toy_and_glow_of_a_hundred_layers(profile: Any) -> None:
     for cell in cells:
         of.setdefault(cell.flow_label, set()).add(cell.dataset)
     assert all(names == toys for names in of.values())
-    assert "glow[steps=100]" in of
+    assert any(label.startswith("glow[steps=100") for label in of)
     assert len(of) == 7
 
 
