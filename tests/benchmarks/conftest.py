@@ -1,9 +1,14 @@
 """A small matrix, and cells of it, for the tests of the harness."""
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import datasets
+import flows
+from benchmarks import plugins
 from benchmarks.cell import Cell
 from benchmarks.matrix import load_matrix
 
@@ -42,3 +47,18 @@ def tiny(tmp_path: Path, tiny_text: str) -> Path:
 def cell(tiny: Path) -> Cell:
     """The first of them."""
     return load_matrix(str(tiny)).cells[0]
+
+
+@pytest.fixture(autouse=True)
+def _forget_plugins() -> Iterator[None]:
+    """Registries as they were, whatever a test loads."""
+    registries = [flows.ENTRIES, datasets.ENTRIES, plugins._LOADED]
+    kept = [dict(registry) for registry in registries]
+    modules = set(sys.modules)
+    yield
+    for registry, before in zip(registries, kept, strict=True):
+        registry.clear()  # type: ignore[attr-defined]
+        registry.update(before)  # type: ignore[attr-defined]
+    for name in set(sys.modules) - modules:
+        if name.startswith("ffjord_bench_plugin_"):
+            del sys.modules[name]

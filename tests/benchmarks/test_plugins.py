@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,21 +92,6 @@ class ShiftConfig(FlowConfig):
 
 ENTRIES = [Entry("shift", ShiftConfig, "a shift", "made up")]
 '''
-
-
-@pytest.fixture(autouse=True)
-def _forget(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Registries as they were, whatever a test loads."""
-    registries = [flows.ENTRIES, datasets.ENTRIES, plugins._LOADED]
-    kept = [dict(registry) for registry in registries]
-    modules = set(sys.modules)
-    yield
-    for registry, before in zip(registries, kept, strict=True):
-        registry.clear()  # type: ignore[attr-defined]
-        registry.update(before)  # type: ignore[attr-defined]
-    for name in set(sys.modules) - modules:
-        if name.startswith("ffjord_bench_plugin_"):
-            del sys.modules[name]
 
 
 @pytest.fixture

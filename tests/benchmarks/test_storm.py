@@ -88,7 +88,7 @@ def strike(runner: subprocess.Popen[str], victim: str) -> None:
 
 def under_way(store: Store, cells: list[Cell], stage: str) -> bool:
     return any(
-        store.progress(cell.key).get("stage") == stage and store.is_running(cell.key)
+        store.progress(cell.key).get("stage") == stage and is_running(store, cell.key)
         for cell in cells
     )
 
