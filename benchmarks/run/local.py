@@ -123,10 +123,9 @@ def run_cells(
         timeout: seconds for a stage of a cell; None for no bound.
         on_outcome: called when a cell has ended, in the parent.
         on_tick: called twice a second with what is under way.
-        gpus: CUDA devices; each process sees one, that with the fewest processes, or
-            as many as its cell has devices. None given, each
-            sees what this one does. (Processor cores are not dealt out: two runs would take the
-            same ones.)
+        gpus: CUDA devices; each process sees as many as its cell has devices, those with the
+            fewest processes. None given, each sees what this one does. (Processor cores are not
+            dealt out: two runs would take the same ones.)
         keep_weights: whether the tested weights are kept beside the records.
         patience: seconds for which cells that others have are waited for while there is nothing
             else to do; None for as long as they take.

@@ -8,7 +8,7 @@ import pytest
 
 import datasets
 import flows
-from benchmarks import plugins
+from benchmarks import measures, plugins, studies
 from benchmarks.cell import Cell
 from benchmarks.matrix import load_matrix
 
@@ -52,7 +52,13 @@ def cell(tiny: Path) -> Cell:
 @pytest.fixture(autouse=True)
 def _forget_plugins() -> Iterator[None]:
     """Registries as they were, whatever a test loads."""
-    registries = [flows.ENTRIES, datasets.ENTRIES, plugins._LOADED]
+    registries = [
+        flows.ENTRIES,
+        datasets.ENTRIES,
+        measures.FAMILIES,
+        studies.STUDIES,
+        plugins._LOADED,
+    ]
     kept = [dict(registry) for registry in registries]
     modules = set(sys.modules)
     yield

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,15 +31,6 @@ def example(name: str) -> ModuleType:
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
-
-
-@pytest.fixture(autouse=True)
-def as_before() -> Iterator[None]:
-    """What a test adds goes with it."""
-    before = dict(measures.FAMILIES)
-    yield
-    measures.FAMILIES.clear()
-    measures.FAMILIES.update(before)
 
 
 def test_families_run_in_the_stated_order() -> None:

@@ -7,7 +7,6 @@ import importlib.util
 import math
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +43,6 @@ def example() -> list[Study]:
     spec.loader.exec_module(module)
     found: list[Study] = module.ENTRIES
     return found
-
-
-@pytest.fixture(autouse=True)
-def as_before() -> Iterator[None]:
-    """What a test adds goes with it."""
-    before = dict(studies.STUDIES)
-    yield
-    studies.STUDIES.clear()
-    studies.STUDIES.update(before)
 
 
 def filled(folder: Path, matrix: Matrix, plan: bool = True, **measures: Any) -> Store:
