@@ -1,6 +1,6 @@
 """To import this is to have the kernels compiled, or loaded from where compiled code is kept.
 
-It takes some ten seconds a dtype once on a machine, and half a second from then on. Whoever
+It takes some fifteen seconds a dtype once on a machine, and half a second from then on. Whoever
 measures times imports it first; processes that are forked from one that has share what it compiled.
 It starts no threads, and does nothing where kernels are not in use.
 """
