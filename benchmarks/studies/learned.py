@@ -6,11 +6,12 @@ from benchmarks.report import figures, tables
 from benchmarks.report.findings import lowest
 from benchmarks.studies.base import Study
 
+# Eight seeds, paired by data order: what three seeds leave open. Each contestant and seed is trained
+# at every rate, and the one that validates best is tested.
 _SMALL = """
-seeds = [0, 1, 2]
+seeds = [0, 1, 2, 3, 4, 5, 6, 7]
 measures = ["quality"]
 
-# Each contestant and seed is trained at every rate, and the one that validates best is tested.
 [budget]
 steps = 1000
 batch_size = 256
@@ -22,20 +23,20 @@ name = "realnvp"
 flows = [
     { name = ["realnvp", "nflows/realnvp", "zuko/realnvp", "normflows/realnvp", "torchflows/realnvp"], layers = 10, hidden = [100, 100] },
 ]
-datasets = [{ name = "power", rows = 100000, test_rows = 12346 }]
+datasets = [{ name = "power", rows = 100000, test_rows = 12346 }, "magic", "8gaussians", "checkerboard"]
 
 [[study]]
 name = "maf"
 flows = [
     { name = ["maf", "nflows/maf", "zuko/maf", "normflows/maf", "torchflows/maf"], layers = 5, hidden = [100, 100] },
 ]
-datasets = [{ name = "power", rows = 100000, test_rows = 12346 }]
+datasets = [{ name = "power", rows = 100000, test_rows = 12346 }, "magic", "8gaussians", "checkerboard"]
 """
 
 ENTRIES = [
     Study(
         name="learned",
-        title="what our discrete flows and those of nflows, zuko, normflows and torchflows learn on POWER at equal architecture, each at its best rate",
+        title="what our discrete flows and those of nflows, zuko, normflows and torchflows learn on POWER, MAGIC and two toys at equal architecture, each at its best rate",
         answers="whether the same system learns the same in other libraries, each contestant at its best rate",
         small=_SMALL,
         tables=(tables.comparison, tables.published),
