@@ -249,6 +249,7 @@ def _memory(
     return room, steps.Memory(
         like.new_empty(workers, room.total).numpy(),
         like.new_empty(workers, stages).numpy(),
+        like.new_empty(workers, stages, found.shifts).numpy(),
         like.new_empty(workers, stages, found.weights).numpy(),
         like.new_empty(workers, stages, found.shifts).numpy(),
         np.zeros((workers, steps.CONTROL)),

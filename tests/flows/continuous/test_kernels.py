@@ -413,7 +413,7 @@ def test_the_variable_turns_them_off_and_must_be_right(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", activations.ACTIVATIONS)
 def test_activations_to_rounding(name: str, dtype: type) -> None:
-    p: Any = np.linspace(-40, 40, 4001).astype(dtype)
+    p: Any = np.linspace(-40, 40, 4000).astype(dtype)
     value, slope, curve = p.copy(), np.empty_like(p), np.empty_like(p)
     kind = activations.ACTIVATIONS.index(name)
     activations.activate(kind, value, slope, curve, len(p), True)
@@ -432,9 +432,9 @@ def test_activations_to_rounding(name: str, dtype: type) -> None:
 
 @pytest.mark.parametrize("name", activations.ACTIVATIONS)
 def test_activations_let_what_is_no_number_through(name: str) -> None:
-    value = np.full(3, np.nan, np.float32)
+    value = np.full(4, np.nan, np.float32)
     scratch = np.zeros_like(value), np.zeros_like(value)
-    activations.activate(activations.ACTIVATIONS.index(name), value, *scratch, 3, False)
+    activations.activate(activations.ACTIVATIONS.index(name), value, *scratch, 4, False)
     assert np.isnan(value).all()
 
 
