@@ -25,8 +25,8 @@ Array = NDArray[Any]
 
 _TANH, _SOFTPLUS, _ELU, _SWISH, _SQUARE = range(5)
 
-# exp(x) = 2^n 2^f with n + f = x / log(2) and f between +-1/2. The series of 2^f ends where its rest
-# is below half of an ulp. A number to which _ROUNDING is added has n, and what 2^n has for an
+# exp(x) = 2^n 2^f with n + f = x / log(2) and f between +-1/2. The series of 2^f ends where its
+# rest is below half of an ulp. A number to which _ROUNDING is added has n, and what 2^n has for an
 # exponent, as its last digits.
 _F = tuple(np.float32(math.log(2) ** k / math.factorial(k)) for k in range(8))
 _D = tuple(math.log(2) ** k / math.factorial(k) for k in range(14))
@@ -141,7 +141,7 @@ def activate(
     number = values.dtype.type
     nought, one, two = number(0), number(1), number(2)
     if kind == _TANH:
-        # Two at a time: a division takes as long as all the rest.
+        # Two share a division, which takes a third as long as all the rest.
         half = count // 2
         for i in range(half):
             c, d = _exp(two * values[i]) + one, _exp(two * values[half + i]) + one
