@@ -14,7 +14,7 @@ from numba import types
 from numba.extending import overload
 from numpy.typing import NDArray
 
-from flows.continuous.kernels.compiled import compiled
+from flows.continuous.kernels.compiled import compiled, in_order, whole_vectors
 
 __all__ = ["ACTIVATIONS", "activate", "sigmoid", "tanh"]
 
@@ -25,55 +25,52 @@ Array = NDArray[Any]
 
 _TANH, _SOFTPLUS, _ELU, _SWISH, _SQUARE = range(5)
 
-# exp(x) = 2^n exp(r) with r between +-log(2) / 2; n log(2) is taken off in two parts, the first
-# with so few digits that n times it is exact. The series of exp(r) ends where its rest is below
-# half of an ulp.
-_F = tuple(np.float32(1 / math.factorial(k)) for k in range(8))
-_D = tuple(1 / math.factorial(k) for k in range(14))
-_F_LOG2_HIGH, _F_LOG2_LOW = np.float32(0.693359375), np.float32(math.log(2) - 0.693359375)
-_D_LOG2_HIGH, _D_LOG2_LOW = 0.693147180369123816490, 1.90821492927058770002e-10
-# Beyond these the result is the largest or smallest that there is.
-_F_LEAST, _F_MOST, _D_LEAST, _D_MOST = np.float32(-87), np.float32(88), -708.0, 709.0
-_F_HALF, _F_PER_LOG2, _D_PER_LOG2 = np.float32(0.5), np.float32(1 / math.log(2)), 1 / math.log(2)
+# exp(x) = 2^n 2^f with n + f = x / log(2) and f between +-1/2. The series of 2^f ends where its
+# rest is below half of an ulp. A number to which _ROUNDING is added has n, and what 2^n has for an
+# exponent, as its last digits.
+_F = tuple(np.float32(math.log(2) ** k / math.factorial(k)) for k in range(8))
+_D = tuple(math.log(2) ** k / math.factorial(k) for k in range(14))
+_F_PER_LOG2, _D_PER_LOG2 = np.float32(1 / math.log(2)), 1 / math.log(2)
+_F_ROUNDING, _D_ROUNDING = np.float32(1.5 * 2**23 + 127), 1.5 * 2**52 + 1023
+# Beyond these the result is the smallest that there is, or one whose square there is.
+_F_LEAST, _F_MOST, _D_LEAST, _D_MOST = np.float32(-87), np.float32(43), -708.0, 354.0
 
 
-@compiled
+@in_order
 def _exp_single(x: Any) -> Any:
     # Comparisons as they stand let NaN through.
     x = _F_LEAST if x < _F_LEAST else x
-    x = _F_MOST if x > _F_MOST else x
-    n = np.floor(x * _F_PER_LOG2 + _F_HALF)
-    r = (x - n * _F_LOG2_HIGH) - n * _F_LOG2_LOW
-    y = _F[7] * r + _F[6]
-    y = ((y * r + _F[5]) * r + _F[4]) * r + _F[3]
-    y = ((y * r + _F[2]) * r + _F[1]) * r + _F[0]
-    power = np.int32((np.int32(n) + np.int32(127)) << np.int32(23))
+    x = (_F_MOST if x > _F_MOST else x) * _F_PER_LOG2
+    rounded = np.float32(x + _F_ROUNDING)
+    f = x - (rounded - _F_ROUNDING)
+    y = _F[7] * f + _F[6]
+    y = ((y * f + _F[5]) * f + _F[4]) * f + _F[3]
+    y = ((y * f + _F[2]) * f + _F[1]) * f + _F[0]
+    power = np.int32(rounded.view(np.int32) << np.int32(23))
     return y * power.view(np.float32)
 
 
-@compiled
+@in_order
 def _exp_double(x: Any) -> Any:
     x = _D_LEAST if x < _D_LEAST else x
-    x = _D_MOST if x > _D_MOST else x
-    n = np.floor(x * _D_PER_LOG2 + 0.5)
-    r = (x - n * _D_LOG2_HIGH) - n * _D_LOG2_LOW
-    y = ((_D[13] * r + _D[12]) * r + _D[11]) * r + _D[10]
-    y = ((y * r + _D[9]) * r + _D[8]) * r + _D[7]
-    y = ((y * r + _D[6]) * r + _D[5]) * r + _D[4]
-    y = (((y * r + _D[3]) * r + _D[2]) * r + _D[1]) * r + _D[0]
-    power = np.int64((np.int64(n) + 1023) << 52)
+    x = (_D_MOST if x > _D_MOST else x) * _D_PER_LOG2
+    rounded = np.float64(x + _D_ROUNDING)
+    f = x - (rounded - _D_ROUNDING)
+    y = ((_D[13] * f + _D[12]) * f + _D[11]) * f + _D[10]
+    y = ((y * f + _D[9]) * f + _D[8]) * f + _D[7]
+    y = ((y * f + _D[6]) * f + _D[5]) * f + _D[4]
+    y = (((y * f + _D[3]) * f + _D[2]) * f + _D[1]) * f + _D[0]
+    power = np.int64(rounded.view(np.int64) << np.int64(52))
     return y * power.view(np.float64)
 
 
-# log(1 + y) = 2 artanh(s) with s = y / (2 + y), of which the series goes by s^2 / (2 k + 1).
+# log(1 + e) = 2 artanh(s) with s = e / (2 + e), of which the series goes by s^2 / (2 k + 1).
 _FL = tuple(np.float32(2 / (2 * k + 1)) for k in range(8))
 _DL = tuple(2 / (2 * k + 1) for k in range(17))
-_F_TWO = np.float32(2)
 
 
 @compiled
-def _log1p_single(y: Any) -> Any:
-    s = y / (_F_TWO + y)
+def _twice_artanh_single(s: Any) -> Any:
     q = s * s
     t = ((_FL[7] * q + _FL[6]) * q + _FL[5]) * q + _FL[4]
     t = (((t * q + _FL[3]) * q + _FL[2]) * q + _FL[1]) * q + _FL[0]
@@ -81,8 +78,7 @@ def _log1p_single(y: Any) -> Any:
 
 
 @compiled
-def _log1p_double(y: Any) -> Any:
-    s = y / (2.0 + y)
+def _twice_artanh_double(s: Any) -> Any:
     q = s * s
     t = (((_DL[16] * q + _DL[15]) * q + _DL[14]) * q + _DL[13]) * q + _DL[12]
     t = (((t * q + _DL[11]) * q + _DL[10]) * q + _DL[9]) * q + _DL[8]
@@ -92,12 +88,12 @@ def _log1p_double(y: Any) -> Any:
 
 
 def _exp(x: Any) -> Any:
-    """The exponential, to about an ulp."""
+    """The exponential, to about an ulp, and where it is large or small to ``|x|`` ulp."""
     raise NotImplementedError
 
 
-def _log1p(y: Any) -> Any:
-    """The logarithm of 1 + y, for y between 0 and 1."""
+def _twice_artanh(s: Any) -> Any:
+    """The logarithm of (1 + s) / (1 - s), for s between 0 and 1/3."""
     raise NotImplementedError
 
 
@@ -106,9 +102,11 @@ def _(x):  # type: ignore[no-untyped-def]
     return (lambda x: _exp_single(x)) if x == types.float32 else (lambda x: _exp_double(x))
 
 
-@overload(_log1p)
-def _(y):  # type: ignore[no-untyped-def]
-    return (lambda y: _log1p_single(y)) if y == types.float32 else (lambda y: _log1p_double(y))
+@overload(_twice_artanh)
+def _(s):  # type: ignore[no-untyped-def]
+    if s == types.float32:
+        return lambda s: _twice_artanh_single(s)
+    return lambda s: _twice_artanh_double(s)
 
 
 @compiled
@@ -136,24 +134,32 @@ def activate(
         values: flat; p, which becomes a(p).
         slopes: flat, gets a'(p).
         curves: flat, gets a''(p) if ``curved``.
-        count: how many numbers.
+        count: how many numbers, an even one.
         curved: see there.
     """
+    whole_vectors()
     number = values.dtype.type
     nought, one, two = number(0), number(1), number(2)
     if kind == _TANH:
-        for i in range(count):
-            a = tanh(values[i])
-            values[i] = a
-            slopes[i] = one - a * a
+        # Two share a division, which takes a third as long as all the rest.
+        half = count // 2
+        for i in range(half):
+            c, d = _exp(two * values[i]) + one, _exp(two * values[half + i]) + one
+            inverse = two / (c * d)
+            a, b = one - d * inverse, one - c * inverse
+            values[i], values[half + i] = a, b
+            slopes[i], slopes[half + i] = one - a * a, one - b * b
     elif kind == _SOFTPLUS:
         for i in range(count):
             p = values[i]
             e = _exp(-abs(p))
             # Beyond 20 the value is taken for p, as torch does.
-            a = p if p > number(20) else (p if p > nought else nought) + _log1p(e)
+            # One division for the logarithm's and the gate's.
+            inverse = one / ((one + e) * (two + e))
+            log = _twice_artanh(e * (one + e) * inverse)
+            a = p if p > number(20) else (p if p > nought else nought) + log
             values[i] = a if p == p else p
-            gate = one / (one + e)
+            gate = (two + e) * inverse
             slopes[i] = gate if p > nought else e * gate
     elif kind == _ELU:
         for i in range(count):

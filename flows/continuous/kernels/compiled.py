@@ -10,16 +10,18 @@ never met.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
 import platformdirs
+from numba import types
+from numba.extending import intrinsic
 
 from flows.continuous.ode import control
 
-__all__ = ["compiled"]
+__all__ = ["compiled", "in_order", "whole_vectors"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -42,7 +44,7 @@ def _folder() -> Path:
 _FOLDER = str(_folder())
 
 
-def compiled(function: _Function) -> _Function:
+def compiled(function: _Function, arithmetic: Set[str] = _ARITHMETIC) -> _Function:
     """The function, compiled when it is first called with arguments of some types.
 
     It holds no lock of the interpreter's, and starts no threads.
@@ -51,8 +53,28 @@ def compiled(function: _Function) -> _Function:
     numba.config.CACHE_DIR = _FOLDER
     try:
         made: _Function = numba.njit(
-            function, cache=True, nogil=True, error_model="numpy", fastmath=_ARITHMETIC
+            function, cache=True, nogil=True, error_model="numpy", fastmath=set(arithmetic)
         )
     finally:
         numba.config.CACHE_DIR = before
     return made
+
+
+def in_order(function: _Function) -> _Function:
+    """The same, of a function whose sums are to be taken in the order in which they stand."""
+    return compiled(function, _ARITHMETIC - {"reassoc"})
+
+
+@intrinsic
+def whole_vectors(typing):  # type: ignore[no-untyped-def]
+    """Have the loops of a function made of the processor's widest vectors.
+
+    LLVM takes half of a register of AVX-512, for the sake of processors that slow down at more.
+    """
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        # No attribute that llvmlite knows by name.
+        set.add(builder.function.attributes, '"prefer-vector-width"="512"')
+        return context.get_dummy_value()
+
+    return types.void(), generate

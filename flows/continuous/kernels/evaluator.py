@@ -64,11 +64,11 @@ class KernelEvaluator(DenseEvaluator):
         dynamics, dtype = self.held.module, z.dtype
         if type(dynamics) is not DenseDynamics or dtype not in (torch.float32, torch.float64):
             return None
-        if not len(z) or not all(
-            type(x) in (Tensor, nn.Parameter) and x.is_cpu and x.dtype == dtype
-            for x in (z, *self.tensors)
-        ):
+        if not len(z):
             return None
+        for x in (z, *self.tensors):
+            if type(x) not in (Tensor, nn.Parameter) or x.dtype != dtype or not x.is_cpu:
+                return None
         if (
             torch.compiler.is_compiling()
             or torch.is_autocast_enabled("cpu")
@@ -214,7 +214,8 @@ class KernelEvaluator(DenseEvaluator):
 
     def _batch(self, z: Tensor) -> steps.Batch:
         # One number after the other, as the kernels know them.
-        parameters = _flatten_dense_tensors([tensor.detach() for tensor in self.held.tensors])
+        with torch.no_grad():
+            parameters = _flatten_dense_tensors(self.held.tensors)
         nothing = parameters.new_empty(0)
         context = nothing if self.context is None else self.context.detach().contiguous().view(-1)
         # Those of an exact trace are one matrix for all rows, which are 0 numbers apart.
@@ -246,11 +247,14 @@ def _memory(
     stages = method.used if record else len(method.solution)
     room = network.room_of(net, like.element_size(), stages, record=record)
     taken = steps.BARS if record else steps.RATES + stages
+    # Of torch's memory, which is measured, what is large.
+    number = batch.parameters.dtype
     return room, steps.Memory(
         like.new_empty(workers, room.total).numpy(),
-        like.new_empty(workers, stages).numpy(),
+        np.empty((workers, stages), number),
+        np.empty((workers, stages, found.shifts), number),
         like.new_empty(workers, stages, found.weights).numpy(),
-        like.new_empty(workers, stages, found.shifts).numpy(),
+        np.empty((workers, stages, found.shifts), number),
         np.zeros((workers, steps.CONTROL)),
         np.zeros((workers, steps.COUNTS), np.int64),
         like.new_zeros(batch.panels, taken * room.thin_size).numpy(),

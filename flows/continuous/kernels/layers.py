@@ -25,7 +25,7 @@ from torch import Tensor
 
 from flows.continuous.kernels.activations import sigmoid, tanh
 from flows.continuous.kernels.blocks import PADDING, PANEL_BYTES, part
-from flows.continuous.kernels.compiled import compiled
+from flows.continuous.kernels.compiled import compiled, whole_vectors
 from flows.continuous.ode.dynamics import (
     Blend,
     Concat,
@@ -97,6 +97,7 @@ def _phi(table: Array, layer: int, k: int, parameters: Array, t: Any) -> Any:
 @compiled
 def _add_scaled(factor: Any, source: Array, step: int, target: Array, up: int, count: int) -> None:
     """``target += factor source``, of numbers so far apart from one another."""
+    whole_vectors()
     if step == 1 and up == 1:
         for i in range(count):
             target[i] += factor * source[i]
@@ -107,6 +108,7 @@ def _add_scaled(factor: Any, source: Array, step: int, target: Array, up: int, c
 
 @compiled
 def _dot(left: Array, right: Array, step: int, count: int) -> Any:
+    whole_vectors()
     total = left.dtype.type(0)
     if step == 1:
         for i in range(count):
@@ -118,8 +120,10 @@ def _dot(left: Array, right: Array, step: int, count: int) -> Any:
 
 
 @compiled
-def make(table: Array, parameters: Array, times: Array, weights: Array, shifts: Array) -> None:
-    """Set the weights and shifts at each time, ``(s, ...)``.
+def make(
+    table: Array, parameters: Array, times: Array, gates: Array, weights: Array, shifts: Array
+) -> None:
+    """Set the gates, the weights and the shifts at each time, ``(s, ...)``; gates lie as shifts do.
 
     What is beyond a layer's own is 0: it is multiplied too, and slow where it happens to be tiny.
     """
@@ -131,11 +135,13 @@ def make(table: Array, parameters: Array, times: Array, weights: Array, shifts: 
             drift = table[layer, _DRIFT]
             of_layer = part(weights[place], table[layer, WEIGHTS])
             shift = part(shifts[place], table[layer, SHIFTS])
+            gate = part(gates[place], table[layer, SHIFTS])
+            _set_gates(table, layer, parameters, t, gate)
             for term in range(_TERMS, table.shape[1], _OF_TERM):
                 phi = _phi(table, layer, (term - _TERMS) // _OF_TERM, parameters, t)
                 weight, bias = table[layer, term + _WEIGHT], table[layer, term + _SHIFT]
                 for o in range(table[layer, OUTPUTS]):
-                    factor = phi * _gate(table, layer, o, parameters, t)
+                    factor = phi * gate[o]
                     shift[o] += factor * parameters[bias + o * table[layer, term + _SHIFT_STEP]]
                     if weight >= 0:
                         _add_scaled(
@@ -152,11 +158,14 @@ def make(table: Array, parameters: Array, times: Array, weights: Array, shifts: 
 
 
 @compiled
-def _gate(table: Array, layer: int, o: int, parameters: Array, t: Any) -> Any:
-    a = table[layer, _GATE_A]
+def _set_gates(table: Array, layer: int, parameters: Array, t: Any, gate: Array) -> None:
+    a, c = table[layer, _GATE_A], table[layer, _GATE_C]
     if a < 0:
-        return type(t)(1)
-    return sigmoid(parameters[a + o] * t + parameters[table[layer, _GATE_C] + o])
+        gate[: table[layer, OUTPUTS]] = 1
+        return
+    slopes, offsets = part(parameters, a), part(parameters, c)
+    for o in range(table[layer, OUTPUTS]):
+        gate[o] = sigmoid(slopes[o] * t + offsets[o])
 
 
 @compiled
@@ -164,6 +173,7 @@ def pull_back(
     table: Array,
     parameters: Array,
     times: Array,
+    gates: Array,
     weight_bars: Array,
     shift_bars: Array,
     bars: Array,
@@ -175,6 +185,7 @@ def pull_back(
             drift, slopes, a = table[layer, _DRIFT], table[layer, _SLOPES], table[layer, _GATE_A]
             of_layer = part(weight_bars[place], table[layer, WEIGHTS])
             shift_bar = part(shift_bars[place], table[layer, SHIFTS])
+            gate_of = part(gates[place], table[layer, SHIFTS])
             for term in range(_TERMS, table.shape[1], _OF_TERM):
                 k = (term - _TERMS) // _OF_TERM
                 phi = _phi(table, layer, k, parameters, t)
@@ -182,7 +193,7 @@ def pull_back(
                 along, inputs = table[layer, term + _ALONG], table[layer, INPUTS]
                 phi_bar = type(t)(0)
                 for o in range(table[layer, OUTPUTS]):
-                    gate = _gate(table, layer, o, parameters, t)
+                    gate = gate_of[o]
                     # The sum over what the term has in this row, times the gradient by it.
                     b = bias + o * table[layer, term + _SHIFT_STEP]
                     total = shift_bar[o] * parameters[b]

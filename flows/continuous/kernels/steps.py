@@ -119,7 +119,8 @@ class Memory(NamedTuple):
     Attributes:
         work: panels that one after the other is worked with.
         times: ``(workers, s)``, of stages.
-        weights: ``(workers, s, ...)``, at these times.
+        gates: ``(workers, s, ...)``, at these times.
+        weights: likewise.
         shifts: likewise.
         control: what the control knows, by the names below.
         counts: what it counts, likewise.
@@ -130,6 +131,7 @@ class Memory(NamedTuple):
 
     work: Array
     times: Array
+    gates: Array
     weights: Array
     shifts: Array
     control: Array
@@ -234,13 +236,21 @@ def _combine(
 
 @compiled
 def _make(
-    net: Network, method: Method, parameters: Array, t: float, dt: float, first: int, last: int,
-    times: Array, weights: Array, shifts: Array,
+    net: Network, method: Method, batch: Batch, memory: Memory, worker: int,
+    t: float, dt: float, first: int, last: int,
 ) -> None:  # fmt: skip
-    """The weights at the times of the stages from ``first`` to before ``last``."""
+    """The weights at the times of the stages from ``first`` to before ``last``, for a worker."""
+    times = memory.times[worker]
     for stage in range(first, last):
         times[stage] = t + method.times[stage] * dt
-    layers.make(net.table, parameters, times[first:last], weights[first:last], shifts[first:last])
+    layers.make(
+        net.table,
+        batch.parameters,
+        times[first:last],
+        memory.gates[worker, first:last],
+        memory.weights[worker, first:last],
+        memory.shifts[worker, first:last],
+    )
 
 
 # -- forward --------------------------------------------------------------------------------------
@@ -396,7 +406,7 @@ def solve(
     n, dimension = batch.size, net.dimension
     integrals = part(y, n * dimension)
     stages = len(method.solution)
-    work, times = memory.work[worker], memory.times[worker]
+    work = memory.work[worker]
     weights, shifts = memory.weights[worker], memory.shifts[worker]
     known, counts = memory.control[worker], memory.counts[worker]
     panel(room, work, room.nothing)[: room.size] = 0
@@ -416,7 +426,7 @@ def solve(
             outcome = TOO_MANY
         elif method.adaptive:
             counts[EVALUATIONS] = 1
-            _make(net, method, batch.parameters, way.start, 0.0, 0, 1, times, weights, shifts)
+            _make(net, method, batch, memory, worker, way.start, 0.0, 0, 1)
             for index in range(worker, batch.panels, workers):
                 _load_given(net, room, batch, work, index)
                 state = memory.states[index]
@@ -455,18 +465,7 @@ def solve(
         counts[EVALUATIONS] += stages - first_stage
         # As its weights, the step is multiplied in the state's precision.
         dt = float(y.dtype.type(direction * step))
-        _make(
-            net,
-            method,
-            batch.parameters,
-            t,
-            direction * step,
-            first_stage,
-            stages,
-            times,
-            weights,
-            shifts,
-        )
+        _make(net, method, batch, memory, worker, t, direction * step, first_stage, stages)
         squares = memory.squares[met % 2]
         for index in range(worker, batch.panels, workers):
             valid = _load_given(net, room, batch, work, index)
@@ -654,7 +653,7 @@ def pull_solve(
         _load_valid(part(q_bar, first), 1, n, integral_bar, net.integrals, valid)
     for step in range(taped - 1, -1, -1):
         t, dt = tape.times[step], tape.sizes[step]
-        _make(net, method, batch.parameters, t, dt, 0, used, times, weights, shifts)
+        _make(net, method, batch, memory, worker, t, dt, 0, used)
         dt = float(z_bar.dtype.type(dt))
         by_weights[:] = 0
         by_shifts[:] = 0
@@ -678,8 +677,9 @@ def pull_solve(
                 by_weights,
                 by_shifts,
             )
+        gates = memory.gates[worker, :used]
         layers.pull_back(
-            net.table, batch.parameters, times[:used], by_weights, by_shifts, bars[worker]
+            net.table, batch.parameters, times[:used], gates, by_weights, by_shifts, bars[worker]
         )
     for index in range(worker, batch.panels, workers):
         first = index * points

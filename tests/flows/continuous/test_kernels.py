@@ -32,7 +32,10 @@ from flows.meter import Meter
 
 pytest.importorskip("numba", reason="numba is not installed: the extra 'fast' brings it")
 
+import numba
+
 from flows.continuous.kernels import activations, blocks, evaluator, steps
+from flows.continuous.kernels.compiled import whole_vectors
 from flows.continuous.kernels.evaluator import KernelEvaluator
 
 CASES: dict[str, dict[str, Any]] = {
@@ -413,7 +416,7 @@ def test_the_variable_turns_them_off_and_must_be_right(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", activations.ACTIVATIONS)
 def test_activations_to_rounding(name: str, dtype: type) -> None:
-    p: Any = np.linspace(-40, 40, 4001).astype(dtype)
+    p: Any = np.linspace(-40, 40, 4000).astype(dtype)
     value, slope, curve = p.copy(), np.empty_like(p), np.empty_like(p)
     kind = activations.ACTIVATIONS.index(name)
     activations.activate(kind, value, slope, curve, len(p), True)
@@ -432,10 +435,23 @@ def test_activations_to_rounding(name: str, dtype: type) -> None:
 
 @pytest.mark.parametrize("name", activations.ACTIVATIONS)
 def test_activations_let_what_is_no_number_through(name: str) -> None:
-    value = np.full(3, np.nan, np.float32)
+    value = np.full(4, np.nan, np.float32)
     scratch = np.zeros_like(value), np.zeros_like(value)
-    activations.activate(activations.ACTIVATIONS.index(name), value, *scratch, 3, False)
+    activations.activate(activations.ACTIVATIONS.index(name), value, *scratch, 4, False)
     assert np.isnan(value).all()
+
+
+def test_loops_are_made_of_the_widest_vectors() -> None:
+    def add(x: Any, y: Any) -> None:
+        whole_vectors()
+        for i in range(len(x)):
+            y[i] += x[i]
+
+    if blocks.VECTOR_BYTES < 64:
+        pytest.skip("this processor has no vectors of 64 bytes")
+    signature = "void(float32[::1], float32[::1])"
+    (code,) = numba.njit(signature)(add).inspect_asm().values()
+    assert "zmm" in code
 
 
 def test_arrays_with_gaps_are_refused() -> None:
