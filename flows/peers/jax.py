@@ -280,11 +280,7 @@ class InJax(VectorFlow):
         """The loss of rows ``(n, D)`` by :meth:`Operation.loss`."""
 
     def loss(
-        self,
-        x: Tensor,
-        context: Tensor | None = None,
-        *,
-        generator: torch.Generator | None = None,
+        self, x: Tensor, context: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:
         if x.requires_grad or len(x) == 0 or not torch.is_grad_enabled():
             return super().loss(x, context, generator=generator)
