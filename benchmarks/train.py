@@ -34,6 +34,7 @@ __all__ = [
     "TrainingResult",
     "evaluate",
     "initialisation_rows",
+    "log_density",
     "train",
 ]
 
@@ -261,13 +262,31 @@ def evaluate(
     x = x.to(flow.dtype)
     estimator = torch.Generator(flow.device)
     estimator.manual_seed(named_seed(dataset.name, split, "estimator noise"))
-    chunk = max(1, EVALUATION_SCALARS // dataset.dimension)
+    log_prob = log_density(flow, x, exact=exact, generator=estimator)
+    return x, log_prob + log_abs_det.double()
+
+
+def log_density(
+    flow: Flow, x: Tensor, *, exact: bool = False, generator: torch.Generator | None = None
+) -> Tensor:
+    """Log-density of any number of rows in evaluation mode, without a graph.
+
+    Args:
+        flow: whose device and dtype the rows are brought to.
+        x: model values, shape ``(n, *event_shape)``.
+        exact: as in :meth:`flows.Flow.log_prob`.
+        generator: likewise.
+
+    Returns:
+        Nats, shape ``(n,)``, float64, on the CPU.
+    """
+    parts = x.to(flow.dtype).split(max(1, EVALUATION_SCALARS // flow.event_shape.numel()))
     with evaluation_mode(flow), torch.no_grad():
         found = [
-            flow.log_prob(part.to(flow.device), exact=exact, generator=estimator).cpu()
-            for part in x.split(chunk)
+            flow.log_prob(part.to(flow.device), exact=exact, generator=generator).cpu()
+            for part in parts
         ]
-    return x, torch.cat(found).double() + log_abs_det.double()
+    return torch.cat(found).double()
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 from benchmarks.measures.base import Column, Family
 from benchmarks.measures.subject import EXACT_UP_TO_DIMENSION, Subject
 from benchmarks.quadrature import RARE, Divergence, kullback_leibler
-from benchmarks.train import EVALUATION_SCALARS, evaluation_mode
+from benchmarks.train import evaluation_mode, log_density
 from datasets.gaussian_baseline import gaussian_baseline
 from datasets.preprocessing import bits_per_dim
 from flows import FlowError
@@ -199,15 +200,9 @@ def _divergence(subject: Subject, data: Tensor) -> Divergence | None:
     flow, truth = subject.flow, subject.dataset.truth
     if truth is None or subject.dataset.event_shape != (2,):
         return None
-
-    def log_prob(points: Tensor) -> Tensor:
-        parts = points.to(flow.dtype).split(EVALUATION_SCALARS // 2)
-        found = [flow.log_prob(part.to(flow.device), exact=True).cpu() for part in parts]
-        return torch.cat(found).double()
-
+    log_prob = functools.partial(log_density, flow, exact=True)
     try:
-        with evaluation_mode(flow), torch.no_grad():
-            found = kullback_leibler(truth.log_prob, log_prob, data)
+        found = kullback_leibler(truth.log_prob, log_prob, data)
     except FlowError:
         return None
     return found if math.isfinite(found.nats) else None

@@ -139,11 +139,7 @@ def npz_arrays(
 
 
 def npy_array(shape: tuple[int, ...]) -> Recogniser:
-    """A NumPy file with an array of a certain shape.
-
-    Args:
-        shape: of the array.
-    """
+    """A NumPy file with an array of a certain shape."""
 
     def recognise(path: Path) -> None:
         if path.suffix != ".npy":

@@ -13,14 +13,25 @@ is neither, what is read is checked by its shape and by what is published about 
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from datasets.base import DataCorrupt, DataMissing
 from datasets.files import folder
-from datasets.files.recognise import Recogniser
+from datasets.files.recognise import Recogniser, npz_arrays
 
-__all__ = ["CC_BY", "EMBEDDED", "UCI", "File", "Form", "Located", "Source", "locate"]
+__all__ = [
+    "CC_BY",
+    "EMBEDDED",
+    "UCI",
+    "File",
+    "Form",
+    "Located",
+    "Source",
+    "array_form",
+    "locate",
+]
 
 
 @dataclass(frozen=True)
@@ -65,6 +76,19 @@ class Form:
     def size(self) -> int:
         """Bytes to download, roughly; 0 where nobody has told."""
         return sum(file.size or 0 for file in self.files)
+
+
+def array_form(name: str, arrays: Mapping[str, tuple[tuple[int, ...], str]], pattern: str) -> Form:
+    """The form ``npz``: one archive of NumPy.
+
+    Args:
+        name: of the file.
+        arrays: shape and :func:`datasets.base.array_hash` of each that it holds, by its name.
+        pattern: other names under which the file is usual.
+    """
+    shapes = {array: shape for array, (shape, _) in arrays.items()}
+    hashes = {array: digest for array, (_, digest) in arrays.items()}
+    return Form("npz", (File(name, npz_arrays(shapes, hashes), patterns=(pattern,)),))
 
 
 @dataclass(frozen=True)
@@ -114,10 +138,6 @@ class Located:
 
 def locate(name: str, source: Source) -> Located:
     """Find the files of a data set in the data folder.
-
-    Args:
-        name: of the data set.
-        source: where it comes from.
 
     Raises:
         DataMissing: with what to do.

@@ -11,7 +11,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from datasets.base import Entry
-from datasets.sampling import SampledConfig
+from datasets.sampling import Density, SampledConfig
 
 __all__ = ["Gaussian", "GaussianConfig", "random_rotation"]
 
@@ -28,7 +28,7 @@ def random_rotation(dimension: int, random: np.random.Generator) -> Matrix:
     return np.asarray(q * np.sign(np.diag(r)), dtype=np.float64)
 
 
-class Gaussian:
+class Gaussian(Density):
     """A Gaussian with mean zero, given by the axes and variances of its covariance.
 
     Args:
@@ -41,12 +41,10 @@ class Gaussian:
         self.variances = variances
 
     def sample(self, n: int, random: np.random.Generator) -> Matrix:
-        """Draw ``n`` points, shape ``(n, D)``, float64."""
         normal = random.standard_normal((n, len(self.variances)))
         return np.asarray((normal * np.sqrt(self.variances)) @ self.axes.T, dtype=np.float64)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density in nats, shape ``(n,)``, of points ``(n, D)``."""
         x = x.double()
         axes = torch.as_tensor(self.axes, device=x.device)
         variances = torch.as_tensor(self.variances, device=x.device)

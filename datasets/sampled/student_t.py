@@ -11,12 +11,12 @@ from torch import Tensor
 
 from datasets.base import Array, Entry
 from datasets.sampled.gaussian import random_rotation
-from datasets.sampling import SampledConfig
+from datasets.sampling import Density, SampledConfig
 
 __all__ = ["StudentT", "StudentTConfig"]
 
 
-class StudentT:
+class StudentT(Density):
     """The multivariate t with mean zero (Kotz and Nadarajah 2004, ISBN 978-0521826549, eq. 1.1).
 
     Args:
@@ -46,7 +46,6 @@ class StudentT:
         return np.asarray((normal / shrink * np.sqrt(self.scales)) @ self.axes.T)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density in nats, shape ``(n,)``, of points ``(n, D)``."""
         along = x.double() @ torch.as_tensor(self.axes, device=x.device)
         square = (along.square() / torch.as_tensor(self.scales, device=x.device)).sum(1)
         power = (self.freedom + len(self.scales)) / 2

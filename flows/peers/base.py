@@ -186,6 +186,11 @@ class PeerConfig(FlowConfig):
     def _build(self, event_shape: Sequence[int], dimension: int) -> Flow:
         """The flow, on an event of ``dimension`` numbers, at least two."""
 
+    @property
+    def _splines(self) -> dict[str, Any]:
+        """The options of splines, as nflows and normflows call them."""
+        return {"num_bins": self.bins, "tails": "linear", "tail_bound": self.tail_bound}
+
     def _one_width(self, library: str) -> int:
         """The width of all hidden layers.
 
