@@ -137,15 +137,7 @@ def draw_normal(
     """Standard normal noise with the dtype and device of ``like``.
 
     The draw is made on the generator's own device and moved, so that one CPU generator gives the
-    same noise whatever device the flow is on.
-
-    Args:
-        shape: shape of the result.
-        like: tensor whose dtype and device the result gets.
-        generator: source of randomness; None for torch's global one.
-
-    Returns:
-        Tensor of that shape.
+    same noise whatever device the flow is on. None is torch's global generator.
     """
     if generator is None:
         return torch.randn(tuple(shape), dtype=like.dtype, device=like.device)

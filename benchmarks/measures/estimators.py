@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from benchmarks.evaluation import evaluation_mode
 from benchmarks.measures.base import Column, Family
 from benchmarks.measures.closed_form import WIDEST, matrices
 from benchmarks.measures.subject import Subject
 from benchmarks.measures.time import clock, median_seconds
-from benchmarks.train import evaluation_mode
 from flows.continuous.base import ContinuousFlow
 from flows.continuous.ode.estimators import ESTIMATORS, Estimator, exact_trace
 

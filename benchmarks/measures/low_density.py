@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from benchmarks.evaluation import log_density
 from benchmarks.measures.base import Column, Family
 from benchmarks.measures.subject import Subject
-from benchmarks.train import log_density
 from flows import FlowError
 
 PART = 0.05

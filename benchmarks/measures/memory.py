@@ -103,11 +103,7 @@ _CPU = torch.device("cpu")
 
 
 def peak_above_start(action: Callable[[], object], device: torch.device = _CPU) -> int:
-    """Peak of the memory that tensors hold while an action runs, above its start, in bytes.
-
-    Args:
-        action: what to run, once.
-        device: the one whose memory counts.
+    """Peak of a device's memory that tensors hold while an action runs, above its start, in bytes.
 
     Example:
         >>> peak_above_start(lambda: torch.zeros(1000, dtype=torch.float64).add(1)) >= 16000

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.evaluation import evaluation_mode, log_density
 from benchmarks.measures.base import Column, Family
 from benchmarks.measures.subject import EXACT_UP_TO_DIMENSION, Subject
 from benchmarks.quadrature import RARE, Divergence, kullback_leibler
-from benchmarks.train import evaluation_mode, log_density
 from datasets.gaussian_baseline import gaussian_baseline
 from datasets.preprocessing import bits_per_dim
 from flows import FlowError

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from benchmarks.evaluation import evaluation_mode
 from benchmarks.measures.base import Column, Family
 from benchmarks.measures.subject import Subject
 from benchmarks.measures.time import exact_actions
-from benchmarks.train import evaluation_mode
 from flows import Meter
 
 

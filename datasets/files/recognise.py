@@ -180,12 +180,7 @@ def tar_members(*ends: str, largest: int) -> Recogniser:
 
 
 def zip_members(start: str, count: int) -> Recogniser:
-    """A zip archive with so many PNG images in one folder.
-
-    Args:
-        start: the folder, what every image's name begins with.
-        count: how many.
-    """
+    """A zip archive with so many PNG images in the folder that their names start with."""
 
     def recognise(path: Path) -> None:
         if path.suffix != ".zip":

@@ -60,9 +60,6 @@ def read_characters(paths: Sequence[Path]) -> Array:
 
     The nearest of the 105 x 105 pixels is taken, so an image stays black and white.
 
-    Args:
-        paths: of the zip files.
-
     Returns:
         uint8, white 255 and ink 0, shape ``(n, 28, 28)``, in the order of alphabet, character and
         drawer, whichever archive they come from.

@@ -65,9 +65,6 @@ _RECURRING = (5, 13, 22, 26, 34, 44, 45)
 def read_particle_text(path: Path) -> Array:
     """UCI's text: counts of signal and background, then a line of 50 numbers for each event.
 
-    Args:
-        path: of ``MiniBooNE_PID.txt``.
-
     Returns:
         The signal, without outliers and recurring columns, float64, shape ``(n, 43)``.
 

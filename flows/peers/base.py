@@ -42,11 +42,7 @@ class MissingLibrary(FlowError, ImportError):
 
 
 def load(module: str, extra: str = "peers") -> Any:
-    """Import a module of a peer's library.
-
-    Args:
-        module: its full name.
-        extra: of this project, which brings the library.
+    """Import a module of a peer's library, which an extra of this project brings.
 
     Raises:
         MissingLibrary: if the library is not installed.
@@ -210,14 +206,7 @@ def entries(
     source: str,
     remarks: Mapping[System, str] | None = None,
 ) -> list[Entry]:
-    """The entries of a library: one for each system.
-
-    Args:
-        config_class: of the library.
-        library: its name.
-        source: what to cite.
-        remarks: what whoever reads a system's results must know.
-    """
+    """The entries of a library: one for each system, with a system's :attr:`Entry.remark`."""
     summaries: dict[System, str] = {
         "realnvp": "affine couplings",
         "maf": "masked affine autoregressive layers",

@@ -170,17 +170,9 @@ class ContinuousPeerFlow(VectorFlow):
         exact: bool,
         generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor]:
-        """Through all blocks, from 0 to T, or from T to 0 if ``backward``.
+        """States ``(n, D)`` through all blocks in order, from 0 to T, or T to 0 if ``backward``.
 
-        Args:
-            z: states, shape ``(n, D)``.
-            order: of the blocks.
-            backward: the direction of time.
-            exact: whether the trace is exact whatever the config says.
-            generator: source of the estimator's noise.
-
-        Returns:
-            States, and log-determinants ``(n,)``.
+        With log-determinants ``(n,)``, whose trace is exact if the config or the call says so.
         """
 
     def trace_estimates(

@@ -213,13 +213,7 @@ def _run(
     constants: Mapping[str, Tensor],
     *inputs: Any,
 ) -> tuple[Any, Mapping[str, Any]]:
-    """Call a compiled function.
-
-    Args:
-        function: of parameters, constants and inputs; gives results and counts.
-        parameters: by name.
-        constants: by name.
-        inputs: tensors, or tuples of them.
+    """Call a compiled function of parameters, constants and inputs (tensors, or tuples of them).
 
     Returns:
         Results as tensors, and counts as they are; all of them are there.
