@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -28,6 +29,7 @@ WORDS = {
 }
 """Every estimator by its name, as a report says it."""
 
+_seconds_column = functools.partial(Column, sort="time", unit="ms", factor=1e3)
 COLUMNS = (
     *(
         column
@@ -42,24 +44,18 @@ COLUMNS = (
                 unit="nats²/time²",
                 heading=f"{words}, {count}",
             ),
-            Column(
+            _seconds_column(
                 f"trace_estimate_seconds_{name}_{count}",
                 "seconds of that estimate for a batch of the cell's size, one evaluation of the "
                 "dynamics included, by automatic differentiation, median",
-                sort="time",
-                unit="ms",
                 heading=f"{words}, {count}",
-                factor=1e3,
             ),
         )
     ),
-    Column(
+    _seconds_column(
         "trace_exact_seconds",
         "seconds of the exact trace likewise, by one product a dimension",
-        sort="time",
-        unit="ms",
         heading="exact trace",
-        factor=1e3,
     ),
 )
 
