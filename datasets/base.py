@@ -355,7 +355,9 @@ def make_dataset(
     known = dict(hashes or {})
     for split, array in zip(SPLITS, splits, strict=True):
         known.setdefault(split, array_hash(array))
-    return Dataset(name, kind, tuple(splits[0].shape[1:]), *splits, hashes=known, **more)
+    train, validation, test = splits
+    shape = tuple(train.shape[1:])
+    return Dataset(name, kind, shape, train, validation, test, hashes=known, **more)
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,15 @@ is neither, what is read is checked by its shape and by what is published about 
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from datasets.base import DataCorrupt, DataMissing
 from datasets.files import folder
+from datasets.files.archive import extracted
 from datasets.files.recognise import Recogniser, npz_arrays
 
 __all__ = [
@@ -134,6 +136,15 @@ class Located:
 
     form: str
     paths: tuple[Path, ...]
+
+    @contextlib.contextmanager
+    def opened(self, *members: str) -> Iterator[Sequence[Path]]:
+        """The files; of the form ``archive`` these members of it, for as long as the block runs."""
+        if self.form != "archive":
+            yield self.paths
+            return
+        with extracted(self.paths[0], *members) as paths:
+            yield paths
 
 
 def locate(name: str, source: Source) -> Located:

@@ -13,7 +13,7 @@ from torch import Tensor
 from datasets.base import Entry
 from datasets.sampling import Density, SampledConfig
 
-__all__ = ["Gaussian", "GaussianConfig", "random_rotation"]
+__all__ = ["Gaussian", "GaussianConfig", "random_rotation", "spread"]
 
 Matrix = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -26,6 +26,15 @@ def random_rotation(dimension: int, random: np.random.Generator) -> Matrix:
     """
     q, r = np.linalg.qr(random.standard_normal((dimension, dimension)))
     return np.asarray(q * np.sign(np.diag(r)), dtype=np.float64)
+
+
+def spread(dimension: int, condition_number: float) -> Matrix:
+    """Positive numbers, evenly spaced on a logarithmic scale, whose product is 1, shape ``(D,)``.
+
+    The largest is the condition number times the smallest; in one dimension there is 1 alone.
+    """
+    exponents = np.linspace(0.5, -0.5, dimension) if dimension > 1 else np.zeros(1)
+    return np.asarray(condition_number**exponents)
 
 
 class Gaussian(Density):
@@ -83,11 +92,8 @@ class GaussianConfig(SampledConfig):
         return "gaussian", self.dimension
 
     def density(self) -> Gaussian:
-        exponents = np.linspace(0.5, -0.5, self.dimension) if self.dimension > 1 else np.zeros(1)
-        return Gaussian(
-            random_rotation(self.dimension, self.random("rotation")),
-            self.condition_number**exponents,
-        )
+        axes = random_rotation(self.dimension, self.random("rotation"))
+        return Gaussian(axes, spread(self.dimension, self.condition_number))
 
 
 ENTRIES = [

@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from datasets.base import Array, Entry
-from datasets.sampled.gaussian import random_rotation
+from datasets.sampled.gaussian import random_rotation, spread
 from datasets.sampling import Density, SampledConfig
 
 __all__ = ["StudentT", "StudentTConfig"]
@@ -87,12 +87,8 @@ class StudentTConfig(SampledConfig):
         return "student-t", self.dimension
 
     def density(self) -> StudentT:
-        exponents = np.linspace(0.5, -0.5, self.dimension) if self.dimension > 1 else np.zeros(1)
-        return StudentT(
-            random_rotation(self.dimension, self.random("rotation")),
-            self.condition_number**exponents,
-            self.freedom,
-        )
+        axes = random_rotation(self.dimension, self.random("rotation"))
+        return StudentT(axes, spread(self.dimension, self.condition_number), self.freedom)
 
 
 ENTRIES = [
