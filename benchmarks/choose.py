@@ -104,14 +104,7 @@ def check(data: Dataset, path: str) -> None:
 def document(
     data: Dataset, options: Mapping[str, Any], seconds: float, seeds: Sequence[int]
 ) -> dict[str, Any]:
-    """The matrix of a choice.
-
-    Args:
-        data: the table.
-        options: of the data set ``table``.
-        seconds: of each training.
-        seeds: of weights and batches.
-    """
+    """The matrix of a choice on a table: the data set's options, the seconds of each training."""
     families = ["quality", "pointwise", "time"]
     if data.dimension == 2:
         families.append("pictures")

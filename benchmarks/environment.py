@@ -10,7 +10,6 @@ import sys
 import time
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 
 import psutil
 import torch
@@ -217,12 +216,7 @@ class OthersWork:
         self._own = _own_seconds()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         wall = time.perf_counter() - self._wall
         own = _own_seconds() - self._own
         others = _busy_seconds() - self._busy - own

@@ -27,21 +27,17 @@ fresh flow of the same seed at every rate of it, and the one with the best valid
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import tomllib
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_origin
 
-from pydantic import (
-    BaseModel,
-    Field,
-    NonNegativeInt,
-    ValidationError,
-    field_validator,
-)
+from pydantic import BaseModel, Field, NonNegativeInt, ValidationError, field_validator
 
 import datasets
 import flows
@@ -86,6 +82,9 @@ class MatrixFile(Strict):
         if len(value.encode()) > MAX_NAME:
             raise ValueError(f"a matrix's name has at most {MAX_NAME} bytes")
         return value
+
+
+_KEYS = [*MatrixFile.model_fields, *Study.model_fields, *Budget.model_fields]
 
 
 class Matrix(BaseModel):
@@ -166,13 +165,16 @@ def matrix_of(
     Raises:
         MatrixError: if anything in it is wrong.
     """
-    _refuse_extremes(document, shown)
-    try:
+    top = _Place(shown)
+    _refuse_extremes(document, top)
+    with top.validating(_KEYS):
         file = MatrixFile.model_validate(document)
-    except ValidationError as error:
-        raise MatrixError(_explain(shown, (), error)) from error
-    _load_plugins(file.plugins, folder, shown)
-    return _resolve(file, shown, device, seeds)
+    for source in file.plugins:
+        try:
+            plugins.load(source, folder)
+        except PluginError as error:
+            raise PluginError(f"{shown}: plugins: {error}") from error
+    return _resolve(file, top, device, seeds)
 
 
 def _union(name: str, description: str, parts: Sequence[Matrix]) -> Matrix:
@@ -199,12 +201,54 @@ def _read(path: Path, shown: str) -> dict[str, Any]:
         raise MatrixError(f"{shown[:200]}: not valid TOML: {error}") from error
 
 
-def _load_plugins(sources: Sequence[str], folder: Path, shown: str) -> None:
-    for source in sources:
+@dataclass(frozen=True)
+class _Place:
+    """A place in a matrix file, for messages.
+
+    Attributes:
+        shown: how the file is called.
+        path: to the place; positions in lists are counted from 1, as people do.
+    """
+
+    shown: str
+    path: tuple[str | int, ...] = ()
+
+    def __truediv__(self, name: str | int) -> _Place:
+        return _Place(self.shown, (*self.path, name))
+
+    def __str__(self) -> str:
+        return f"{self.shown}: {' -> '.join(map(str, self.path)) or 'top level'}"
+
+    def error(self, why: str) -> MatrixError:
+        """What is wrong there."""
+        return MatrixError(f"{self}: {why}")
+
+    @contextlib.contextmanager
+    def validating(self, known: Sequence[str]) -> Iterator[None]:
+        """What pydantic finds in the block, a line each: the place, and what was expected.
+
+        Args:
+            known: keys, of which the nearest to an unknown one is offered.
+
+        Raises:
+            MatrixError: instead of pydantic's.
+        """
         try:
-            plugins.load(source, folder)
-        except PluginError as error:
-            raise PluginError(f"{shown}: plugins: {error}") from error
+            yield
+        except ValidationError as error:
+            raise MatrixError("\n".join(self._lines(error, known))) from error
+
+    def _lines(self, error: ValidationError, known: Sequence[str]) -> Iterator[str]:
+        for item in error.errors(include_url=False):
+            where = self
+            for part in item["loc"]:
+                where /= part + 1 if isinstance(part, int) else part
+            if item["type"] == "extra_forbidden":
+                yield f"{where}: unknown key{hint(str(item['loc'][-1]), known)}"
+            elif item["type"] == "missing":
+                yield f"{where}: is missing"
+            else:
+                yield f"{where}: {item['msg']}, got {brief(item['input'])}"
 
 
 # -- bounds -----------------------------------------------------------------------------------
@@ -217,14 +261,14 @@ MAX_INTEGER = 2**63 - 1
 MAX_CELLS = 100_000
 
 
-def _refuse_extremes(value: Any, shown: str, place: tuple[str | int, ...] = ()) -> None:
+def _refuse_extremes(value: Any, place: _Place) -> None:
     """Refuse values with which nothing can be meant, and which fail later where nobody expects it.
 
     Raises:
         MatrixError: with the place and the bound.
     """
     why = ""
-    if len(place) > MAX_DEPTH:
+    if len(place.path) > MAX_DEPTH:
         why = f"is nested more than {MAX_DEPTH} deep"
     elif isinstance(value, float) and not math.isfinite(value):
         why = "numbers must be finite"
@@ -234,69 +278,63 @@ def _refuse_extremes(value: Any, shown: str, place: tuple[str | int, ...] = ()) 
         # Descriptions may have lines.
         if len(value) > MAX_CHARACTERS:
             why = f"a text has at most {MAX_CHARACTERS} characters, this one {len(value)}"
-        elif place[-1:] != ("description",):
+        elif place.path[-1:] != ("description",):
             why = "control characters are not allowed here"
     if why:
-        raise MatrixError(f"{shown}: {_place(place)}: {why}, got {brief(value)}")
+        raise place.error(f"{why}, got {brief(value)}")
     if isinstance(value, dict):
         for name, part in value.items():
             if len(name) > MAX_NAME:
-                raise MatrixError(
-                    f"{shown}: {_place((*place, brief(name)))}: a name has at most {MAX_NAME} "
-                    "characters"
-                )
-            _refuse_extremes(part, shown, (*place, name))
+                raise (place / brief(name)).error(f"a name has at most {MAX_NAME} characters")
+            _refuse_extremes(part, place / name)
     elif isinstance(value, list):
         for number, part in enumerate(value, start=1):
-            _refuse_extremes(part, shown, (*place, number))
+            _refuse_extremes(part, place / number)
 
 
 def _resolve(
     file: MatrixFile,
-    shown: str,
+    top: _Place,
     device: Literal["cpu", "cuda"],
     seeds: Sequence[int] | None,
 ) -> Matrix:
     cells: dict[str, Cell] = {}
     studies: dict[str, list[str]] = {}
-    _budget(shown, [(("budget",), file.budget)])
+    _budget(top / "budget", [file.budget])
     for number, study in enumerate(file.study, start=1):
-        place = ("study", number)
-        layers = [(("budget",), file.budget), ((*place, "budget"), study.budget)]
-        _budget(shown, layers)
+        place = top / "study" / number
+        layers = [file.budget, study.budget]
+        _budget(place / "budget", layers)
         families = study.measures or file.measures
         for family in families:
             if family not in measures.FAMILIES:
-                raise MatrixError(
-                    f"{shown}: {_place((*place, 'measures'))}: no measure is called {family!r}"
-                    f"{hint(family, measures.FAMILIES)}"
-                )
+                near = hint(family, measures.FAMILIES)
+                raise (place / "measures").error(f"no measure is called {family!r}{near}")
         flow_axis = []
         for index, item in enumerate(study.flows, start=1):
-            here = (*place, "flows", index)
-            options, own = _own_budget(item, shown, here)
-            rule = _budget(shown, [*layers, ((*here, "budget"), own)])
-            flow_axis += [(*found, *rule) for found in _configure(options, flows, shown, here)]
+            here = place / "flows" / index
+            options, own = _own_budget(item, here)
+            rule = _budget(here / "budget", [*layers, own])
+            flow_axis += [(*found, *rule) for found in _configure(options, flows, here)]
         dataset_axis = [
             resolved
             for index, item in enumerate(study.datasets, start=1)
-            for resolved in _configure(item, datasets, shown, (*place, "datasets", index))
+            for resolved in _configure(item, datasets, place / "datasets" / index)
         ]
         reference = None
         if study.reference is not None:
-            found = _configure(study.reference, flows, shown, (*place, "reference"))
+            found = _configure(study.reference, flows, place / "reference")
             if len(found) != 1:
-                raise MatrixError(
-                    f"{shown}: {_place((*place, 'reference'))}: one flow was expected, and "
-                    "a list among its options makes several"
+                raise (place / "reference").error(
+                    "one flow was expected, and a list among its options makes several"
                 )
             reference = Contestant(flow=found[0][0], flow_options=found[0][1])
         name = study.name or f"study-{number}"
         if name in studies:
-            raise MatrixError(f"{shown}: {_place(place)}: another study is called {name!r} too")
+            raise place.error(f"another study is called {name!r} too")
         studies[name] = []
         own_seeds = seeds or study.seeds or file.seeds
-        _bounded(len(cells) + len(flow_axis) * len(dataset_axis) * len(own_seeds), shown, place)
+        _bounded(len(cells) + len(flow_axis) * len(dataset_axis) * len(own_seeds), place)
         for contestant, (dataset, dataset_options), seed in itertools.product(
             flow_axis, dataset_axis, own_seeds
         ):
@@ -320,7 +358,7 @@ def _resolve(
                 )
             except ValidationError as error:
                 why = "; ".join(item["msg"] for item in error.errors())
-                raise MatrixError(f"{shown}: {_place(place)}: {why}") from error
+                raise place.error(why) from error
             cells.setdefault(cell.key, cell)
             studies[name].append(cell.key)
     return Matrix(
@@ -328,103 +366,86 @@ def _resolve(
     )
 
 
-def _bounded(count: int, shown: str, place: tuple[str | int, ...]) -> None:
+def _bounded(count: int, place: _Place) -> None:
     if count > MAX_CELLS:
-        raise MatrixError(
-            f"{shown}: {_place(place)}: makes {count:,} cells, more than {MAX_CELLS:,}: divide it"
-        )
+        raise place.error(f"makes {count:,} cells, more than {MAX_CELLS:,}: divide it")
 
 
 def _own_budget(
-    item: str | dict[str, Any], shown: str, place: tuple[str | int, ...]
+    item: str | dict[str, Any], place: _Place
 ) -> tuple[str | dict[str, Any], dict[str, Any]]:
     """An item of the flows without its budget, and the budget."""
     if isinstance(item, str) or "budget" not in item:
         return item, {}
     own = item["budget"]
     if not isinstance(own, dict):
-        raise MatrixError(
-            f"{shown}: {_place((*place, 'budget'))}: expected a table such as "
-            f"{{ learning_rate = 1e-3 }}, got {brief(own)}"
+        raise (place / "budget").error(
+            f"expected a table such as {{ learning_rate = 1e-3 }}, got {brief(own)}"
         )
     return {name: value for name, value in item.items() if name != "budget"}, own
 
 
-def _budget(
-    shown: str, layers: Sequence[tuple[tuple[str | int, ...], dict[str, Any]]]
-) -> tuple[Budget, tuple[float, ...]]:
+def _budget(place: _Place, layers: Sequence[dict[str, Any]]) -> tuple[Budget, tuple[float, ...]]:
     """Budgets laid over each other to (training rule, grid of learning rates).
 
     Args:
-        shown: how the file is called in messages.
-        layers: places and budgets, the last of which counts most; all but it were checked before.
+        place: of the last, which counts most; all but it were checked before.
+        layers: the budgets.
     """
-    place = layers[-1][0]
     merged: dict[str, Any] = {}
-    for _, layer in layers:
+    for layer in layers:
         merged |= layer
     for name, value in merged.items():
         if isinstance(value, list) and name in Budget.model_fields and name != "learning_rate":
-            raise MatrixError(
-                f"{shown}: {_place((*place, name))}: only learning_rate may be a list in a "
-                f"budget, got {brief(value)}; make a study for each"
+            raise (place / name).error(
+                f"only learning_rate may be a list in a budget, got {brief(value)}; make a study "
+                "for each"
             )
     rates: tuple[float, ...] = ()
     if isinstance(merged.get("learning_rate"), list):
-        rates = _grid(merged["learning_rate"], shown, (*place, "learning_rate"))
+        rates = _grid(merged["learning_rate"], place / "learning_rate")
         merged["learning_rate"] = rates[0]
-    try:
+    with place.validating(_KEYS):
         budget = Budget.model_validate(merged)
-    except ValidationError as error:
-        raise MatrixError(_explain(shown, place, error)) from error
     if rates and budget.steps == 0:
-        raise MatrixError(
-            f"{shown}: {_place((*place, 'learning_rate'))}: a grid of rates needs training, "
-            "and steps = 0 has none; give one rate"
+        raise (place / "learning_rate").error(
+            "a grid of rates needs training, and steps = 0 has none; give one rate"
         )
     return budget, rates
 
 
-def _grid(values: list[Any], shown: str, place: tuple[str | int, ...]) -> tuple[float, ...]:
+def _grid(values: list[Any], place: _Place) -> tuple[float, ...]:
     """A grid of learning rates, rising."""
     for index, value in enumerate(values, start=1):
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not 0 < value < math.inf:
-            raise MatrixError(
-                f"{shown}: {_place((*place, index))}: a learning rate is a number above 0, "
-                f"got {brief(value)}"
-            )
+            raise (place / index).error(f"a learning rate is a number above 0, got {brief(value)}")
         if value in values[: index - 1]:
-            raise MatrixError(f"{shown}: {_place((*place, index))}: {value!r} is there already")
+            raise (place / index).error(f"{value!r} is there already")
     if len(values) < 2:
-        raise MatrixError(
-            f"{shown}: {_place(place)}: a grid has two learning rates or more, got "
-            f"{brief(values)}; write a single one without brackets"
+        raise place.error(
+            f"a grid has two learning rates or more, got {brief(values)}; write a single one "
+            "without brackets"
         )
     return tuple(sorted(map(float, values)))
 
 
 def _configure(
-    item: str | dict[str, Any],
-    catalog: Any,
-    shown: str,
-    place: tuple[str | int, ...],
+    item: str | dict[str, Any], catalog: Any, place: _Place
 ) -> list[tuple[str, dict[str, Any]]]:
     """One item of an axis to (name, all options); a list, of names too, is an axis."""
     options = {"name": item} if isinstance(item, str) else dict(item)
     names = options.pop("name", None)
     resolved: list[tuple[str, dict[str, Any]]] = []
     if names == []:
-        raise MatrixError(f"{shown}: {_place((*place, 'name'))}: {_EMPTY}")
+        raise (place / "name").error(_EMPTY)
     for name in names if isinstance(names, list) else [names]:
         if not isinstance(name, str):
-            raise MatrixError(
-                f"{shown}: {_place(place)}: expected a table with a name, got {brief(item)}"
-            )
+            raise place.error(f"expected a table with a name, got {brief(item)}")
         try:
             entry = catalog.entry(name)
         except (flows.UnknownFlow, datasets.UnknownDataset) as error:
-            raise MatrixError(f"{shown}: {_place(place)}: {error}") from error
+            raise place.error(str(error)) from error
         fields = entry.config_class.model_fields
         axes = []
         for option, value in options.items():
@@ -433,15 +454,11 @@ def _configure(
             elif value:
                 axes.append([(option, each) for each in value])
             else:
-                raise MatrixError(f"{shown}: {_place((*place, name, option))}: {_EMPTY}")
-        _bounded(len(resolved) + math.prod(map(len, axes)), shown, (*place, name))
+                raise (place / name / option).error(_EMPTY)
+        _bounded(len(resolved) + math.prod(map(len, axes)), place / name)
         for combination in itertools.product(*axes):
-            try:
+            with (place / name).validating([*fields]):
                 config = catalog.configure(name, dict(combination))
-            except ValidationError as error:
-                raise MatrixError(
-                    _explain(shown, (*place, name), error, known=list(fields))
-                ) from error
             resolved.append((name, config.model_dump(mode="json")))
     return resolved
 
@@ -462,33 +479,3 @@ def _takes_sequence(annotation: Any) -> bool:
     if get_origin(annotation) in (tuple, list):
         return True
     return any(_takes_sequence(part) for part in typing.get_args(annotation))
-
-
-# -- messages ---------------------------------------------------------------------------------
-
-
-def _place(location: Iterable[str | int]) -> str:
-    return " -> ".join(map(str, location))
-
-
-def _explain(
-    shown: str,
-    place: tuple[str | int, ...],
-    error: ValidationError,
-    known: Sequence[str] | None = None,
-) -> str:
-    """File, place and what was expected, a line each; the nearest name for an unknown key."""
-    if known is None:
-        known = [*MatrixFile.model_fields, *Study.model_fields, *Budget.model_fields]
-    lines = []
-    for item in error.errors(include_url=False):
-        # Positions in lists are counted from 1, as people do.
-        location = [part + 1 if isinstance(part, int) else part for part in item["loc"]]
-        where = _place((*place, *location)) or "top level"
-        if item["type"] == "extra_forbidden":
-            lines.append(f"{shown}: {where}: unknown key{hint(str(item['loc'][-1]), known)}")
-        elif item["type"] == "missing":
-            lines.append(f"{shown}: {where}: is missing")
-        else:
-            lines.append(f"{shown}: {where}: {item['msg']}, got {brief(item['input'])}")
-    return "\n".join(lines)

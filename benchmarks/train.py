@@ -18,9 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.batches import Batches, initialisation_rows
 from benchmarks.cell import Budget
+from benchmarks.evaluation import EVALUATION_SCALARS, evaluate, evaluation_mode
 from benchmarks.team import ALONE, Team
-from datasets import Dataset, Split
+from datasets import Dataset
 from datasets.base import named_seed
 from flows import Flow, FlowError, InputError, Meter
 
@@ -33,16 +35,13 @@ __all__ = [
     "Training",
     "TrainingResult",
     "evaluate",
+    "evaluation_mode",
     "initialisation_rows",
     "train",
 ]
 
 # A run in which more than this part of the steps had to be skipped has diverged.
 SKIPPED_AT_MOST = 0.1
-# Scalars that are evaluated at once: bounds the memory of a validation or a test.
-EVALUATION_SCALARS = 2**18
-# Scalars that a flow is initialised on: bounds the memory of the one pass, which keeps no graph.
-INITIALISATION_SCALARS = 2**17
 # Training rows whose statistics batch norm is given before a validation: the error of a mean is a
 # three-hundredth of the deviation, and the cost does not grow with the training set.
 STATISTICS_ROWS = 100_000
@@ -86,66 +85,6 @@ class TrainingResult:
     nfe: int
     skipped_steps: int
     stopped_by: str
-
-
-class Batches:
-    """Training rows on the device, in random batches; an epoch is one permutation.
-
-    The rows go to the device once; a batch is an index operation there. What is left over at
-    the end of an epoch is dropped, another remainder each time.
-
-    Args:
-        dataset: its train split is used.
-        batch_size: rows a batch, or all rows if there are fewer.
-        device: where the rows are to lie.
-        dtype: of the model's values.
-        generator: on the device; gives order and dequantisation noise.
-    """
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        batch_size: int,
-        device: torch.device,
-        dtype: torch.dtype,
-        generator: torch.Generator,
-    ) -> None:
-        self.rows = torch.as_tensor(dataset.train).to(device)
-        self.batch_size = min(batch_size, len(self.rows))
-        self.preprocessing = dataset.preprocessing
-        self.dtype = dtype
-        self.generator = generator
-        self._epoch: Tensor | None = None
-        self._order: Tensor | None = None
-        self._next = 0
-
-    def __iter__(self) -> Batches:
-        return self
-
-    def __next__(self) -> tuple[Tensor, Tensor]:
-        """Model values ``(batch_size, *event_shape)`` and preprocessing log-determinants."""
-        if self._order is None or self._next + self.batch_size > len(self._order):
-            self._epoch = self.generator.get_state()
-            self._order, self._next = self._permutation(), 0
-        raw = self.rows[self._order[self._next : self._next + self.batch_size]]
-        self._next += self.batch_size
-        x, log_abs_det = self.preprocessing.forward(raw, self.generator)
-        return x.to(self.dtype), log_abs_det.to(self.dtype)
-
-    def _permutation(self) -> Tensor:
-        return torch.randperm(len(self.rows), generator=self.generator, device=self.rows.device)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where in which epoch; the order of the rows follows from the generator's state then."""
-        return {"epoch": self._epoch, "next": self._next, "generator": self.generator.get_state()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was asked."""
-        self._epoch, self._next = state["epoch"], state["next"]
-        if self._epoch is not None:
-            self.generator.set_state(self._epoch)
-            self._order = self._permutation()
-        self.generator.set_state(state["generator"])
 
 
 class Trainer:
@@ -229,56 +168,6 @@ class Trainer:
         """Set the learning rate of the next step."""
         for group in self.optimizer.param_groups:
             group["lr"] = value
-
-
-def evaluate(
-    flow: Flow,
-    dataset: Dataset,
-    split: Split,
-    *,
-    rows: int | None = None,
-    exact: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """Log-density of a split under a flow.
-
-    Dequantisation and estimator noise come from generators named by the set and the split: the
-    same noise at every call, so that validations are comparable.
-
-    Args:
-        flow: put into evaluation mode for the call.
-        dataset: what to evaluate.
-        split: ``train``, ``validation`` or ``test``.
-        rows: the first so many rows; None for all.
-        exact: as in :meth:`flows.Flow.log_prob`.
-
-    Returns:
-        ``x``, the model values, shape ``(n, *event_shape)``, and the log-density of the stored
-        values in nats, shape ``(n,)``, preprocessing included, in float64; both on the CPU.
-    """
-    raw = torch.as_tensor(dataset.split(split)[:rows])
-    noise = torch.Generator().manual_seed(named_seed(dataset.name, split, "evaluation noise"))
-    x, log_abs_det = dataset.preprocessing.forward(raw, noise)
-    x = x.to(flow.dtype)
-    estimator = torch.Generator(flow.device)
-    estimator.manual_seed(named_seed(dataset.name, split, "estimator noise"))
-    chunk = max(1, EVALUATION_SCALARS // dataset.dimension)
-    with evaluation_mode(flow), torch.no_grad():
-        found = [
-            flow.log_prob(part.to(flow.device), exact=exact, generator=estimator).cpu()
-            for part in x.split(chunk)
-        ]
-    return x, torch.cat(found).double() + log_abs_det.double()
-
-
-@contextlib.contextmanager
-def evaluation_mode(flow: Flow) -> Iterator[None]:
-    """The flow in evaluation mode inside the block, as it was after it."""
-    was = flow.training
-    flow.eval()
-    try:
-        yield
-    finally:
-        flow.train(was)
 
 
 @dataclass
@@ -617,18 +506,6 @@ def train(
     result = Training(flow, dataset, budget, seed=seed).run(on_row)
     flow.eval()
     return result
-
-
-def initialisation_rows(flow: Flow, dataset: Dataset, batch_size: int, seed: int) -> Tensor:
-    """Training rows for :meth:`flows.Flow.initialize`, the same at every call.
-
-    More than a batch where rows are short: what is to hold the data (a spline's box, the scale of
-    an actnorm) is found the better the more of them are seen.
-    """
-    generator = torch.Generator(flow.device)
-    generator.manual_seed(named_seed("initialisation", seed))
-    size = max(batch_size, INITIALISATION_SCALARS // dataset.dimension)
-    return next(Batches(dataset, size, flow.device, flow.dtype, generator))[0]
 
 
 def _dataset_of(rows: Tensor, flow: Flow) -> Dataset:

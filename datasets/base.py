@@ -300,15 +300,7 @@ class DatasetConfig(BaseModel, abc.ABC):
 
     @abc.abstractmethod
     def whole(self, name: str) -> Dataset:
-        """The data set of this ``split`` with all its rows.
-
-        Args:
-            name: the catalog's name.
-
-        Raises:
-            DataMissing: if a file is not there.
-            DataCorrupt: if a file is not what it should be.
-        """
+        """The data set of this ``split`` with all its rows; otherwise as :meth:`load`."""
 
     def part(self, rows: Array, count: int, purpose: Split) -> Array:
         """The rows that a smaller split consists of, the first of those of a larger one.
@@ -321,10 +313,7 @@ class DatasetConfig(BaseModel, abc.ABC):
         return rows[:count]
 
     def load(self, name: str) -> Dataset:
-        """Make the data set.
-
-        Args:
-            name: the catalog's name.
+        """Make the data set of that name.
 
         Raises:
             DataMissing: if a file is not there.
@@ -364,19 +353,11 @@ def make_dataset(
         **more: other attributes of :class:`Dataset`.
     """
     known = dict(hashes or {})
-    arrays = dict(zip(SPLITS, splits, strict=True))
-    for split, array in arrays.items():
+    for split, array in zip(SPLITS, splits, strict=True):
         known.setdefault(split, array_hash(array))
-    return Dataset(
-        name=name,
-        kind=kind,
-        event_shape=tuple(splits[0].shape[1:]),
-        train=arrays["train"],
-        validation=arrays["validation"],
-        test=arrays["test"],
-        hashes=known,
-        **more,
-    )
+    train, validation, test = splits
+    shape = tuple(train.shape[1:])
+    return Dataset(name, kind, shape, train, validation, test, hashes=known, **more)
 
 
 @dataclass(frozen=True)

@@ -42,12 +42,7 @@ class BadEntry(DataError, TypeError):
 
 
 def add(entries: Iterable[Entry], origin: str) -> None:
-    """Take data sets from outside the project: all of them, or none.
-
-    Args:
-        entries: the list ``ENTRIES`` of a file or module.
-        origin: what the entries come from and which version of it, as the record names it:
-            ``"my.py, sha256 1234..."``. Kept in :attr:`datasets.base.Entry.origin`.
+    """Take data sets from outside the project, as :func:`flows.registry.add` takes flows.
 
     Raises:
         BadEntry: if an attribute of an entry is wrong, or its name is taken.
@@ -125,15 +120,10 @@ def configure(name: str, options: Mapping[str, Any] | None = None) -> DatasetCon
 
 
 def load(name: str, **options: Any) -> Dataset:
-    """Make a data set by name.
-
-    Args:
-        name: an entry's name.
-        **options: what to change of the entry's own options.
+    """Make a data set by name, with changes to the entry's own options.
 
     Raises:
-        UnknownDataset: if there is no such name.
-        pydantic.ValidationError: if an option is unknown or its value has the wrong type.
+        UnknownDataset, pydantic.ValidationError: as :func:`configure`.
         DataMissing: if a file is not there.
         DataCorrupt: if a file is not what it should be.
 

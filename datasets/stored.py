@@ -88,12 +88,7 @@ class StoredConfig(DatasetConfig):
 
     @abc.abstractmethod
     def prepare(self) -> Sequence[Array]:
-        """Train, validation and test of split 0, from the files.
-
-        Raises:
-            DataMissing: if a file is not there.
-            DataCorrupt: if a file is not what it should be.
-        """
+        """Train, validation and test of split 0, from the files."""
 
     def prepare_split(self) -> Sequence[Array]:
         """Train, validation and test of another split: those of split 0, shuffled together."""

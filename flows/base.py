@@ -137,15 +137,7 @@ def draw_normal(
     """Standard normal noise with the dtype and device of ``like``.
 
     The draw is made on the generator's own device and moved, so that one CPU generator gives the
-    same noise whatever device the flow is on.
-
-    Args:
-        shape: shape of the result.
-        like: tensor whose dtype and device the result gets.
-        generator: source of randomness; None for torch's global one.
-
-    Returns:
-        Tensor of that shape.
+    same noise whatever device the flow is on. None is torch's global generator.
     """
     if generator is None:
         return torch.randn(tuple(shape), dtype=like.dtype, device=like.device)
@@ -241,16 +233,27 @@ class Loss(Protocol):
     """What :meth:`Flow.loss` is: from data to what training minimises."""
 
     def __call__(
-        self,
-        x: Tensor,
-        context: Tensor | None = None,
-        *,
-        generator: torch.Generator | None = None,
+        self, x: Tensor, context: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor: ...
 
 
 class Flow(nn.Module, abc.ABC):
     """A normalizing flow. See the module's docstring for the contract.
+
+    All methods take and raise the same:
+
+    ``x``, ``z``
+        data and latents, shape ``(n, *event_shape)``, of the flow's dtype and on its device.
+    ``context``
+        shape ``(n, context_features)``, a row a datum; None for a flow without context.
+    ``exact``
+        where the log-determinant or the density would be estimated, compute it exactly.
+    ``generator``
+        source of all that is drawn, an estimator's noise too; None for torch's global one.
+    :class:`InputError`
+        if a tensor has the wrong shape, dtype or device, or the context does not fit.
+    :class:`NotInvertible`
+        if the system lacks the direction that is asked for.
 
     Args:
         event_shape: shape of one datum.
@@ -311,16 +314,9 @@ class Flow(nn.Module, abc.ABC):
         return x
 
     def initialize(self, batch: Tensor, context: Tensor | None = None) -> None:
-        """Data-dependent initialisation, to be called once, before training.
+        """Data-dependent initialisation on some data, to be called once, before training.
 
         Most systems have none and do nothing.
-
-        Args:
-            batch: data, shape ``(n, *event_shape)``.
-            context: shape ``(n, context_features)``, or None.
-
-        Raises:
-            InputError: if a tensor has the wrong shape, dtype or device.
         """
         self._check(batch, context, "batch")
 
@@ -331,13 +327,6 @@ class Flow(nn.Module, abc.ABC):
         (MAF, arXiv:1705.07057, appendix B, evaluates with the statistics of the training set); to
         be called before validating and testing. The layers' networks take the data in chunks, so
         that memory is that of the data, twice. Most systems keep none and do nothing.
-
-        Args:
-            data: the training set, shape ``(n, *event_shape)``.
-            context: shape ``(n, context_features)``, or None.
-
-        Raises:
-            InputError: if a tensor has the wrong shape, dtype or device.
         """
         self._check(data, context, "data")
 
@@ -366,16 +355,12 @@ class Flow(nn.Module, abc.ABC):
         A spline is learned inside its box and the identity outside it: rows that leave the box
         are modelled by the base density, whatever the training.
 
-        Args:
-            x: data, shape ``(n, *event_shape)``, of at least one row.
-            context: shape ``(n, context_features)``, or None.
-
         Returns:
             Rows outside in any coordinate of any layer's input, as a part of all, from 0 to 1;
             None for a flow without such a region.
 
         Raises:
-            InputError: if a tensor has the wrong shape, dtype or device, or there are no rows.
+            InputError: if there are no rows, too.
         """
         self._check(x, context, "x")
         if len(x) == 0:
@@ -395,14 +380,8 @@ class Flow(nn.Module, abc.ABC):
         Only for a system whose ``traits.density`` is ``"estimated"``: what one draw of noise
         makes of the trace of the dynamics' Jacobian at ``x`` and the start of the flow.
 
-        Args:
-            x: data, shape ``(n, *event_shape)``.
-            context: shape ``(n, context_features)``, or None.
-            draws: how many independent draws of the noise.
-            generator: source of the noise.
-
         Returns:
-            Estimates, in nats per unit of the flow's time, shape ``(draws, n)``.
+            Of so many independent draws, in nats per unit of the flow's time, shape ``(draws, n)``.
 
         Raises:
             NotImplementedError: for a flow whose density is exact.
@@ -421,18 +400,8 @@ class Flow(nn.Module, abc.ABC):
     ) -> tuple[Tensor, Tensor]:
         """Map data to latents.
 
-        Args:
-            x: data, shape ``(n, *event_shape)``.
-            context: shape ``(n, context_features)``; None for a flow without context.
-            exact: where the log-determinant would be estimated, compute it exactly.
-            generator: source of the estimator's noise; None for torch's global one.
-
         Returns:
-            ``z``, shape ``(n, *event_shape)``, and ``log |det dz/dx|`` in nats, shape ``(n,)``.
-
-        Raises:
-            InputError: if a tensor has the wrong shape, dtype or device.
-            NotInvertible: if the system lacks this direction.
+            ``z``, and ``log |det dz/dx|`` in nats, shape ``(n,)``.
         """
         self._check(x, context, "x")
         if len(x) == 0 and self.traits.density_passes != "none":
@@ -447,10 +416,7 @@ class Flow(nn.Module, abc.ABC):
         exact: bool = False,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Map latents to data; the inverse of :meth:`encode`, with ``log |det dx/dz|``.
-
-        Args, returns and errors are those of :meth:`encode`, with ``z`` for ``x``.
-        """
+        """Map latents to data; the inverse of :meth:`encode`, with ``log |det dx/dz|``."""
         self._check(z, context, "z")
         if len(z) == 0 and self.traits.sample_passes != "none":
             return self._no_rows(z)
@@ -464,21 +430,7 @@ class Flow(nn.Module, abc.ABC):
         exact: bool = False,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Log-density of data.
-
-        Args:
-            x: data, shape ``(n, *event_shape)``.
-            context: shape ``(n, context_features)``; None for a flow without context.
-            exact: where the density would be estimated, compute it exactly.
-            generator: source of the estimator's noise; None for torch's global one.
-
-        Returns:
-            Nats, shape ``(n,)``.
-
-        Raises:
-            InputError: if a tensor has the wrong shape, dtype or device.
-            NotInvertible: if the system cannot evaluate the density of given data.
-        """
+        """Log-density of data, in nats, shape ``(n,)``."""
         self._check(x, context, "x")
         if len(x) == 0 and self.traits.density_passes != "none":
             return self._no_rows(x)[1]
@@ -486,25 +438,12 @@ class Flow(nn.Module, abc.ABC):
         return self.base.log_prob(z, context) + log_abs_det
 
     def loss(
-        self,
-        x: Tensor,
-        context: Tensor | None = None,
-        *,
-        generator: torch.Generator | None = None,
+        self, x: Tensor, context: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:
         """What training minimises: the mean negative log-density, and a system's penalties.
 
-        Args:
-            x: data, shape ``(n, *event_shape)``.
-            context: shape ``(n, context_features)``; None for a flow without context.
-            generator: source of the estimator's noise; None for torch's global one.
-
         Returns:
             Nats, a scalar.
-
-        Raises:
-            InputError: if a tensor has the wrong shape, dtype or device.
-            NotInvertible: if the system cannot evaluate the density of given data.
         """
         log_prob: Tensor = self(x, context, generator=generator)
         return -log_prob.mean()
@@ -532,34 +471,17 @@ class Flow(nn.Module, abc.ABC):
 
     @torch.no_grad()
     def sample(
-        self,
-        n: int,
-        context: Tensor | None = None,
-        *,
-        generator: torch.Generator | None = None,
+        self, n: int, context: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Draw data from the flow, without a graph; :meth:`rsample` keeps one.
-
-        Args:
-            n: how many.
-            context: shape ``(n, context_features)``, a row a sample; None for a flow without.
-            generator: source of randomness; None for torch's global one.
+        """Draw ``n`` data from the flow, without a graph; :meth:`rsample` keeps one.
 
         Returns:
             Samples, shape ``(n, *event_shape)``.
-
-        Raises:
-            InputError: if the context does not fit.
-            NotInvertible: if the system cannot be sampled.
         """
         return self.rsample(n, context, generator=generator)
 
     def rsample(
-        self,
-        n: int,
-        context: Tensor | None = None,
-        *,
-        generator: torch.Generator | None = None,
+        self, n: int, context: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:
         """Samples that are differentiable in the parameters; otherwise as :meth:`sample`.
 

@@ -21,7 +21,6 @@ Nothing is counted, and nothing is paid, unless a :class:`Meter` is open.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import TracebackType
 
 import torch
 
@@ -76,12 +75,7 @@ class Meter(Counts):
         _open.append(self)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         _open.remove(self)
 
     def __repr__(self) -> str:

@@ -113,14 +113,7 @@ def entry(name: str) -> Entry:
 
 
 def configure(name: str, options: Mapping[str, Any] | None = None) -> FlowConfig:
-    """The typed options of a named flow.
-
-    Args:
-        name: an entry's name.
-        options: what to change of the entry's own options.
-
-    Returns:
-        The config, complete and immutable.
+    """The typed options of a named flow, complete, with changes to the entry's own.
 
     Raises:
         UnknownFlow: if there is no such name.
@@ -137,14 +130,13 @@ def build(name: str, event_shape: Sequence[int], context_features: int = 0, **op
         name: an entry's name.
         event_shape: shape of one datum.
         context_features: width of the context; 0 for none.
-        **options: what to change of the entry's own options.
+        **options: changes to the entry's own.
 
     Returns:
         An untrained flow, whose ``recipe`` says what it was built from.
 
     Raises:
-        UnknownFlow: if there is no such name.
-        pydantic.ValidationError: if an option is unknown or its value has the wrong type.
+        UnknownFlow, pydantic.ValidationError: as :func:`configure`.
         FlowError: if the system cannot model events of that shape.
 
     Example:

@@ -96,13 +96,7 @@ def expect(condition: bool, otherwise: str) -> None:
 
 @contextlib.contextmanager
 def refuses(error: type[Exception], pattern: str, what: str) -> Iterator[None]:
-    """Expect a block to raise an error whose message has a pattern.
-
-    Args:
-        error: its type.
-        pattern: a regular expression.
-        what: what should be refused, in words.
-    """
+    """Expect a block, in words ``what``, to raise an error whose message has a pattern."""
     try:
         yield
     except error as found:

@@ -91,11 +91,7 @@ _BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
 
 def allowed(annotation: Any, metadata: Sequence[Any] = ()) -> str:
-    """What an option may be, from its type.
-
-    Args:
-        annotation: the type.
-        metadata: what stands beside it in ``Annotated``.
+    """What an option may be, from its type and what stands beside that in ``Annotated``.
 
     Example:
         >>> from pydantic import Field

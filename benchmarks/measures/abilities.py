@@ -8,6 +8,7 @@ each layer's.
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -16,11 +17,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.evaluation import evaluation_mode
 from benchmarks.measures.base import Column, Family
 from benchmarks.measures.subject import Subject
-from benchmarks.train import evaluation_mode
 from flows import Flow, Meter, NotInvertible
 
+_count = functools.partial(Column, sort="count", interval=False)
 COLUMNS = (
     Column("claims_training_on_data", "whether the flow's traits say so", sort="flag"),
     Column(
@@ -46,12 +48,10 @@ COLUMNS = (
         heading="gain of a gradient step",
         digits=4,
     ),
-    Column(
+    _count(
         "sample_operations",
         "torch operations of a batch of samples, however many samples it has",
-        sort="count",
         heading="operations of a sample",
-        interval=False,
     ),
     Column(
         "sample_operations_growth",
@@ -86,33 +86,22 @@ COLUMNS = (
         factor=1e6,
         digits=2,
     ),
-    Column(
-        "jacobian_entries",
-        "entries of the Jacobian, D squared",
-        sort="count",
-        interval=False,
-    ),
-    Column(
+    _count("jacobian_entries", "entries of the Jacobian, D squared"),
+    _count(
         "jacobian_zero_entries",
         "of these, how many are zero at every point for random weights",
-        sort="count",
         heading="zero entries of the Jacobian",
-        interval=False,
     ),
-    Column(
+    _count(
         "jacobian_constant_entries",
         "of these, how many are the same at every point for random weights, zeros among them",
-        sort="count",
         heading="constant entries",
-        interval=False,
     ),
-    Column(
+    _count(
         "jacobian_rank",
         "largest rank, over random weights, of the difference of two points' Jacobians less the "
         "multiple of the identity that leaves the least: D or D - 1 for a free-form one",
-        sort="count",
         heading="rank of its changes",
-        interval=False,
     ),
 )
 

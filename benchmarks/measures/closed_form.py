@@ -13,10 +13,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from benchmarks.evaluation import evaluation_mode
 from benchmarks.measures.base import Column, Family
 from benchmarks.measures.subject import Subject
 from benchmarks.measures.variance import POINTS
-from benchmarks.train import evaluation_mode
 from flows.continuous.base import ContinuousFlow
 from flows.continuous.ffjord import FFJORD
 from flows.continuous.ode.field import Field

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from benchmarks.evaluation import evaluation_mode
 from benchmarks.measures.base import Column, Family
 from benchmarks.measures.closed_form import WIDEST, matrices
 from benchmarks.measures.subject import Subject
 from benchmarks.measures.time import clock, median_seconds
-from benchmarks.train import evaluation_mode
 from flows.continuous.base import ContinuousFlow
 from flows.continuous.ode.estimators import ESTIMATORS, Estimator, exact_trace
 
@@ -28,6 +29,7 @@ WORDS = {
 }
 """Every estimator by its name, as a report says it."""
 
+_seconds_column = functools.partial(Column, sort="time", unit="ms", factor=1e3)
 COLUMNS = (
     *(
         column
@@ -42,24 +44,18 @@ COLUMNS = (
                 unit="nats²/time²",
                 heading=f"{words}, {count}",
             ),
-            Column(
+            _seconds_column(
                 f"trace_estimate_seconds_{name}_{count}",
                 "seconds of that estimate for a batch of the cell's size, one evaluation of the "
                 "dynamics included, by automatic differentiation, median",
-                sort="time",
-                unit="ms",
                 heading=f"{words}, {count}",
-                factor=1e3,
             ),
         )
     ),
-    Column(
+    _seconds_column(
         "trace_exact_seconds",
         "seconds of the exact trace likewise, by one product a dimension",
-        sort="time",
-        unit="ms",
         heading="exact trace",
-        factor=1e3,
     ),
 )
 

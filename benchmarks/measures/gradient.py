@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
+from benchmarks.evaluation import evaluation_mode
 from benchmarks.measures.base import Column, Family
 from benchmarks.measures.subject import Subject
-from benchmarks.train import evaluation_mode
 from flows import Flow
 
 COLUMNS = (

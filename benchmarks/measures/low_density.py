@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from benchmarks.evaluation import log_density
 from benchmarks.measures.base import Column, Family
 from benchmarks.measures.subject import Subject
-from benchmarks.train import EVALUATION_SCALARS, evaluation_mode
 from flows import FlowError
 
 PART = 0.05
@@ -71,12 +71,9 @@ def measure(subject: Subject) -> dict[str, float]:
     level = level_below(true, held, max(0.0, PART - beyond))
     inside = true >= level
     try:
-        with evaluation_mode(flow), torch.no_grad():
-            parts = points[inside].to(flow.dtype).split(EVALUATION_SCALARS // 2)
-            found = [flow.log_prob(part.to(flow.device), exact=True).cpu() for part in parts]
+        model = log_density(flow, points[inside], exact=True).exp() * area
     except FlowError:
         return {}
-    model = torch.cat(found).double().exp() * area
     if not bool(model.isfinite().all()):
         return {}
     # A grid's points of even and of odd place are two grids, each of twice the area a point.

@@ -6,6 +6,7 @@ the profiler, whose allocation events are summed up here; the process's own peak
 
 from __future__ import annotations
 
+import functools
 import gc
 from collections.abc import Callable, Iterable
 
@@ -19,34 +20,26 @@ from benchmarks.measures.subject import Subject
 from benchmarks.train import Trainer
 from flows.continuous.ode import recorded
 
+_memory = functools.partial(Column, unit="MiB", factor=2.0**-20, interval=False)
 COLUMNS = (
-    Column(
+    _memory(
         "peak_memory_bytes",
         "peak of the tensors alive in a training step: weights, gradients, optimiser, batch and "
         "all intermediate values; the data set apart; bytes",
-        unit="MiB",
         heading="peak memory",
         axis="peak tensor memory",
-        factor=2.0**-20,
-        interval=False,
         table="cost",
     ),
-    Column(
+    _memory(
         "peak_memory_reserved_bytes",
         "peak that the CUDA allocator reserved for it, bytes",
-        unit="MiB",
         heading="reserved memory",
-        factor=2.0**-20,
-        interval=False,
     ),
-    Column(
+    _memory(
         "process_peak_bytes",
         "peak resident memory of the process that measured cost, which holds Python, torch and the "
         "data set too, bytes",
-        unit="MiB",
         heading="memory of the process",
-        factor=2.0**-20,
-        interval=False,
     ),
 )
 
@@ -103,11 +96,7 @@ _CPU = torch.device("cpu")
 
 
 def peak_above_start(action: Callable[[], object], device: torch.device = _CPU) -> int:
-    """Peak of the memory that tensors hold while an action runs, above its start, in bytes.
-
-    Args:
-        action: what to run, once.
-        device: the one whose memory counts.
+    """Peak of a device's memory that tensors hold while an action runs, above its start, in bytes.
 
     Example:
         >>> peak_above_start(lambda: torch.zeros(1000, dtype=torch.float64).add(1)) >= 16000

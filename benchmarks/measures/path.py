@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.evaluation import evaluation_mode
 from benchmarks.measures.base import Column, Family
 from benchmarks.measures.subject import Subject
-from benchmarks.train import evaluation_mode
 from flows import Flow
 from flows.continuous.ffjord import FFJORD
 from flows.continuous.transform import ContinuousTransform

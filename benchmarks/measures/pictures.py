@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from benchmarks.evaluation import evaluation_mode
 from benchmarks.measures.base import Column, Family
 from benchmarks.measures.subject import Subject
-from benchmarks.train import evaluation_mode
 
 COLUMNS = (
     Column(

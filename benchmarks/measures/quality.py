@@ -2,42 +2,35 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.evaluation import evaluation_mode, log_density
 from benchmarks.measures.base import Column, Family
 from benchmarks.measures.subject import EXACT_UP_TO_DIMENSION, Subject
 from benchmarks.quadrature import RARE, Divergence, kullback_leibler
-from benchmarks.train import EVALUATION_SCALARS, evaluation_mode
 from datasets.gaussian_baseline import gaussian_baseline
 from datasets.preprocessing import bits_per_dim
 from flows import FlowError
 
+_nats = functools.partial(Column, sort="quality", unit="nats")
 COLUMNS = (
-    Column(
+    _nats(
         "nll_nats",
         "mean negative log-likelihood of the test split, nats; for images of the dequantised "
         "integers",
-        sort="quality",
-        unit="nats",
         heading="NLL",
         axis="test NLL",
         digits=3,
     ),
-    Column(
-        "nll_nats_stderr",
-        "its standard error over test points, nats",
-        sort="quality",
-        unit="nats",
-    ),
-    Column(
+    _nats("nll_nats_stderr", "its standard error over test points, nats"),
+    _nats(
         "nll_median_nats",
         "median of the same terms, nats",
-        sort="quality",
-        unit="nats",
         heading="median NLL",
         digits=3,
     ),
@@ -73,48 +66,30 @@ COLUMNS = (
         sort="quality",
         unit="bits/dim",
     ),
-    Column(
+    _nats(
         "kl_to_truth_nats",
         "Kullback-Leibler divergence of the model from the true density, nats, where that is "
         "known: by quadrature in two dimensions, over all but the millionth of the true mass with "
         "the least density, else the mean over the test split",
-        sort="quality",
-        unit="nats",
         heading="KL to the truth",
         digits=3,
     ),
-    Column(
+    _nats(
         "kl_to_truth_nats_stderr",
         "its standard error over test points, nats; not by quadrature",
-        sort="quality",
-        unit="nats",
     ),
     Column("kl_by_quadrature", "whether it is by quadrature", sort="flag"),
-    Column(
+    _nats(
         "kl_quadrature_error_nats",
         "a bound on the quadrature's error, as far as the difference of two rules is one, nats",
-        sort="quality",
-        unit="nats",
     ),
-    Column(
+    _nats(
         "kl_rare_nats",
         f"what of it comes from the points of least true density that hold {RARE:g} of the true "
         "mass, to a tenth or so, by quadrature, nats",
-        sort="quality",
-        unit="nats",
     ),
-    Column(
-        "kl_to_truth_test_nats",
-        "mean of log truth - log model over the test split, nats",
-        sort="quality",
-        unit="nats",
-    ),
-    Column(
-        "kl_to_truth_test_nats_stderr",
-        "its standard error over test points, nats",
-        sort="quality",
-        unit="nats",
-    ),
+    _nats("kl_to_truth_test_nats", "mean of log truth - log model over the test split, nats"),
+    _nats("kl_to_truth_test_nats_stderr", "its standard error over test points, nats"),
     Column(
         "truth_entropy_nats",
         "entropy of the true density, nats: the least NLL possible",
@@ -199,15 +174,9 @@ def _divergence(subject: Subject, data: Tensor) -> Divergence | None:
     flow, truth = subject.flow, subject.dataset.truth
     if truth is None or subject.dataset.event_shape != (2,):
         return None
-
-    def log_prob(points: Tensor) -> Tensor:
-        parts = points.to(flow.dtype).split(EVALUATION_SCALARS // 2)
-        found = [flow.log_prob(part.to(flow.device), exact=True).cpu() for part in parts]
-        return torch.cat(found).double()
-
+    log_prob = functools.partial(log_density, flow, exact=True)
     try:
-        with evaluation_mode(flow), torch.no_grad():
-            found = kullback_leibler(truth.log_prob, log_prob, data)
+        found = kullback_leibler(truth.log_prob, log_prob, data)
     except FlowError:
         return None
     return found if math.isfinite(found.nats) else None

@@ -24,11 +24,7 @@ FAMILIES: dict[str, Family] = {}
 
 
 def add(entries: Iterable[Family], origin: str) -> None:
-    """Take families of measures from outside the project: all of them, or none.
-
-    Args:
-        entries: the list ``ENTRIES`` of a file or module.
-        origin: what they come from and which version of it, as the record names it.
+    """Take families from outside the project, as :func:`flows.registry.add` takes flows.
 
     Raises:
         BadEntry: if an attribute is wrong, or a name of a family or a column is taken.
@@ -146,9 +142,7 @@ def _with_machine(names: set[str]) -> set[str]:
 def columns(*sorts: Sort, table: str = "") -> list[Column]:
     """The columns of these sorts, or of all, in order: what every record has, then by family.
 
-    Args:
-        sorts: :attr:`Column.sort`.
-        table: only those that are columns of this table.
+    Of a ``table`` those alone that are columns of it.
 
     Example:
         >>> [column.name for column in columns("time", table="cost")][:2]

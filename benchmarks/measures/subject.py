@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.batches import Batches, initialisation_rows
 from benchmarks.cell import Cell
-from benchmarks.train import Batches, evaluate, initialisation_rows
+from benchmarks.evaluation import evaluate
 from datasets import Dataset
 from datasets.base import named_seed
 from flows import Flow
@@ -57,7 +58,7 @@ class Subject:
 
     @cached_property
     def test_log_prob(self) -> tuple[Tensor, Tensor]:
-        """The test split as :func:`benchmarks.train.evaluate` gives it, computed once.
+        """The test split as :func:`benchmarks.evaluation.evaluate` gives it, computed once.
 
         Returns:
             Model values, shape ``(n, *event_shape)``, and the log-density of the stored values in

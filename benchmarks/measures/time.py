@@ -123,14 +123,7 @@ def actions(subject: Subject) -> dict[str, Callable[[], None]]:
 
 
 def exact_actions(subject: Subject) -> dict[str, Callable[[], None]]:
-    """The exact density, where the plain one is an estimate and the exact one is affordable.
-
-    Args:
-        subject: as in :func:`actions`.
-
-    Returns:
-        As in :func:`actions`; empty where it does not apply.
-    """
+    """The exact density likewise, where the plain one is an estimate and this one is affordable."""
     flow = subject.flow
     if flow.traits.density == "exact" or subject.dataset.dimension > EXACT_UP_TO_DIMENSION:
         return {}

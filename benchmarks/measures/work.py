@@ -2,55 +2,44 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 
+from benchmarks.evaluation import evaluation_mode
 from benchmarks.measures.base import Column, Family
 from benchmarks.measures.subject import Subject
 from benchmarks.measures.time import exact_actions
-from benchmarks.train import evaluation_mode
 from flows import Meter
 
-
-def _count(name: str, meaning: str, heading: str, axis: str = "") -> Column:
-    return Column(
-        name,
-        meaning,
-        # Whole for a discrete flow, a mean over batches for an adaptive solver.
-        sort="count",
-        heading=heading,
-        axis=axis,
-        digits=1,
-        interval=False,
-        table="cost",
-    )
-
-
+# Whole for a discrete flow, a mean over batches for an adaptive solver.
+_count = functools.partial(Column, sort="count", digits=1, interval=False, table="cost")
 COLUMNS = (
     _count(
         "nfe_train_forward",
         "network evaluations of a training step's forward pass, mean of batches",
-        "NFE train, forward",
-        "NFE, forward pass",
+        heading="NFE train, forward",
+        axis="NFE, forward pass",
     ),
     _count(
         "nfe_train_backward",
         "network evaluations of its backward pass (adjoint or recomputation)",
-        "NFE train, backward",
-        "NFE, backward pass",
+        heading="NFE train, backward",
+        axis="NFE, backward pass",
     ),
     _count(
         "nfe_log_prob",
         "network evaluations of the log-density of a test batch, no gradient",
-        "NFE log_prob",
+        heading="NFE log_prob",
     ),
     _count(
         "nfe_log_prob_exact",
         "the same with the exact trace, where the plain log-density is an estimate and the "
         "dimension D is 64 at most; each of these evaluations costs D products with the Jacobian, "
         "one of the estimate's a single one",
-        "NFE log_prob, exact",
+        heading="NFE log_prob, exact",
     ),
-    _count("nfe_sample", "network evaluations of a batch of samples", "NFE sample"),
+    _count("nfe_sample", "network evaluations of a batch of samples", heading="NFE sample"),
 )
 
 BATCHES = 4

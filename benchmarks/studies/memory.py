@@ -211,17 +211,10 @@ def growth(records: Records) -> list[Table]:
 
 def _exponent(x: pd.Series[float], y: pd.Series[float]) -> Interval:
     """The slope of the logarithms."""
-    logs = np.log(x.to_numpy(dtype=float)), np.log(y.to_numpy(dtype=float))
-    n = len(logs[0])
-    slope, intercept = np.polyfit(*logs, 1)
-    if n < 3:
-        return Interval(float(slope), math.nan, n)
-    residual = logs[1] - slope * logs[0] - intercept
-    error = math.sqrt(
-        float(residual @ residual) / (n - 2) / float(((logs[0] - logs[0].mean()) ** 2).sum())
-    )
-    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 2))
-    return Interval(float(slope), quantile * error, n)
+    fit = stats.linregress(np.log(x.to_numpy(dtype=float)), np.log(y.to_numpy(dtype=float)))
+    n = len(x)
+    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 2)) if n > 2 else math.nan
+    return Interval(float(fit.slope), quantile * float(fit.stderr), n)
 
 
 def budgets(records: Records) -> list[float]:

@@ -27,11 +27,7 @@ STUDIES: dict[str, Study] = {}
 
 
 def add(entries: Iterable[Study], origin: str) -> None:
-    """Take studies from outside the project: all of them, or none.
-
-    Args:
-        entries: the list ``ENTRIES`` of a file or module.
-        origin: what they come from and which version of it.
+    """Take studies from outside the project, as :func:`flows.registry.add` takes flows.
 
     Raises:
         BadEntry: if an attribute is wrong, or a name is taken.
@@ -87,14 +83,14 @@ def _check(found: object, where: str) -> None:
     for attribute in ("tables", "figures", "includes"):
         if not isinstance(getattr(found, attribute), tuple):
             raise refuse(attribute, "must be a tuple")
-    for attribute in ("tables", "figures"):
-        for made in getattr(found, attribute):
+    functions = {"tables": found.tables, "figures": found.figures}
+    for attribute in ("finding", "usage"):
+        if (made := getattr(found, attribute)) is not None:
+            functions[attribute] = (made,)
+    for attribute, several in functions.items():
+        for made in several:
             if not callable(made):
                 raise refuse(attribute, f"{made!r} is no function")
-    for attribute in ("finding", "usage"):
-        made = getattr(found, attribute)
-        if made is not None and not callable(made):
-            raise refuse(attribute, f"{made!r} is no function")
     if bool(found.small) == bool(found.includes):
         raise refuse("small", "a study has cells of its own, or includes others: one of the two")
 

@@ -49,11 +49,6 @@ Splits = tuple[list[Array], dict[str, str]]
 """Train, validation and test, and their hashes by the split's name."""
 
 
-def _folder_name(name: str, recipe: Mapping[str, Any]) -> str:
-    key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
-    return f"{name}-{key[:12]}"
-
-
 _verified: dict[Path, tuple[tuple[int, ...], str]] = {}
 """Files that this process has hashed: which file it was then, and its hash."""
 
@@ -94,7 +89,8 @@ def cached_splits(
         The splits and their hashes. If the cache cannot be written, because the disk is full for
         example, the splits are in memory and a :class:`CacheWarning` says why.
     """
-    name = _folder_name(name, recipe)
+    key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+    name = f"{name}-{key[:12]}"
     damaged: list[DataCorrupt] = []
     for root in folder.search_path():
         with _collecting(damaged):
@@ -141,11 +137,7 @@ def _collecting(damaged: list[DataCorrupt]) -> Iterator[None]:
 
 
 def prepared_folders(name: str) -> list[Path]:
-    """Where the splits of a data set lie prepared, of whichever options.
-
-    Args:
-        name: of the data set.
-    """
+    """Where the splits of a data set lie prepared, of whichever options."""
     pattern = re.compile(re.escape(name) + "-[0-9a-f]{12}")
     return [
         path.parent

@@ -158,17 +158,9 @@ def download(
                 whole.unlink()
             else:
                 return whole
-        return _from_mirrors(
-            file,
-            target,
-            _Resume(
-                target / f"{file.name}.part",
-                progress=progress,
-                timeout=timeout,
-                attempts=attempts,
-                wait=wait,
-            ),
-        )
+        part = target / f"{file.name}.part"
+        resume = _Resume(part, progress=progress, timeout=timeout, attempts=attempts, wait=wait)
+        return _from_mirrors(file, target, resume)
 
 
 def _from_mirrors(file: File, target: Path, downloader: _Resume) -> Path:
@@ -194,20 +186,15 @@ def _from_mirrors(file: File, target: Path, downloader: _Resume) -> Path:
 
 def _retrieve(url: str, file: File, target: Path, downloader: Callable[..., bool | None]) -> Path:
     try:
-        path = Path(
-            pooch.retrieve(
-                url,
-                known_hash=file.checksum,
-                fname=file.name,
-                path=target,
-                downloader=downloader,
-            )
+        found = pooch.retrieve(
+            url, known_hash=file.checksum, fname=file.name, path=target, downloader=downloader
         )
     except requests.RequestException:
         raise
     except ValueError as error:
         # pooch's first sentence has both sums; the rest is advice.
         raise DataCorrupt(str(error).partition(". ")[0]) from error
+    path = Path(found)
     try:
         file.recognise(path)
     except DataCorrupt:

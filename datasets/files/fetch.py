@@ -1,4 +1,7 @@
-"""What is at hand, getting what is not, and checking what there is: `data list|fetch|verify`."""
+"""What is at hand, getting what is not, and checking what there is: `data list|fetch|verify`.
+
+Sets are named as in the catalog; a name that it does not have raises UnknownDataset.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,7 @@ from typing import Literal
 import numpy as np
 
 from datasets import registry
-from datasets.base import (
-    SPLITS,
-    DataCorrupt,
-    DataError,
-    DataMissing,
-    Dataset,
-    Split,
-    array_hash,
-)
+from datasets.base import SPLITS, DataCorrupt, DataError, DataMissing, Dataset, array_hash
 from datasets.files.cache import CacheWarning, prepared_folders
 from datasets.files.download import download
 from datasets.files.sources import locate
@@ -95,12 +90,6 @@ class Verification:
 def status(name: str) -> Status:
     """Whether a data set is at hand.
 
-    Args:
-        name: the catalog's name.
-
-    Raises:
-        UnknownDataset: if there is no such name.
-
     Example:
         >>> status("moons").state, status("power").state
         ('generated', 'embedded')
@@ -138,14 +127,13 @@ def fetch(name: str, *, progress: bool = True) -> tuple[Path, ...]:
     """Get the files of a data set, unless they are there.
 
     Args:
-        name: the catalog's name.
+        name: of the set.
         progress: whether to show a bar, if standard error is a terminal.
 
     Returns:
         The files; none for a data set that is generated.
 
     Raises:
-        UnknownDataset: if there is no such name.
         DataMissing: if the data set has no address; the message says what to do.
         DownloadFailed: if no mirror gave a file.
         DataError: if it cannot be written.
@@ -166,12 +154,6 @@ def verify(name: str) -> Verification:
     The files by their content, the prepared splits by their hashes, both those noted when they were
     made and, where they are known, those that they must have; the values by their range, and for
     tables the Gaussian baseline next to the published one.
-
-    Args:
-        name: the catalog's name.
-
-    Raises:
-        UnknownDataset: if there is no such name.
     """
     checks: list[Check] = []
     found = status(name)
@@ -197,16 +179,17 @@ def verify(name: str) -> Verification:
 
 def _check_hashes(dataset: Dataset) -> Check:
     """Every value is read again."""
-    changed: list[Split] = [
-        split for split in SPLITS if array_hash(dataset.split(split)) != dataset.hashes[split]
+    changed = [
+        str(getattr(dataset.split(split), "filename", split))
+        for split in SPLITS
+        if array_hash(dataset.split(split)) != dataset.hashes[split]
     ]
-    sizes = " / ".join(f"{len(dataset.split(split)):,}" for split in SPLITS)
-    if not changed:
-        return Check("splits", True, f"{sizes} rows, hashes as noted when they were made")
-    files = [getattr(dataset.split(split), "filename", split) for split in changed]
-    return Check(
-        "splits", False, f"changed since they were made: {', '.join(map(str, files))}; delete them"
-    )
+    if changed:
+        detail = f"changed since they were made: {', '.join(changed)}; delete them"
+    else:
+        sizes = " / ".join(f"{len(dataset.split(split)):,}" for split in SPLITS)
+        detail = f"{sizes} rows, hashes as noted when they were made"
+    return Check("splits", not changed, detail)
 
 
 def _check_content(dataset: Dataset) -> list[Check]:
@@ -231,9 +214,8 @@ def _check_values(dataset: Dataset) -> Check:
                 return Check("values", False, f"{split} holds {values.max()} of {dataset.levels}")
         elif not np.isfinite(values).all():
             return Check("values", False, f"{split} holds NaN or infinity")
-    if dataset.levels is None:
-        return Check("values", True, "all finite")
-    return Check("values", True, f"all within {dataset.levels} levels")
+    held = "finite" if dataset.levels is None else f"within {dataset.levels} levels"
+    return Check("values", True, f"all {held}")
 
 
 def _check_baseline(dataset: Dataset) -> list[Check]:
@@ -251,10 +233,5 @@ def _check_baseline(dataset: Dataset) -> list[Check]:
     if published is None:
         return [Check("baseline", bool(np.isfinite(nll)), f"{text}; none is published")]
     ok = abs(-nll - published.log_likelihood) <= published.tolerance
-    return [
-        Check(
-            "baseline",
-            ok,
-            f"{text}; published {published.log_likelihood} +- {published.bar} ({published.of})",
-        )
-    ]
+    score = f"{published.log_likelihood} +- {published.bar} ({published.of})"
+    return [Check("baseline", ok, f"{text}; published {score}")]

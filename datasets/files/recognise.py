@@ -139,11 +139,7 @@ def npz_arrays(
 
 
 def npy_array(shape: tuple[int, ...]) -> Recogniser:
-    """A NumPy file with an array of a certain shape.
-
-    Args:
-        shape: of the array.
-    """
+    """A NumPy file with an array of a certain shape."""
 
     def recognise(path: Path) -> None:
         if path.suffix != ".npy":
@@ -184,12 +180,7 @@ def tar_members(*ends: str, largest: int) -> Recogniser:
 
 
 def zip_members(start: str, count: int) -> Recogniser:
-    """A zip archive with so many PNG images in one folder.
-
-    Args:
-        start: the folder, what every image's name begins with.
-        count: how many.
-    """
+    """A zip archive with so many PNG images in the folder that their names start with."""
 
     def recognise(path: Path) -> None:
         if path.suffix != ".zip":

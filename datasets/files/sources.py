@@ -12,15 +12,28 @@ is neither, what is read is checked by its shape and by what is published about 
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from datasets.base import DataCorrupt, DataMissing
 from datasets.files import folder
-from datasets.files.recognise import Recogniser
+from datasets.files.archive import extracted
+from datasets.files.recognise import Recogniser, npz_arrays
 
-__all__ = ["CC_BY", "EMBEDDED", "UCI", "File", "Form", "Located", "Source", "locate"]
+__all__ = [
+    "CC_BY",
+    "EMBEDDED",
+    "UCI",
+    "File",
+    "Form",
+    "Located",
+    "Source",
+    "array_form",
+    "locate",
+]
 
 
 @dataclass(frozen=True)
@@ -67,6 +80,19 @@ class Form:
         return sum(file.size or 0 for file in self.files)
 
 
+def array_form(name: str, arrays: Mapping[str, tuple[tuple[int, ...], str]], pattern: str) -> Form:
+    """The form ``npz``: one archive of NumPy.
+
+    Args:
+        name: of the file.
+        arrays: shape and :func:`datasets.base.array_hash` of each that it holds, by its name.
+        pattern: other names under which the file is usual.
+    """
+    shapes = {array: shape for array, (shape, _) in arrays.items()}
+    hashes = {array: digest for array, (_, digest) in arrays.items()}
+    return Form("npz", (File(name, npz_arrays(shapes, hashes), patterns=(pattern,)),))
+
+
 @dataclass(frozen=True)
 class Source:
     """Where a data set comes from.
@@ -111,13 +137,18 @@ class Located:
     form: str
     paths: tuple[Path, ...]
 
+    @contextlib.contextmanager
+    def opened(self, *members: str) -> Iterator[Sequence[Path]]:
+        """The files; of the form ``archive`` these members of it, for as long as the block runs."""
+        if self.form != "archive":
+            yield self.paths
+            return
+        with extracted(self.paths[0], *members) as paths:
+            yield paths
+
 
 def locate(name: str, source: Source) -> Located:
     """Find the files of a data set in the data folder.
-
-    Args:
-        name: of the data set.
-        source: where it comes from.
 
     Raises:
         DataMissing: with what to do.

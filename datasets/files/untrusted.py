@@ -62,12 +62,9 @@ def check_room(size: int) -> None:
 def reading(path: Path, form: str) -> Iterator[None]:
     """Whatever a library makes of damaged bytes inside the block becomes one error.
 
-    Args:
-        path: of the file, for the message.
-        form: what it should be, as in "array".
-
     Raises:
-        DataCorrupt: for every exception but those that name file and fault already.
+        DataCorrupt: that the file is no complete ``form`` ("array"), for every exception but those
+            that name file and fault already.
     """
     try:
         yield

@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from datasets.base import Array, DataCorrupt, Entry, array_hash
-from datasets.files.recognise import npz_arrays, starting_with
-from datasets.files.sources import File, Form, Source
+from datasets.files.recognise import starting_with
+from datasets.files.sources import File, Form, Source, array_form
 from datasets.files.untrusted import npz, reading
 from datasets.stored import ImageConfig
 
 __all__ = ["FreyfacesConfig", "read_mat"]
 
+# Of all frames in their order, uint8, shape (1965, 28, 20).
+HASH = "b7fb6085f5ce7b09b14cd0136165a2993a9b98bd3adb24cbc2fa62267b0c3886"
 SOURCE = Source(
     (
         Form(
@@ -32,19 +34,7 @@ SOURCE = Source(
                 ),
             ),
         ),
-        Form(
-            "npz",
-            (
-                File(
-                    "freyfaces.npz",
-                    npz_arrays(
-                        {"x": (1_965, 28, 20)},
-                        {"x": "b7fb6085f5ce7b09b14cd0136165a2993a9b98bd3adb24cbc2fa62267b0c3886"},
-                    ),
-                    patterns=("*frey*.npz",),
-                ),
-            ),
-        ),
+        array_form("freyfaces.npz", {"x": ((1_965, 28, 20), HASH)}, "*frey*.npz"),
     ),
     "none stated",
     "Roweis, with images of Brendan Frey",
@@ -54,7 +44,6 @@ LEVELS = 256
 LARGEST = 16_000_000
 """Bytes; the published file has 1.1 million."""
 _MAT_HEADER, _MAT_MATRIX = 128, 14
-HASH = "b7fb6085f5ce7b09b14cd0136165a2993a9b98bd3adb24cbc2fa62267b0c3886"
 
 
 def read_mat(path: Path) -> Array:

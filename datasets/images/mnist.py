@@ -11,8 +11,8 @@ import numpy as np
 from pydantic import Field
 
 from datasets.base import Array, DataCorrupt, Entry
-from datasets.files.recognise import content, npz_arrays
-from datasets.files.sources import File, Form, Source
+from datasets.files.recognise import content
+from datasets.files.sources import File, Form, Source, array_form
 from datasets.files.untrusted import npz, open_plain, reading
 from datasets.stored import ImageConfig
 
@@ -53,23 +53,19 @@ SOURCES = {
                 ),
                 (9_900_000, 1_600_000),
             ),
-            Form(
-                "npz",
-                (
-                    File(
-                        "mnist.npz",
-                        npz_arrays(
-                            {"x_train": (60_000, 28, 28), "x_test": (10_000, 28, 28)},
-                            {
-                                "x_train": "157fe16da1dbced4a1376f4be5df2d66"
-                                "5d51d11177dcaf7aa4848b1ff033343f",
-                                "x_test": "fbf9701b11f5659e6366884b0bbf01ea"
-                                "129fb049e3239251eddb226ada72239e",
-                            },
-                        ),
-                        patterns=("*mnist*.npz",),
+            array_form(
+                "mnist.npz",
+                {
+                    "x_train": (
+                        (60_000, 28, 28),
+                        "157fe16da1dbced4a1376f4be5df2d665d51d11177dcaf7aa4848b1ff033343f",
                     ),
-                ),
+                    "x_test": (
+                        (10_000, 28, 28),
+                        "fbf9701b11f5659e6366884b0bbf01ea129fb049e3239251eddb226ada72239e",
+                    ),
+                },
+                "*mnist*.npz",
             ),
         ),
         "CC BY-SA 3.0, as usually given",

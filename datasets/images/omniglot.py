@@ -15,13 +15,15 @@ import numpy as np
 from PIL.Image import Resampling
 
 from datasets.base import Array, DataCorrupt, Entry, array_hash
-from datasets.files.recognise import npz_arrays, zip_members
-from datasets.files.sources import File, Form, Source
+from datasets.files.recognise import zip_members
+from datasets.files.sources import File, Form, Source, array_form
 from datasets.files.untrusted import npz, read_at_most, read_image, reading
 from datasets.stored import ImageConfig
 
 __all__ = ["OmniglotConfig", "read_characters"]
 
+# Of all images, white 255 and ink 0, in the order of alphabet, character and drawer.
+HASH = "c25fdd2c354394c169897fae7bdb65babf2c4040e08de743100f4a1258de3901"
 SOURCE = Source(
     (
         Form(
@@ -35,34 +37,12 @@ SOURCE = Source(
                     size,
                 )
                 for part, count, size, md5 in (
-                    (
-                        "images_background",
-                        19_280,
-                        9_500_000,
-                        "68d2efa1b9178cc56df9314c21c6e718",
-                    ),
-                    (
-                        "images_evaluation",
-                        13_180,
-                        6_500_000,
-                        "6b91aef0f799c5bb55b94e3f2daec811",
-                    ),
+                    ("images_background", 19_280, 9_500_000, "68d2efa1b9178cc56df9314c21c6e718"),
+                    ("images_evaluation", 13_180, 6_500_000, "6b91aef0f799c5bb55b94e3f2daec811"),
                 )
             ),
         ),
-        Form(
-            "npz",
-            (
-                File(
-                    "omniglot28.npz",
-                    npz_arrays(
-                        {"x": (32_460, 28, 28)},
-                        {"x": "c25fdd2c354394c169897fae7bdb65babf2c4040e08de743100f4a1258de3901"},
-                    ),
-                    patterns=("*omniglot*.npz",),
-                ),
-            ),
-        ),
+        array_form("omniglot28.npz", {"x": ((32_460, 28, 28), HASH)}, "*omniglot*.npz"),
     ),
     "MIT",
     "Lake, Salakhutdinov and Tenenbaum 2015, doi:10.1126/science.aab3050",
@@ -73,17 +53,12 @@ LARGEST = (105, 105)
 """Pixels of an image as published."""
 LARGEST_IMAGE = 100_000
 """Bytes of one, encoded: without compression 105 x 105 pixels of RGB have 33,000."""
-# Of all images, white 255 and ink 0, in the order of alphabet, character and drawer.
-HASH = "c25fdd2c354394c169897fae7bdb65babf2c4040e08de743100f4a1258de3901"
 
 
 def read_characters(paths: Sequence[Path]) -> Array:
     """The images of the two original archives, reduced to 28 x 28.
 
     The nearest of the 105 x 105 pixels is taken, so an image stays black and white.
-
-    Args:
-        paths: of the zip files.
 
     Returns:
         uint8, white 255 and ink 0, shape ``(n, 28, 28)``, in the order of alphabet, character and

@@ -9,12 +9,12 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from datasets.base import Array, Entry
-from datasets.sampling import SampledConfig
+from datasets.sampling import Density, SampledConfig
 
 __all__ = ["Banana", "BananaConfig"]
 
 
-class Banana:
+class Banana(Density):
     """``x_1 = a z_1``, ``x_2 = z_2 + b (x_1^2 - a^2)``, ``x_i = z_i``, z standard normal.
 
     The twist of Haario, Saksman and Tamminen 1999 (doi:10.1007/s001800050022), which
@@ -33,14 +33,12 @@ class Banana:
         self.bend = bend
 
     def sample(self, n: int, random: np.random.Generator) -> Array:
-        """Draw ``n`` points, shape ``(n, D)``, float64."""
         points: Array = random.standard_normal((n, self.dimension))
         points[:, 0] *= self.deviation
         points[:, 1] += self.bend * (points[:, 0] ** 2 - self.deviation**2)
         return points
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density in nats, shape ``(n,)``, of points ``(n, D)``."""
         x = x.double()
         straight = x[:, 1] - self.bend * (x[:, 0].square() - self.deviation**2)
         square = (x[:, 0] / self.deviation).square() + straight.square()

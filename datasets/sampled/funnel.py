@@ -10,12 +10,12 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from datasets.base import Array, Entry
-from datasets.sampling import SampledConfig
+from datasets.sampling import Density, SampledConfig
 
 __all__ = ["Funnel", "FunnelConfig"]
 
 
-class Funnel:
+class Funnel(Density):
     """``v ~ N(0, s^2)`` and ``x_i | v ~ N(0, e^v)`` (Neal 2003, doi:10.1214/aos/1056562461).
 
     Args:
@@ -28,14 +28,12 @@ class Funnel:
         self.deviation = deviation
 
     def sample(self, n: int, random: np.random.Generator) -> Array:
-        """Draw ``n`` points, shape ``(n, D)``, float64."""
         points: Array = random.standard_normal((n, self.dimension))
         points[:, 0] *= self.deviation
         points[:, 1:] *= np.exp(points[:, :1] / 2)
         return points
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density in nats, shape ``(n,)``, of points ``(n, D)``."""
         x = x.double()
         v = x[:, 0]
         neck = -0.5 * (v / self.deviation).square() - 0.5 * math.log(

@@ -11,9 +11,9 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from datasets.base import Entry
-from datasets.sampling import SampledConfig
+from datasets.sampling import Density, SampledConfig
 
-__all__ = ["Gaussian", "GaussianConfig", "random_rotation"]
+__all__ = ["Gaussian", "GaussianConfig", "random_rotation", "spread"]
 
 Matrix = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -28,7 +28,16 @@ def random_rotation(dimension: int, random: np.random.Generator) -> Matrix:
     return np.asarray(q * np.sign(np.diag(r)), dtype=np.float64)
 
 
-class Gaussian:
+def spread(dimension: int, condition_number: float) -> Matrix:
+    """Positive numbers, evenly spaced on a logarithmic scale, whose product is 1, shape ``(D,)``.
+
+    The largest is the condition number times the smallest; in one dimension there is 1 alone.
+    """
+    exponents = np.linspace(0.5, -0.5, dimension) if dimension > 1 else np.zeros(1)
+    return np.asarray(condition_number**exponents)
+
+
+class Gaussian(Density):
     """A Gaussian with mean zero, given by the axes and variances of its covariance.
 
     Args:
@@ -41,12 +50,10 @@ class Gaussian:
         self.variances = variances
 
     def sample(self, n: int, random: np.random.Generator) -> Matrix:
-        """Draw ``n`` points, shape ``(n, D)``, float64."""
         normal = random.standard_normal((n, len(self.variances)))
         return np.asarray((normal * np.sqrt(self.variances)) @ self.axes.T, dtype=np.float64)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density in nats, shape ``(n,)``, of points ``(n, D)``."""
         x = x.double()
         axes = torch.as_tensor(self.axes, device=x.device)
         variances = torch.as_tensor(self.variances, device=x.device)
@@ -85,11 +92,8 @@ class GaussianConfig(SampledConfig):
         return "gaussian", self.dimension
 
     def density(self) -> Gaussian:
-        exponents = np.linspace(0.5, -0.5, self.dimension) if self.dimension > 1 else np.zeros(1)
-        return Gaussian(
-            random_rotation(self.dimension, self.random("rotation")),
-            self.condition_number**exponents,
-        )
+        axes = random_rotation(self.dimension, self.random("rotation"))
+        return Gaussian(axes, spread(self.dimension, self.condition_number))
 
 
 ENTRIES = [

@@ -10,12 +10,12 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from datasets.base import Array, Entry
-from datasets.sampling import SampledConfig
+from datasets.sampling import Density, SampledConfig
 
 __all__ = ["LineMixture", "LineMixtureConfig"]
 
 
-class LineMixture:
+class LineMixture(Density):
     """Gaussians of deviation 1 and equal weight, their centres evenly spaced around 0.
 
     Args:
@@ -27,12 +27,10 @@ class LineMixture:
         self.centres: Array = distance * (np.arange(components) - (components - 1) / 2)
 
     def sample(self, n: int, random: np.random.Generator) -> Array:
-        """Draw ``n`` points, shape ``(n, 1)``, float64."""
         chosen = self.centres[random.integers(len(self.centres), size=n)]
         return np.asarray(chosen + random.standard_normal(n))[:, None]
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density in nats, shape ``(n,)``, of points ``(n, 1)``."""
         x = x.double()
         square = (x - torch.as_tensor(self.centres, device=x.device)).square()
         normaliser = math.log(len(self.centres) * math.sqrt(2 * math.pi))

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from datasets.base import Array, Entry
 from datasets.sampled.gaussian import random_rotation
-from datasets.sampling import SampledConfig
+from datasets.sampling import Density, SampledConfig
 
 __all__ = ["Mixture", "MixtureConfig"]
 
 
-class Mixture:
+class Mixture(Density):
     """Isotropic Gaussians of equal weight, their centres on a circle in a plane.
 
     Across the plane the density is one Gaussian, so the entropy is that of the two-dimensional
@@ -39,13 +39,11 @@ class Mixture:
         self.circle: Array = radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
     def sample(self, n: int, random: np.random.Generator) -> Array:
-        """Draw ``n`` points, shape ``(n, D)``, float64."""
         points: Array = self.deviation * random.standard_normal((n, self.dimension))
         points[:, :2] += self.circle[random.integers(self.components, size=n)]
         return np.asarray(points @ self.axes.T)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density in nats, shape ``(n,)``, of points ``(n, D)``."""
         x = x.double() @ torch.as_tensor(self.axes, device=x.device)
         square = x[:, 2:].square().sum(1)
         variance = self.deviation**2

@@ -10,13 +10,13 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from datasets.base import Array, Entry
-from datasets.sampled.gaussian import random_rotation
-from datasets.sampling import SampledConfig
+from datasets.sampled.gaussian import random_rotation, spread
+from datasets.sampling import Density, SampledConfig
 
 __all__ = ["StudentT", "StudentTConfig"]
 
 
-class StudentT:
+class StudentT(Density):
     """The multivariate t with mean zero (Kotz and Nadarajah 2004, ISBN 978-0521826549, eq. 1.1).
 
     Args:
@@ -46,7 +46,6 @@ class StudentT:
         return np.asarray((normal / shrink * np.sqrt(self.scales)) @ self.axes.T)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density in nats, shape ``(n,)``, of points ``(n, D)``."""
         along = x.double() @ torch.as_tensor(self.axes, device=x.device)
         square = (along.square() / torch.as_tensor(self.scales, device=x.device)).sum(1)
         power = (self.freedom + len(self.scales)) / 2
@@ -88,12 +87,8 @@ class StudentTConfig(SampledConfig):
         return "student-t", self.dimension
 
     def density(self) -> StudentT:
-        exponents = np.linspace(0.5, -0.5, self.dimension) if self.dimension > 1 else np.zeros(1)
-        return StudentT(
-            random_rotation(self.dimension, self.random("rotation")),
-            self.condition_number**exponents,
-            self.freedom,
-        )
+        axes = random_rotation(self.dimension, self.random("rotation"))
+        return StudentT(axes, spread(self.dimension, self.condition_number), self.freedom)
 
 
 ENTRIES = [

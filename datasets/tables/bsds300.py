@@ -14,7 +14,6 @@ import numpy as np
 from pydantic import field_validator
 
 from datasets.base import SPLITS, Array, DataCorrupt, Entry, Published
-from datasets.files.archive import extracted
 from datasets.files.arrays import hdf5
 from datasets.files.recognise import starting_with
 from datasets.files.sources import File, Form, Source
@@ -82,11 +81,8 @@ class Bsds300Config(StoredConfig):
         return split
 
     def prepare(self) -> Sequence[Array]:
-        found = self.located()
-        if found.form == "archive":
-            with extracted(found.paths[0], "BSDS300.hdf5") as (path,):
-                return read_patches(path)
-        return read_patches(found.paths[0])
+        with self.located().opened("BSDS300.hdf5") as (path,):
+            return read_patches(path)
 
 
 ENTRIES = [

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from datasets.base import Array, DataCorrupt, Entry, Published
-from datasets.files.archive import extracted
 from datasets.files.recognise import starting_with
 from datasets.files.sources import CC_BY, File, Form, Source
 from datasets.files.unpickle import load_frame
@@ -96,11 +95,8 @@ class GasConfig(StoredConfig):
     in_random_order = True
 
     def prepare(self) -> Sequence[Array]:
-        found = self.located()
-        if found.form == "archive":
-            with extracted(found.paths[0], "ethylene_CO.pickle") as (path,):
-                return prepare_gas(_read(path))
-        return prepare_gas(_read(found.paths[0]))
+        with self.located().opened("ethylene_CO.pickle") as (path,):
+            return prepare_gas(_read(path))
 
 
 ENTRIES = [

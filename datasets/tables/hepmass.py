@@ -8,10 +8,8 @@ features in which a value recurs are dropped; the last tenth of training is vali
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from datasets.base import Array, DataCorrupt, Entry, Published
-from datasets.files.archive import extracted
 from datasets.files.recognise import starting_with
 from datasets.files.sources import CC_BY, UCI, File, Form, Source
 from datasets.stored import StoredConfig
@@ -73,13 +71,6 @@ def prepare_hepmass(train: Array, test: Array) -> list[Array]:
     )
 
 
-def _read(train: Path, test: Path) -> list[Array]:
-    return prepare_hepmass(
-        read_csv(train, columns=FEATURES + 1, header=True),
-        read_csv(test, columns=(FEATURES + 1, FEATURES + 2), header=True),
-    )
-
-
 class HepmassConfig(StoredConfig):
     """HEPMASS: 315,123 / 35,013 / 174,987 rows of 21 columns.
 
@@ -94,11 +85,11 @@ class HepmassConfig(StoredConfig):
     test_is_published = True
 
     def prepare(self) -> Sequence[Array]:
-        found = self.located()
-        if found.form == "archive":
-            with extracted(found.paths[0], "1000_train.csv", "1000_test.csv") as (train, test):
-                return _read(train, test)
-        return _read(*found.paths)
+        with self.located().opened("1000_train.csv", "1000_test.csv") as (train, test):
+            return prepare_hepmass(
+                read_csv(train, columns=FEATURES + 1, header=True),
+                read_csv(test, columns=(FEATURES + 1, FEATURES + 2), header=True),
+            )
 
 
 ENTRIES = [

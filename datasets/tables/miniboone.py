@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from datasets.base import Array, DataCorrupt, Entry, Published
-from datasets.files.archive import extracted
 from datasets.files.recognise import content, npy_array
 from datasets.files.sources import CC_BY, UCI, File, Form, Source
 from datasets.files.untrusted import npy, open_plain, reading
@@ -65,9 +64,6 @@ _RECURRING = (5, 13, 22, 26, 34, 44, 45)
 def read_particle_text(path: Path) -> Array:
     """UCI's text: counts of signal and background, then a line of 50 numbers for each event.
 
-    Args:
-        path: of ``MiniBooNE_PID.txt``.
-
     Returns:
         The signal, without outliers and recurring columns, float64, shape ``(n, 43)``.
 
@@ -89,10 +85,6 @@ def read_particle_text(path: Path) -> Array:
     return np.delete(values[values[:, 0] >= -100], _RECURRING, axis=1)
 
 
-def _read_array(path: Path) -> Array:
-    return check_finite(npy(path).read().astype(np.float64), path)
-
-
 class MinibooneConfig(StoredConfig):
     """MINIBOONE: 29,556 / 3,284 / 3,648 rows of 43 columns.
 
@@ -107,13 +99,11 @@ class MinibooneConfig(StoredConfig):
 
     def prepare(self) -> Sequence[Array]:
         found = self.located()
-        if found.form == "archive":
-            with extracted(found.paths[0], "miniboone/data.npy") as (path,):
-                rows = _read_array(path)
-        elif found.form == "text":
-            rows = read_particle_text(found.paths[0])
-        else:
-            rows = _read_array(found.paths[0])
+        with found.opened("miniboone/data.npy") as (path,):
+            if found.form == "text":
+                rows = read_particle_text(path)
+            else:
+                rows = check_finite(npy(path).read().astype(np.float64), path)
         return standardised_splits(rows)
 
 

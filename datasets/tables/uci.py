@@ -24,16 +24,11 @@ import numpy as np
 from pydantic import Field
 
 from datasets.base import Array, DataCorrupt, Entry, named_generator
-from datasets.files.recognise import content, npz_arrays, starting_with
-from datasets.files.sources import CC_BY, UCI, File, Form, Source, locate
+from datasets.files.recognise import content, starting_with
+from datasets.files.sources import CC_BY, UCI, File, Form, Source, array_form, locate
 from datasets.files.untrusted import npz
 from datasets.stored import StoredConfig, check_sizes
-from datasets.tables.steps import (
-    check_finite,
-    read_csv,
-    standardised_splits,
-    uncorrelated,
-)
+from datasets.tables.steps import check_finite, read_csv, standardised_splits, uncorrelated
 
 __all__ = ["UciConfig", "prepare_table"]
 
@@ -43,41 +38,34 @@ _REGRESSION = (
 )
 
 
+SHAPES = {
+    "magic": (19_020, 10),
+    "protein": (45_730, 10),
+    "keggundirected": (63_608, 28),
+    "parkinsons": (5_875, 21),
+}
+"""Of the tables as they come."""
+
+
+def _arrays(name: str, file: str, digest: str) -> Form:
+    return array_form(file, {"x": (SHAPES[name], digest)}, f"*{name}*.npz")
+
+
 def _regression(
-    name: str,
-    number: int,
-    text: tuple[str, bytes],
-    download: tuple[str, int],
-    array: tuple[tuple[int, int], str],
-    citation: str,
+    name: str, text: tuple[str, bytes], download: tuple[str, int], digest: str, citation: str
 ) -> Source:
+    """One of the tables of the package uci_datasets: its text, its download, its array."""
+    csv = File(
+        f"{name}-data.csv.gz",
+        content(*text),
+        (f"{_REGRESSION}/{name}/data.csv.gz",),
+        *download,
+        patterns=("data.csv*", f"*{name}*.csv*"),
+    )
     return Source(
-        (
-            Form(
-                "csv",
-                (
-                    File(
-                        f"{name}-data.csv.gz",
-                        content(*text),
-                        (f"{_REGRESSION}/{name}/data.csv.gz",),
-                        *download,
-                        patterns=("data.csv*", f"*{name}*.csv*"),
-                    ),
-                ),
-            ),
-            Form(
-                "npz",
-                (
-                    File(
-                        f"uci_{name}.npz",
-                        npz_arrays({"x": array[0]}, {"x": array[1]}),
-                        patterns=(f"*{name}*.npz",),
-                    ),
-                ),
-            ),
-        ),
+        (Form("csv", (csv,)), _arrays(name, f"uci_{name}.npz", digest)),
         CC_BY,
-        f"UCI {number}, {citation}; as prepared by the uci_datasets package of T. Evans",
+        f"{citation}; as prepared by the uci_datasets package of T. Evans",
     )
 
 
@@ -95,21 +83,10 @@ SOURCES = {
                     ),
                 ),
             ),
-            Form(
-                "npz",
-                (
-                    File(
-                        "magic_gamma.npz",
-                        npz_arrays(
-                            {"x": (19_020, 10)},
-                            {
-                                "x": "b06b59c2835ec124bcdb1daa0207773f"
-                                "884c4983212f698e295a7995d89f6944"
-                            },
-                        ),
-                        patterns=("*magic*.npz",),
-                    ),
-                ),
+            _arrays(
+                "magic",
+                "magic_gamma.npz",
+                "b06b59c2835ec124bcdb1daa0207773f884c4983212f698e295a7995d89f6944",
             ),
         ),
         CC_BY,
@@ -117,56 +94,35 @@ SOURCES = {
     ),
     "protein": _regression(
         "protein",
-        265,
         (
             "6ccb1a6bf7e7ba40febe2b8226779cb62e4ca2fa4d193bdec8538c6b5f991ec5",
             b"4356.8,201.65,-0.076162,",
         ),
         ("sha256:f709d0107c3ee90ab019b9e5d77fc2ae182158958cb70b1903236a51334fd01b", 1_621_214),
-        (
-            (45_730, 10),
-            "910ec19e3741b7c5e9c400099a590a0b94755f961706e76870b0910f4da18276",
-        ),
-        "Rana 2013",
+        "910ec19e3741b7c5e9c400099a590a0b94755f961706e76870b0910f4da18276",
+        "UCI 265, Rana 2013",
     ),
     "keggundirected": _regression(
         "keggundirected",
-        221,
         (
             "8659e2c3a0acb334ab5859e7e7ce288974e152acf5f0d96e13ff8f8283e937e9",
             b"5.8974,-2.3094,-0.4319,-",
         ),
         ("sha256:117419270e50f581df18bf996ffc8b6bf1bb76c9f3640331ac9d6e64cff63d4e", 2_913_718),
-        (
-            (63_608, 28),
-            "67ac8197352e58252449665158b5b67322947bab9464e2961b90cc11035f2482",
-        ),
-        "Naeem and Asghar 2011",
+        "67ac8197352e58252449665158b5b67322947bab9464e2961b90cc11035f2482",
+        "UCI 221, Naeem and Asghar 2011",
     ),
     "parkinsons": _regression(
         "parkinsons",
-        189,
         (
             "514813c9ae91ea070cb6eafcac612db990ea26cf631eb29e9457fbdd4a75f4bd",
             b"-20.494,7.1951,-0.31779,",
         ),
         ("sha256:d20ffd9c9e5053a03fff0b770e7b0e076bf856a34538198303c897b6cc6addde", 334_059),
-        (
-            (5_875, 21),
-            "26e02a1e5d98adf366e489e794cb6bd66ffbd299fe41823a015448ca27a9f96d",
-        ),
-        "Tsanas and Little 2009",
+        "26e02a1e5d98adf366e489e794cb6bd66ffbd299fe41823a015448ca27a9f96d",
+        "UCI 189, Tsanas and Little 2009",
     ),
 }
-
-
-SHAPES = {
-    "magic": (19_020, 10),
-    "protein": (45_730, 10),
-    "keggundirected": (63_608, 28),
-    "parkinsons": (5_875, 21),
-}
-"""Of the tables as they come."""
 
 SIZES = {
     "magic": ((15_314, 1_701, 1_890), 10),

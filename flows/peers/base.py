@@ -42,11 +42,7 @@ class MissingLibrary(FlowError, ImportError):
 
 
 def load(module: str, extra: str = "peers") -> Any:
-    """Import a module of a peer's library.
-
-    Args:
-        module: its full name.
-        extra: of this project, which brings the library.
+    """Import a module of a peer's library, which an extra of this project brings.
 
     Raises:
         MissingLibrary: if the library is not installed.
@@ -186,6 +182,11 @@ class PeerConfig(FlowConfig):
     def _build(self, event_shape: Sequence[int], dimension: int) -> Flow:
         """The flow, on an event of ``dimension`` numbers, at least two."""
 
+    @property
+    def _splines(self) -> dict[str, Any]:
+        """The options of splines, as nflows and normflows call them."""
+        return {"num_bins": self.bins, "tails": "linear", "tail_bound": self.tail_bound}
+
     def _one_width(self, library: str) -> int:
         """The width of all hidden layers.
 
@@ -205,14 +206,7 @@ def entries(
     source: str,
     remarks: Mapping[System, str] | None = None,
 ) -> list[Entry]:
-    """The entries of a library: one for each system.
-
-    Args:
-        config_class: of the library.
-        library: its name.
-        source: what to cite.
-        remarks: what whoever reads a system's results must know.
-    """
+    """The entries of a library: one for each system, with a system's :attr:`Entry.remark`."""
     summaries: dict[System, str] = {
         "realnvp": "affine couplings",
         "maf": "masked affine autoregressive layers",

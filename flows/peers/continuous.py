@@ -152,22 +152,12 @@ class ContinuousPeerFlow(VectorFlow):
         return cast(CountedDynamics, self.blocks[index])
 
     def _encode_vector(
-        self,
-        x: Tensor,
-        context: Tensor | None,
-        *,
-        exact: bool,
-        generator: torch.Generator | None,
+        self, x: Tensor, context: Tensor | None, *, exact: bool, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         return self._through(x, range(len(self.blocks)), False, exact, generator)
 
     def _decode_vector(
-        self,
-        z: Tensor,
-        context: Tensor | None,
-        *,
-        exact: bool,
-        generator: torch.Generator | None,
+        self, z: Tensor, context: Tensor | None, *, exact: bool, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         return self._through(z, range(len(self.blocks))[::-1], True, exact, generator)
 
@@ -180,17 +170,9 @@ class ContinuousPeerFlow(VectorFlow):
         exact: bool,
         generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor]:
-        """Through all blocks, from 0 to T, or from T to 0 if ``backward``.
+        """States ``(n, D)`` through all blocks in order, from 0 to T, or T to 0 if ``backward``.
 
-        Args:
-            z: states, shape ``(n, D)``.
-            order: of the blocks.
-            backward: the direction of time.
-            exact: whether the trace is exact whatever the config says.
-            generator: source of the estimator's noise.
-
-        Returns:
-            States, and log-determinants ``(n,)``.
+        With log-determinants ``(n,)``, whose trace is exact if the config or the call says so.
         """
 
     def trace_estimates(

@@ -56,23 +56,13 @@ class _Flowjax(InJax):
                 self.constants.register_buffer(name, tensor)
 
     def _encode_vector(
-        self,
-        x: Tensor,
-        context: Tensor | None,
-        *,
-        exact: bool,
-        generator: torch.Generator | None,
+        self, x: Tensor, context: Tensor | None, *, exact: bool, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         z, log_abs_det = self._call("encode", x)
         return z, log_abs_det
 
     def _decode_vector(
-        self,
-        z: Tensor,
-        context: Tensor | None,
-        *,
-        exact: bool,
-        generator: torch.Generator | None,
+        self, z: Tensor, context: Tensor | None, *, exact: bool, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         x, log_abs_det = self._call("decode", z)
         return x, log_abs_det

@@ -213,13 +213,7 @@ def _run(
     constants: Mapping[str, Tensor],
     *inputs: Any,
 ) -> tuple[Any, Mapping[str, Any]]:
-    """Call a compiled function.
-
-    Args:
-        function: of parameters, constants and inputs; gives results and counts.
-        parameters: by name.
-        constants: by name.
-        inputs: tensors, or tuples of them.
+    """Call a compiled function of parameters, constants and inputs (tensors, or tuples of them).
 
     Returns:
         Results as tensors, and counts as they are; all of them are there.
@@ -280,11 +274,7 @@ class InJax(VectorFlow):
         """The loss of rows ``(n, D)`` by :meth:`Operation.loss`."""
 
     def loss(
-        self,
-        x: Tensor,
-        context: Tensor | None = None,
-        *,
-        generator: torch.Generator | None = None,
+        self, x: Tensor, context: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:
         if x.requires_grad or len(x) == 0 or not torch.is_grad_enabled():
             return super().loss(x, context, generator=generator)

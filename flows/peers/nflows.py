@@ -42,15 +42,8 @@ class NflowsConfig(PeerConfig):
             if self.system == "realnvp":
                 layers.append(transforms.AffineCouplingTransform(mask, network))
             elif self.system == "rqnsf-c":
-                layers.append(
-                    transforms.PiecewiseRationalQuadraticCouplingTransform(
-                        mask,
-                        network,
-                        num_bins=self.bins,
-                        tails="linear",
-                        tail_bound=self.tail_bound,
-                    )
-                )
+                coupling = transforms.PiecewiseRationalQuadraticCouplingTransform
+                layers.append(coupling(mask, network, **self._splines))
             else:
                 shared = {
                     "features": dimension,
@@ -61,14 +54,8 @@ class NflowsConfig(PeerConfig):
                 if self.system == "maf":
                     layers.append(transforms.MaskedAffineAutoregressiveTransform(**shared))
                 else:
-                    layers.append(
-                        transforms.MaskedPiecewiseRationalQuadraticAutoregressiveTransform(
-                            num_bins=self.bins,
-                            tails="linear",
-                            tail_bound=self.tail_bound,
-                            **shared,
-                        )
-                    )
+                    spline = transforms.MaskedPiecewiseRationalQuadraticAutoregressiveTransform
+                    layers.append(spline(**shared, **self._splines))
                 layers.append(transforms.ReversePermutation(dimension))
         return _Nflows(event_shape, self.layers, transforms.CompositeTransform(layers), self.traits)
 

@@ -80,9 +80,7 @@ class NormflowsConfig(PeerConfig):
                         lambda inputs, outputs: IgnoreContext(
                             network(inputs, outputs), self.hidden[-1]
                         ),
-                        num_bins=self.bins,
-                        tails="linear",
-                        tail_bound=self.tail_bound,
+                        **self._splines,
                     )
                 )
             else:
@@ -92,18 +90,8 @@ class NormflowsConfig(PeerConfig):
                     layers.append(flows.MaskedAffineAutoregressive(dimension, width, **shared))
                 else:
                     autoregressive = load("normflows.flows.neural_spline.autoregressive")
-                    layers.append(
-                        _Turned(
-                            autoregressive.MaskedPiecewiseRationalQuadraticAutoregressive(
-                                dimension,
-                                width,
-                                num_bins=self.bins,
-                                tails="linear",
-                                tail_bound=self.tail_bound,
-                                **shared,
-                            )
-                        )
-                    )
+                    spline = autoregressive.MaskedPiecewiseRationalQuadraticAutoregressive
+                    layers.append(_Turned(spline(dimension, width, **shared, **self._splines)))
                 layers.append(_Reverse())
         return _Normflows(event_shape, self.layers, nn.ModuleList(layers), self.traits)
 

@@ -29,7 +29,12 @@ COMMAND = ".venv/bin/python tests/benchmarks/remember_versions.py"
 
 PACKAGES = ("flows", "datasets", "benchmarks")
 COMMON_CODE = {
-    "training rule": ("benchmarks.train", "benchmarks.tune"),
+    "training rule": (
+        "benchmarks.train",
+        "benchmarks.batches",
+        "benchmarks.evaluation",
+        "benchmarks.tune",
+    ),
     "basis of flows": (
         "flows.base",
         "flows.config",

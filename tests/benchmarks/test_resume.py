@@ -12,7 +12,7 @@ import torch
 import datasets
 import flows
 from benchmarks.cell import Budget, Cell
-from benchmarks.check.flow import shrunk
+from benchmarks.check.small_flows import shrunk
 from benchmarks.train import CurveRow, Training, TrainingResult
 from benchmarks.tune import CellTraining
 

@@ -17,7 +17,8 @@ from torch import Tensor
 
 import flows
 from benchmarks.check import Check, DoesNotApply, Finding, run
-from benchmarks.check.flow import CHECKS, smaller
+from benchmarks.check.flow import CHECKS
+from benchmarks.check.small_flows import smaller
 from flows import FlowConfig
 
 
