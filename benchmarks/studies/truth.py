@@ -100,7 +100,9 @@ def _trained(records: Records) -> pd.DataFrame:
 
 def _far(cells: pd.DataFrame) -> pd.Series[bool]:
     """Which cells are of a contestant whose mean lies further than :data:`FAR` from the truth."""
-    means = cells[_KL].where(cells["status"] == "ok").groupby([cells["dataset"], cells["contestant"]])
+    means = (
+        cells[_KL].where(cells["status"] == "ok").groupby([cells["dataset"], cells["contestant"]])
+    )
     return means.transform("mean") > FAR
 
 
@@ -201,7 +203,7 @@ def finding(records: Records) -> str | None:
         # A single seed has no interval, and counts by its value.
         half = found.half_width if math.isfinite(found.half_width) else 0.0
         if found.mean - half > FAR:
-            words = in_words(found, digits=2).rpartition(" (")[0]
+            words = in_words(found, "nats", digits=2).rpartition(" (")[0]
             away.setdefault(str(name), []).append(f"{dataset} {words}")
         elif found.mean + half > FAR:
             open_ += 1
@@ -213,12 +215,14 @@ def finding(records: Records) -> str | None:
         if seeds == {1}
         else f"t intervals over {' or '.join(map(str, sorted(seeds)))} seeds"
     )
-    text = f"Of {pairs} pairs of flow and data set, {count} lie further than {FAR:g} nats"
-    text += f" from the truth ({over})"
+    text = (
+        f"Further than {FAR:g} nats from the truth: {count} of {pairs} pairs of flow and data set"
+    )
+    text += f" ({over})"
     if away:
         text += ": " + "; ".join(f"{name} on {', '.join(on)}" for name, on in away.items())
     if open_:
-        text += f"; of {open_} more the interval holds {FAR:g} or lies on both sides of it"
+        text += f"; of {open_} more the interval holds {FAR:g}"
     if lost:
         text += f"; {lost} lost a seed or more"
     return f"{text}."
