@@ -60,9 +60,9 @@ class NICEConfig(FlowConfig):
             made = MLP(inputs + context_features, self.hidden, outputs, self.activation, he=False)
             # The last layer starts like the others, as in the authors' code (laurent-dinh/nice,
             # exp/nice_mnist.yaml). From zero the flow is the identity, and where the data are
-            # symmetric about the axes no shift has a gradient there: 8 couplings on eight Gaussians
-            # were 0.97 nats from the truth after 1,000 steps at 1e-2 (seed 0), and so 0.25. On POWER
-            # it gains 0.18 nats at 3e-3 and 0.10 at 1e-2 (1,500 steps, 2 seeds).
+            # symmetric about the axes no shift has a gradient there: after 1,000 steps at 1e-2,
+            # 8 couplings were 0.97 nats from eight Gaussians (seed 0), and so are 0.25.
+            # On POWER it gains 0.18 nats at 3e-3 and 0.10 at 1e-2 (1,500 steps, 2 seeds).
             made.last.reset_parameters()
             return made
 

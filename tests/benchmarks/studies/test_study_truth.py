@@ -89,9 +89,9 @@ def test_the_finding_names_who_is_far_beyond_chance(tmp_path: Path) -> None:
     said = finding(records_of(tmp_path, "truth", measured))
     width = T_2 * 0.01 / math.sqrt(3)
     assert said == (
-        f"Further than {FAR:g} nats from the truth: 1 of 66 pairs of flow and data set (t intervals "
-        f"over 3 seeds): made on 8gaussians 1.00 ± {width:.2f} nats; of 2 more the interval holds "
-        f"{FAR:g}."
+        f"Further than {FAR:g} nats from the truth: 1 of 66 pairs of flow and data set (t "
+        f"intervals over 3 seeds): made on 8gaussians 1.00 ± {width:.2f} nats; of 2 more the "
+        f"interval holds {FAR:g}."
     )
 
 
