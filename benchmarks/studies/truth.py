@@ -215,10 +215,12 @@ def finding(records: Records) -> str | None:
         if seeds == {1}
         else f"t intervals over {' or '.join(map(str, sorted(seeds)))} seeds"
     )
+    steps = sorted(set(cells.loc[cells["status"] == "ok", "steps"].dropna()))
+    after = " to ".join(f"{value:,.0f}" for value in dict.fromkeys((steps[0], steps[-1])))
     text = (
-        f"Further than {FAR:g} nats from the truth: {count} of {pairs} pairs of flow and data set"
+        f"After {after} steps, further than {FAR:g} nats from the truth: {count} of {pairs} pairs"
     )
-    text += f" ({over})"
+    text += f" of flow and data set ({over})"
     if away:
         text += ": " + "; ".join(f"{name} on {', '.join(on)}" for name, on in away.items())
     if open_:

@@ -36,6 +36,7 @@ def measured(cell: Cell) -> dict[str, Any]:
         "truth_entropy_nats": 2.0,
         "gaussian_nll_nats": 3.5,
         "best_step": 350.0,
+        "steps": 400.0,
     }
 
 
@@ -89,9 +90,9 @@ def test_the_finding_names_who_is_far_beyond_chance(tmp_path: Path) -> None:
     said = finding(records_of(tmp_path, "truth", measured))
     width = T_2 * 0.01 / math.sqrt(3)
     assert said == (
-        f"Further than {FAR:g} nats from the truth: 1 of 66 pairs of flow and data set (t "
-        f"intervals over 3 seeds): made on 8gaussians 1.00 ± {width:.2f} nats; of 2 more the "
-        f"interval holds {FAR:g}."
+        f"After 400 steps, further than {FAR:g} nats from the truth: 1 of 66 pairs of flow "
+        "and data set (t intervals over 3 seeds): made on 8gaussians 1.00 "
+        f"± {width:.2f} nats; of 2 more the interval holds {FAR:g}."
     )
 
 
