@@ -19,8 +19,8 @@ from benchmarks.report.statistics import t_interval
 from benchmarks.report.table import Table, number
 from benchmarks.studies.base import Study
 
-# Equal steps, few of them: flow matching, whose steps cost least by far, is where it is early in its
-# way. Learning rates: those of the study toy.
+# Equal steps, few of them: after as many, flow matching, whose steps cost the least, is still far from
+# converged. Learning rates: those of the study toy.
 _SMALL = """
 seeds = [0, 1, 2]
 measures = ["quality", "work"]
