@@ -1,7 +1,8 @@
 """Conditioner networks that several systems share.
 
 A conditioner computes the parameters of a transformation from what it may see. The last layer
-of each starts at zero, so that a fresh flow is the identity. They work on columns, ``(features,
+of each starts at zero, so that a fresh flow is the identity (of all but NICE's, whose shifts would
+have no gradient there on symmetric data). They work on columns, ``(features,
 n)``; see :mod:`flows.dense`.
 
 The hidden layers of a relu perceptron start as He, Zhang, Ren and Sun have it (2015,

@@ -38,10 +38,12 @@ from benchmarks.report.statistics import (
 from benchmarks.report.table import Entry, Section, Table, between, number
 from benchmarks.studies.base import Study
 
-# Each contestant's rate is the one of the study quick where it has one.
+# Each contestant's rate is the one of the study quick where it has one. NICE's four couplings can
+# hardly bend a plane: it has as many as RealNVP.
 _FEW_FLOWS = """[
     { name = "ffjord", atol = 1e-4, rtol = 1e-4, budget = { learning_rate = 3e-2 } },
-    { name = ["realnvp", "glow", "nice", "maf"], budget = { learning_rate = 1e-2 } },
+    { name = ["realnvp", "glow", "maf"], budget = { learning_rate = 1e-2 } },
+    { name = "nice", layers = 8, budget = { learning_rate = 1e-2 } },
     { name = ["rqnsf-c", "rqnsf-ar"], budget = { learning_rate = 3e-3 } },
 ]"""
 _FEW_SETS = '["8gaussians", "checkerboard", { name = "power", rows = 20000, test_rows = 2469 }]'
@@ -70,7 +72,8 @@ budget = {{ nfe = 5000 }}
 
 _FLOWS = """[
     { name = ["ffjord", "ffjord-fm"], hidden = [[64, 64, 64], [256, 256, 256]] },
-    { name = ["realnvp", "glow", "nice", "maf", "maf-mog", "rqnsf-c", "rqnsf-ar"], hidden = [[64, 64], [256, 256]] },
+    { name = ["realnvp", "glow", "maf", "maf-mog", "rqnsf-c", "rqnsf-ar"], hidden = [[64, 64], [256, 256]] },
+    { name = "nice", layers = 8, hidden = [[64, 64], [256, 256]] },
 ]"""
 _SETS = (
     """["8gaussians", "checkerboard", "power", "miniboone", { name = "mixture", dimension = 16 }]"""

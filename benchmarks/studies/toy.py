@@ -53,7 +53,8 @@ flows = [
     {{ name = "ffjord", trace = "exact", atol = 1e-4, rtol = 1e-4, budget = {{ steps = 500, learning_rate = 3e-2 }} }},
     {{ name = "glow", steps = 100, log_scale_bound = 0.1, budget = {{ steps = 300, learning_rate = 3e-3 }} }},
     {{ name = "realnvp", layers = 10, budget = {{ learning_rate = 1e-2 }} }},
-    {{ name = ["nice", "maf"], budget = {{ learning_rate = 1e-2 }} }},
+    {{ name = "nice", layers = 10, budget = {{ learning_rate = 1e-2 }} }},
+    {{ name = "maf", budget = {{ learning_rate = 1e-2 }} }},
     {{ name = ["rqnsf-c", "rqnsf-ar"], budget = {{ steps = 1500, learning_rate = 3e-3 }} }},
 ]
 datasets = {_DATASETS}
@@ -80,8 +81,8 @@ budget = {{ steps = 10000, learning_rate = 1e-3, weight_decay = 1e-5 }}
 name = "discrete"
 flows = [
     {{ name = "glow", steps = 100 }},
-    {{ name = "realnvp", layers = 10 }},
-    "nice", "maf", "rqnsf-c", "rqnsf-ar",
+    {{ name = ["realnvp", "nice"], layers = 10 }},
+    "maf", "rqnsf-c", "rqnsf-ar",
 ]
 datasets = {_DATASETS}
 budget = {{ steps = 100000, optimizer = "adamax", learning_rate = 1e-4 }}

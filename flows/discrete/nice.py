@@ -27,6 +27,11 @@ class NICEConfig(FlowConfig):
     arXiv:1410.8516), sections 3.2 to 3.4: additive couplings of features with even and odd
     index, a diagonal ``exp(s)`` at the end and a factorial prior.
 
+    With one Jacobian everywhere, the areas of the model's density levels are those of the prior's
+    but for a factor. So no number of couplings comes nearer to a uniform density in the plane than
+    ``1 - log 2 = 0.307`` nats with the normal prior and 0.380 with the logistic (matched by their
+    decreasing rearrangements, the best that there is by the Hardy-Littlewood inequality).
+
     Example:
         >>> import torch
         >>> flow = NICEConfig().build(event_shape=(4,))
@@ -34,6 +39,7 @@ class NICEConfig(FlowConfig):
         0.0
     """
 
+    version: ClassVar[int] = 2
     traits: ClassVar[Traits] = COUPLING_TRAITS
 
     layers: PositiveInt = Field(default=4, description="number of couplings; the paper has 4")
@@ -51,7 +57,14 @@ class NICEConfig(FlowConfig):
         def network(inputs: int, outputs: int) -> nn.Module:
             # Additive couplings learn better from the smaller start: on POWER (100,000 rows, 2,000
             # steps of 256 rows) by 0.51 nats of validation at a rate of 1e-3 and by 0.14 at 3e-3.
-            return MLP(inputs + context_features, self.hidden, outputs, self.activation, he=False)
+            made = MLP(inputs + context_features, self.hidden, outputs, self.activation, he=False)
+            # The last layer starts like the others, as in the authors' code (laurent-dinh/nice,
+            # exp/nice_mnist.yaml). From zero the flow is the identity, and where the data are
+            # symmetric about the axes no shift has a gradient there: after 1,000 steps at 1e-2,
+            # 8 couplings were 0.97 nats from eight Gaussians (seed 0), and so are 0.25.
+            # On POWER it gains 0.18 nats at 3e-3 and 0.10 at 1e-2 (1,500 steps, 2 seeds).
+            made.last.reset_parameters()
+            return made
 
         dimension = dimension_of(event_shape)
         prior = StandardLogistic if self.prior == "logistic" else StandardNormal
