@@ -57,8 +57,8 @@ def test_planning_and_common_code_import_no_library_of_a_contestant() -> None:
     """What a cell's process has imported is therefore its contestants'."""
     code = (
         "import sys, importlib\n"
-        "from benchmarks.run.local import PRELOAD\n"
-        "for name in PRELOAD: importlib.import_module(name)\n"
+        "from benchmarks.run.server import PRELOAD\n"
+        "importlib.import_module(PRELOAD)\n"
         "from benchmarks.environment import LIBRARIES\n"
         "print([name for name in LIBRARIES if name in sys.modules])"
     )
