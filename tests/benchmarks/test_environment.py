@@ -20,7 +20,6 @@ from benchmarks.environment import (
     version_of,
 )
 from benchmarks.errors import BenchError
-from benchmarks.run import local
 from flows.continuous import kernels
 from flows.processor import Processor
 from flows.products import VARIABLE, Products, chosen_products
@@ -88,20 +87,6 @@ def test_a_wrong_setting_of_the_products_is_an_error_in_one_line(
     monkeypatch.setenv(VARIABLE, "fast")
     with pytest.raises(BenchError, match=f"{VARIABLE} = 'fast'"):
         describe_environment(CPU)
-
-
-def test_cells_multiply_as_the_process_that_starts_them(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    seen: dict[str, str] = {}
-    monkeypatch.delenv(VARIABLE)
-    monkeypatch.setattr(local, "matrix_products", lambda: Products(2**23))
-    monkeypatch.setattr(
-        local.multiprocessing.forkserver, "ensure_running", lambda: seen.update(os.environ)
-    )
-    local._start_server()
-    assert seen[VARIABLE] == "onednn:8388608"
-    assert VARIABLE not in os.environ
 
 
 @pytest.mark.parametrize(
