@@ -356,7 +356,8 @@ def _prepare(cells: pd.DataFrame, store_of: dict[str, Store], notes: list[str]) 
     ]
     ranked = sorted(range(len(cells)), key=lambda row: order[row])
     return Records(
-        cells=cells.iloc[ranked].reset_index(drop=True),
+        # In one piece, which all that takes some of the rows is the faster for.
+        cells=cells.iloc[ranked].reset_index(drop=True).copy(),
         setting_columns=columns,
         differing=differing,
         short=short,
