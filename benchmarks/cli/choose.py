@@ -66,6 +66,11 @@ def choose(
     table` says what is done to it. A tenth of its rows validates, a tenth tests. The same command
     goes on where an earlier one was interrupted.
     """
+    from benchmarks.run import server
+
+    # As `run` does.
+    click.get_current_context().with_resource(server.ahead())
+
     import datasets
     from benchmarks.choose import TRAINING_PART, check, contestants, document
     from benchmarks.matrix import matrix_of

@@ -111,12 +111,18 @@ def run(
     With --engine slurm the cells are run by tasks of a cluster, a GPU each, which go on without
     this command; it ends when they are in the queue.
     """
+    if engine == "local" and (partition or more):
+        raise click.UsageError("--partition and --sbatch are Slurm's: say --engine slurm as well")
+    if engine == "local" and not dry_run:
+        # Before anything that takes its time to import: the two then load side by side.
+        from benchmarks.run import server
+
+        click.get_current_context().with_resource(server.ahead())
+
     from benchmarks.matrix import load_matrix
     from benchmarks.select import filter_cells, parse_seeds
     from benchmarks.store import Store
 
-    if engine == "local" and (partition or more):
-        raise click.UsageError("--partition and --sbatch are Slurm's: say --engine slurm as well")
     resources = None
     if engine == "slurm":
         from benchmarks.run.slurm import Resources

@@ -18,13 +18,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 
 from benchmarks.errors import StoreError
 from benchmarks.report.answer import answer
 from benchmarks.report.figures import Drawn, Scene
-from benchmarks.report.page import Part, write_page
+from benchmarks.report.page import Part, section_of, write_page
+from benchmarks.report.processes import cores, on_all_cores
 from benchmarks.report.records import Records, gather
 from benchmarks.report.sections import sections_of
 from benchmarks.report.style import rc
@@ -35,6 +37,9 @@ from benchmarks.store import Store
 from benchmarks.studies.base import Study
 
 __all__ = ["ReportSummary", "write_report"]
+
+# Below, one process is done before others would have begun.
+_FEW_CELLS = 100
 
 
 @dataclass(frozen=True)
@@ -82,21 +87,29 @@ def write_report(stores: Sequence[Store], out: Path) -> ReportSummary:
     sections = sections_of(records)
     notes = list(records.notes)
     sentences, picture = answer(sections)
+    # Names are one study's own: where there are several, files say whose they are.
+    several = len(sections) > 1
+
+    def write_section(place: int) -> _Written:
+        study, mine = sections[place]
+        return _write_section(study, mine, f"{study.name}-" if several else "", out)
+
     try:
         out.mkdir(parents=True, exist_ok=True)
-        parts = []
-        for study, mine in sections:
-            # Names are one study's own: where there are several, files say whose they are.
-            part, undrawn = _part(study, mine, f"{study.name}-" if len(sections) > 1 else "")
-            parts.append(part)
-            notes += undrawn
         (missing,) = failures(records)
-        tables = [table for part in parts for table in part.tables]
-        paths = [path for table in (*tables, missing) for path in write(table, out / "tables")]
-        with mpl.rc_context(rc()):
-            pictures = [picture] if picture else []
-            for drawn in (*pictures, *(drawn for part in parts for drawn in part.figures)):
-                paths.append(save(drawn.figure, out / "figures", drawn.name))
+        paths = write(missing, out / "tables")
+        if picture:
+            with mpl.rc_context(rc()):
+                paths.append(save(picture.figure, out / "figures", picture.name))
+        # The largest first.
+        order = sorted(range(len(sections)), key=lambda place: -len(sections[place][1].cells))
+        processes = 1 if len(records.cells) < _FEW_CELLS else cores()
+        made = on_all_cores(write_section, order, processes)
+        written = [found for _, found in sorted(zip(order, made, strict=True))]
+        for found in written:
+            notes += found.undrawn
+            paths += found.paths
+        parts = [found.part for found in written]
         page = write_page(records, sentences, picture, parts, missing, notes, out)
     except OSError as error:
         raise StoreError(f"cannot write the report into {out}: {error}") from error
@@ -111,25 +124,42 @@ def write_report(stores: Sequence[Store], out: Path) -> ReportSummary:
     )
 
 
-def _part(study: Study, records: Records, prefix: str) -> tuple[Part, list[str]]:
-    """A study's tables and figures, and a note for each figure that could not be drawn."""
+@dataclass(frozen=True)
+class _Written:
+    """What became of a section.
+
+    Attributes:
+        part: of the page.
+        undrawn: a note for each figure that could not be drawn.
+        paths: the files of its tables and figures.
+    """
+
+    part: dict[str, Any]
+    undrawn: list[str]
+    paths: list[Path]
+
+
+def _write_section(study: Study, records: Records, prefix: str, out: Path) -> _Written:
+    """Make and write a study's tables and figures; nothing but what the page takes stays."""
     scene = Scene.of(records)
-    tables = [table for make in study.tables for table in make(records)]
+    tables = [
+        replace(table, name=prefix + table.name) for make in study.tables for table in make(records)
+    ]
+    paths = [path for table in tables for path in write(table, out / "tables")]
     figures, undrawn = [], []
     with mpl.rc_context(rc()):
         for draw in study.figures:
-            drawn = list(draw(scene))
+            drawn = [replace(each, name=prefix + each.name) for each in draw(scene)]
+            paths += [save(each.figure, out / "figures", each.name) for each in drawn]
             figures += drawn
             if not drawn:
                 what = (draw.__doc__ or draw.__name__).partition("\n")[0].rstrip(".")
                 undrawn.append(f"{study.name}: no record has what this figure takes: {what}")
-    return (
-        Part(
-            study=study,
-            finding=(study.finding and study.finding(records)) or "",
-            usage=(study.usage and study.usage(records)) or "",
-            tables=[replace(table, name=prefix + table.name) for table in tables],
-            figures=[replace(drawn, name=prefix + drawn.name) for drawn in figures],
-        ),
-        undrawn,
+    part = Part(
+        study=study,
+        finding=(study.finding and study.finding(records)) or "",
+        usage=(study.usage and study.usage(records)) or "",
+        tables=tables,
+        figures=figures,
     )
+    return _Written(section_of(part, out), undrawn, paths)

@@ -22,7 +22,7 @@ from benchmarks.report.records import Records
 from benchmarks.report.table import Table, as_html
 from benchmarks.studies.base import Study
 
-__all__ = ["Part", "write_page"]
+__all__ = ["Part", "section_of", "write_page"]
 
 
 @dataclass(frozen=True)
@@ -161,11 +161,28 @@ def _meanings(records: Records) -> list[tuple[str, str]]:
     ]
 
 
+def section_of(part: Part, out: Path) -> dict[str, Any]:
+    """A section as the page's template takes it: text alone.
+
+    Args:
+        part: its tables and figures written already.
+        out: folder of the page.
+    """
+    study = part.study
+    return {
+        "study": {"name": study.name, "title": study.title, "answers": study.answers},
+        "finding": part.finding,
+        "usage": part.usage,
+        "tables": [_table(table) for table in part.tables],
+        "figures": [_figure(drawn, out / "figures") for drawn in part.figures],
+    }
+
+
 def write_page(
     records: Records,
     answer: Sequence[str],
     picture: Drawn | None,
-    parts: Sequence[Part],
+    sections: Sequence[dict[str, Any]],
     failures: Table,
     notes: Sequence[str],
     out: Path,
@@ -176,7 +193,7 @@ def write_page(
         records: what was measured.
         answer: the sentences of the first screen.
         picture: what they are about, written already; None for none.
-        parts: the sections, their tables and figures written already.
+        sections: each of :func:`section_of`.
         failures: what is missing from all of them.
         notes: what the reader should know of the records.
         out: folder of the page.
@@ -208,16 +225,7 @@ def write_page(
         flows=list(dict.fromkeys(cells["flow"])),
         datasets=list(dict.fromkeys(cells["dataset"])),
         seeds=sorted(int(seed) for seed in set(cells["seed"].dropna())),
-        parts=[
-            {
-                "study": part.study,
-                "finding": part.finding,
-                "usage": part.usage,
-                "tables": [_table(table) for table in part.tables],
-                "figures": [_figure(drawn, out / "figures") for drawn in part.figures],
-            }
-            for part in parts
-        ],
+        parts=sections,
         failures=_table(failures),
         settings=_listing(records, records.setting_columns),
         differing=[_label(column) for column in records.differing],

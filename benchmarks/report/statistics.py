@@ -37,6 +37,8 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 CONFIDENCE = 0.95
 """Nominal coverage of every interval of the report."""
 
+_RESAMPLED = 2**19
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -206,23 +208,27 @@ def stratified_bootstrap(
 
     Args:
         scores: shape ``(contestants, seeds, data sets)``.
-        statistic: from that shape to ``(contestants,)``.
+        statistic: from that shape to ``(contestants,)``; likewise with axes before these.
         draws: how many resamples; they come from a seed of their own.
 
     Returns:
         The ends of the 95 % intervals, shape ``(contestants,)`` each; NaN for a single seed.
     """
-    _, seeds, sets = scores.shape
+    contestants, seeds, sets = scores.shape
     if seeds < 2:
         nothing = np.full(len(scores), math.nan)
         return nothing, nothing
     random = np.random.default_rng(0)
     drawn = []
-    for _ in range(draws):
-        chosen = random.integers(seeds, size=(seeds, sets))
-        drawn.append(statistic(np.take_along_axis(scores, chosen[None], axis=1)))
+    # Many at once, of a few megabytes.
+    at_once = max(1, _RESAMPLED // scores.size)
+    for first in range(0, draws, at_once):
+        count = min(at_once, draws - first)
+        chosen = random.integers(seeds, size=(count, 1, seeds, sets))
+        every = np.broadcast_to(scores, (count, contestants, seeds, sets))
+        drawn.append(statistic(np.take_along_axis(every, chosen, axis=2)))
     tail = 50 * (1 - CONFIDENCE)
-    low, high = np.percentile(np.stack(drawn), [tail, 100 - tail], axis=0)
+    low, high = np.percentile(np.concatenate(drawn), [tail, 100 - tail], axis=0)
     return low, high
 
 

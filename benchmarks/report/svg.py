@@ -44,7 +44,8 @@ def save(figure: Figure, folder: Path, name: str) -> Path:
     path = folder / f"{name}.svg"
     # Laid out as on a screen: the SVG's own resolution leaves too little room between panels.
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    # Not "none", which stands for an engine, and for another drawing before the figure is written.
+    figure.set_layout_engine(None)
     marks = _marks(figure)
     out = io.StringIO()
     figure.savefig(out, format="svg", dpi=DPI, metadata={"Date": None, "Creator": None})

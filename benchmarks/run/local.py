@@ -4,7 +4,8 @@ A cell is taken before a stage of it is started (:mod:`benchmarks.run.claims`), 
 of runners share a folder.
 
 Each stage of a cell is a fresh process, forked from a server that has torch loaded and nothing
-else done (no CUDA context, no threads), so that a cell costs no seconds of imports.
+else done (no CUDA context, no threads), so that a cell costs no seconds of imports
+(:mod:`benchmarks.run.server`).
 
 How a process ends says what is done. A record is a result, whatever its status, and final. One
 that was killed from outside, stopped, or lost with its server has no result: its cell goes on from
@@ -17,8 +18,6 @@ import contextlib
 import ctypes
 import multiprocessing
 import multiprocessing.connection
-import multiprocessing.forkserver
-import multiprocessing.resource_tracker
 import os
 import shutil
 import signal
@@ -33,39 +32,25 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks import measures
-from benchmarks.allocator import ALLOCATOR
 from benchmarks.cell import Cell
-from benchmarks.environment import matrix_products
 from benchmarks.errors import RunStopped
-from benchmarks.run import claims
+from benchmarks.run import claims, server
 from benchmarks.run import process as cell_module
 from benchmarks.run.process import GRACE_SECONDS, NO_DISK, STOPPED, Stage, Task
 from benchmarks.store import LeftOut, Record, Status, Store
-from flows.products import VARIABLE as PRODUCTS
 
 __all__ = ["Outcome", "Running", "run_cells", "visible_gpus"]
 
-# What every cell needs and takes its time to import. torch's optimisers import its compiler's
-# front end at their first step; compiled kernels are compiled, once, before anything is measured.
-PRELOAD = [
-    "benchmarks.run.process",
-    "torch._dynamo",
-    "flows.continuous.kernels.warmed",
-    *dict.fromkeys(found.measure.__module__ for found in measures.FAMILIES.values()),
-]
 RETRIES = 2
 """How often a cell is started again whose process was ended from outside."""
 SERVER_TRIES = 20
 """How often a process is asked for, twice a second, of servers that end."""
-OUTSIDE = {signal.SIGKILL, *cell_module.STOP_SIGNALS, signal.SIGHUP, signal.SIGINT}
+OUTSIDE = {signal.SIGKILL, *server.STOP_SIGNALS, signal.SIGHUP, signal.SIGINT}
 """Signals by which others end a process; those that a process brings on itself are its result."""
 LOOK_SECONDS = 1.0
 """Between two looks at cells that others have."""
 SERVER_LOST = 255
 """What multiprocessing says of a process whose end nobody has seen."""
-MARK = "FFJORD_BENCH_RUNNER"
-"""Environment variable by which a runner knows what its cells have started."""
 
 
 @dataclass(frozen=True)
@@ -140,8 +125,6 @@ def run_cells(
     folder = _identity(directory)
     # Nobody writes into it. This process alone holds ``mine``: when it ends, cells notice.
     pipe, mine = multiprocessing.Pipe(duplex=False)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
     waiting: dict[Stage, dict[str, Cell]] = {"quality": {}, "cost": {}}
     running: list[Running] = []
     retried: Counter[str] = Counter()
@@ -213,8 +196,8 @@ def run_cells(
         gpu = ",".join(sorted(gpus, key=lambda gpu: load[gpu])[: cell.devices]) or None
         task = Task(cell, stage, directory, pipe, gpu, keep_weights, runner.name)
         for attempt in range(SERVER_TRIES):
-            process = context.Process(target=cell_module.run, args=(task,), name=str(cell))
-            _start_server()
+            server.start()
+            process = server.context().Process(target=cell_module.run, args=(task,), name=str(cell))
             try:
                 process.start()
             except (EOFError, OSError) as error:
@@ -317,25 +300,6 @@ def run_cells(
         raise RunStopped(f"{_no_disk(directory)} ({error})") from error
 
 
-def _start_server() -> None:
-    """Start what cells are forked from, unless it runs; only its environment is changed."""
-    # Every cell multiplies by the same library, so that the same cell gives the same result.
-    environment = {**ALLOCATOR, PRODUCTS: matrix_products().setting, MARK: str(os.getpid())}
-    # It is no cell's, and is not to be taken for one.
-    multiprocessing.resource_tracker.ensure_running()
-    added = environment.keys() - os.environ.keys()
-    # Who sends them to all of a job's processes means the cells, which would end with their server:
-    # it never takes them, and they take them when they have a handler.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, cell_module.STOP_SIGNALS)
-    try:
-        os.environ.update({name: environment[name] for name in added})
-        multiprocessing.forkserver.ensure_running()
-    finally:
-        for name in added:
-            os.environ.pop(name)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 @contextmanager
 def _adopting_strays() -> Iterator[Callable[..., None]]:
     """Gives a function that ends what cells have started and left behind.
@@ -354,10 +318,11 @@ def _adopting_strays() -> Iterator[Callable[..., None]]:
 
     def end_strays(more: Iterable[psutil.Process] = ()) -> None:
         killed.update(more)
-        server = multiprocessing.forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
         for child in psutil.Process().children():
             with contextlib.suppress(psutil.Error):
-                if child.pid != server and child.environ().get(MARK) == str(os.getpid()):
+                if child.pid != server.pid() and child.environ().get(server.MARK) == str(
+                    os.getpid()
+                ):
                     killed.update(cell_module.end_descendants(child))
                     child.kill()
                     killed.add(child)

@@ -33,16 +33,18 @@ import datasets
 import flows
 from benchmarks import measures
 from benchmarks.cell import Cell
-from benchmarks.environment import OthersWork, describe_environment
+from benchmarks.environment import OthersWork, describe_environment, matrix_products
 from benchmarks.measures.subject import Subject
 from benchmarks.plugins import Plugin, loaded, restore
 from benchmarks.run import claims
 from benchmarks.run.checkpoint import Keeper, Stopped
+from benchmarks.run.server import STOP_SIGNALS
 from benchmarks.store import LARGEST, Record, Status, Store, write_atomically
 from benchmarks.text import bounded
 from benchmarks.train import Diverged
 from benchmarks.tune import NotApplicable, fresh_flow
 from flows import NotInvertible
+from flows.products import VARIABLE as PRODUCTS
 
 __all__ = [
     "NO_DISK",
@@ -62,7 +64,6 @@ STOPPED = os.EX_TEMPFAIL
 NO_DISK = os.EX_IOERR
 """Exit code of a process that could not write into the folder of the run."""
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE}
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 GRACE_SECONDS = 10.0
 """Between a polite end of a process and a forced one."""
 LOG_BYTES = 2**19
@@ -85,6 +86,8 @@ class Task:
         keep_weights: whether the tested weights are kept beside the record.
         taken_by: the name of the runner, which has taken the cell; empty for none.
         plugins: what the runner has loaded from outside the project.
+        products: by which library the runner multiplies matrices: every cell by the same, so that
+            the same cell gives the same result.
     """
 
     cell: Cell
@@ -95,6 +98,7 @@ class Task:
     keep_weights: bool = False
     taken_by: str = ""
     plugins: tuple[Plugin, ...] = field(default_factory=loaded)
+    products: str = field(default_factory=lambda: matrix_products().setting)
 
 
 class Pending(BaseModel):
@@ -179,6 +183,7 @@ def run(task: Task) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         if task.runner is not None:
             _leave_with_runner(task.runner)
+        os.environ[PRODUCTS] = task.products
         if task.gpu is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = task.gpu
         with claims.with_runner(store, task.taken_by):

@@ -30,7 +30,7 @@ from benchmarks.errors import RunStopped
 from benchmarks.plugins import Plugin, loaded, restore
 from benchmarks.run.claims import LEASE_SECONDS
 from benchmarks.run.local import Outcome, Running, run_cells, visible_gpus
-from benchmarks.run.process import STOP_SIGNALS
+from benchmarks.run.server import STOP_SIGNALS
 from benchmarks.store import Store, write_atomically
 from benchmarks.text import printable
 

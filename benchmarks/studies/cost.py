@@ -164,13 +164,16 @@ def mean_ranks(nll: Floats) -> Floats:
     """Mean rank of each contestant among all of the same seed and data set; 1 is the lowest NLL.
 
     Args:
-        nll: shape ``(contestants, seeds, data sets)``.
+        nll: shape ``(..., contestants, seeds, data sets)``.
+
+    Returns:
+        Shape ``(..., contestants)``.
 
     Example:
         >>> mean_ranks(np.array([[[0.1, 0.2]], [[0.3, 0.1]], [[0.5, 0.6]]])).tolist()
         [1.5, 1.5, 3.0]
     """
-    return np.asarray(stats.rankdata(nll, axis=0).mean(axis=(1, 2)))
+    return np.asarray(stats.rankdata(nll, axis=-3).mean(axis=(-2, -1)))
 
 
 def rankings(records: Records) -> list[Ranking]:

@@ -20,7 +20,6 @@ from benchmarks.environment import (
     version_of,
 )
 from benchmarks.errors import BenchError
-from benchmarks.run import local
 from flows.continuous import kernels
 from flows.processor import Processor
 from flows.products import VARIABLE, Products, chosen_products
@@ -57,8 +56,8 @@ def test_planning_and_common_code_import_no_library_of_a_contestant() -> None:
     """What a cell's process has imported is therefore its contestants'."""
     code = (
         "import sys, importlib\n"
-        "from benchmarks.run.local import PRELOAD\n"
-        "for name in PRELOAD: importlib.import_module(name)\n"
+        "from benchmarks.run.server import PRELOAD\n"
+        "importlib.import_module(PRELOAD)\n"
         "from benchmarks.environment import LIBRARIES\n"
         "print([name for name in LIBRARIES if name in sys.modules])"
     )
@@ -88,20 +87,6 @@ def test_a_wrong_setting_of_the_products_is_an_error_in_one_line(
     monkeypatch.setenv(VARIABLE, "fast")
     with pytest.raises(BenchError, match=f"{VARIABLE} = 'fast'"):
         describe_environment(CPU)
-
-
-def test_cells_multiply_as_the_process_that_starts_them(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    seen: dict[str, str] = {}
-    monkeypatch.delenv(VARIABLE)
-    monkeypatch.setattr(local, "matrix_products", lambda: Products(2**23))
-    monkeypatch.setattr(
-        local.multiprocessing.forkserver, "ensure_running", lambda: seen.update(os.environ)
-    )
-    local._start_server()
-    assert seen[VARIABLE] == "onednn:8388608"
-    assert VARIABLE not in os.environ
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,8 @@ def draw_line(
             then has a marker at some of them.
         joined: whether a line joins the means.
     """
+    # Where there is none, seaborn makes all ticks to see whether they are shown.
+    ax.set(xlabel=ax.get_xlabel() or x, ylabel=ax.get_ylabel() or y)
     sns.lineplot(
         data=points,
         x=x,

@@ -103,7 +103,7 @@ def test_fronts(points: list[tuple[float, float]], front: list[bool]) -> None:
 def test_the_bootstrap_of_a_mean_has_its_deviation() -> None:
     """Of a mean over strata: the root of the sum of s^2 / n over their number, s of n."""
     scores = np.random.default_rng(1).standard_normal((2, 5, 4)) * np.array([1.0, 2, 3, 4])
-    low, high = stratified_bootstrap(scores, lambda each: each.mean(axis=(1, 2)), draws=20_000)
+    low, high = stratified_bootstrap(scores, lambda each: each.mean(axis=(-2, -1)), draws=20_000)
     deviation = np.sqrt((scores.var(axis=1) / 5).sum(axis=1)) / 4
     np.testing.assert_allclose(high - low, 2 * 1.96 * deviation, rtol=0.05)
 
@@ -112,7 +112,7 @@ def test_the_bootstrap_covers_what_it_says_of_three_seeds() -> None:
     """87 % where it says 95, over ten data sets."""
     random = np.random.default_rng(0)
     scores = random.standard_normal((2000, 3, 10))
-    low, high = stratified_bootstrap(scores, lambda each: each.mean(axis=(1, 2)), draws=500)
+    low, high = stratified_bootstrap(scores, lambda each: each.mean(axis=(-2, -1)), draws=500)
     assert ((low < 0) & (high > 0)).mean() == pytest.approx(0.87, abs=0.02)
 
 

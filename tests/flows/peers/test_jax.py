@@ -243,9 +243,8 @@ def run_python(code: str) -> str:
 def test_what_cells_are_forked_from_holds_no_jax() -> None:
     code = """
 import importlib, sys
-from benchmarks.run.local import PRELOAD
-for name in PRELOAD:
-    importlib.import_module(name)
+from benchmarks.run.server import PRELOAD
+importlib.import_module(PRELOAD)
 import flows
 print("jax" in sys.modules)
 """
