@@ -62,6 +62,7 @@ name = "time"
 flows = {_FEW_FLOWS}
 datasets = {_FEW_SETS}
 budget = {{ seconds = 7.0 }}
+measures = ["quality", "work", "time"]
 
 [[study]]
 name = "work"
