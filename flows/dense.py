@@ -190,8 +190,10 @@ class _DenseStack(torch.autograd.Function):
         parameters, kept = saved[: ctx.count], saved[ctx.count :]
         needed = ctx.needs_input_grad[2:]
         if torch.is_grad_enabled():
-            return None, None, *_differentiable_gradients(
-                ctx.nonlinearity, (columns, *parameters), grad, needed
+            return (
+                None,
+                None,
+                *_differentiable_gradients(ctx.nonlinearity, (columns, *parameters), grad, needed),
             )
         rule = NONLINEARITIES[ctx.nonlinearity]
         inputs = [columns, *(kept if rule.keeps_result else kept[::2])]

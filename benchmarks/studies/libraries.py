@@ -133,10 +133,7 @@ def _behind_flowjax(records: Records, rows: pd.DataFrame) -> list[str]:
             found.append(f"{name} on {row['dataset']} ({', '.join(behind)})")
     if not found:
         return [f"Ours is level with FlowJAX or ahead of it in all {len(rows)} rows."]
-    return [
-        f"Ours is behind FlowJAX in {len(found)} of {len(rows)} rows: "
-        f"{'; '.join(found)}."
-    ]
+    return [f"Ours is behind FlowJAX in {len(found)} of {len(rows)} rows: {'; '.join(found)}."]
 
 
 ENTRIES = [

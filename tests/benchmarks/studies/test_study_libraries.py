@@ -14,7 +14,7 @@ RATIOS = ("train_step_ratio", "log_prob_ratio", "sample_ratio")
 
 
 def notes(folder: Path, slower: float) -> list[str]:
-    """Those of the ratios, where FlowJAX takes so much of our time for RealNVP in six dimensions."""
+    """Of the ratios, where FlowJAX takes so much of our time in one case."""
 
     def measured(cell: Cell) -> dict[str, float | str]:
         assert cell.reference is not None
