@@ -15,7 +15,7 @@ from flows.products import VARIABLE
 
 # The examples in docstrings are looked for in every module, and these cannot be imported then.
 collect_ignore_glob = [] if numba_is_there() else ["flows/continuous/kernels/*"]
-collect_ignore_glob += [] if triton_is_there() else ["flows/continuous/kernels/on_cuda.py"]
+collect_ignore_glob += [] if triton_is_there() else ["flows/continuous/kernels/on_cuda/*"]
 
 # Tests run in several processes at once; a thread each keeps them out of each other's way.
 torch.set_num_threads(1)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flows.products import LEAST_TERMS, by_onednn, chosen_products
 
-__all__ = ["product", "takes_onednn"]
+__all__ = ["add_product", "product", "takes_onednn"]
 
 
 def takes_onednn(factor: Tensor, terms: int) -> bool:
@@ -51,3 +51,17 @@ def product(left: Tensor, right: Tensor, shift: Tensor | None = None) -> Tensor:
     if takes_onednn(left, left.numel() * right.shape[1]):
         return by_onednn(left, right.t(), shift)
     return torch.mm(left, right) if shift is None else torch.addmm(shift, left, right)
+
+
+def add_product(result: Tensor, left: Tensor, right: Tensor) -> None:
+    """``result += left @ right``, likewise.
+
+    Args:
+        result: shape ``(m, n)``; may be a part of a matrix.
+        left: shape ``(m, k)``; likewise, also transposed.
+        right: shape ``(k, n)``; likewise.
+    """
+    if takes_onednn(left, left.numel() * right.shape[1]):
+        result.add_(by_onednn(left, right.t(), None))
+    else:
+        result.addmm_(left, right)

@@ -236,7 +236,12 @@ def test_jax_is_beside_ours_untrained_and_trained_at_three_sizes_of_a_batch(
         assert {cell.budget.steps > 0 for cell in mine} == {False, True}
         sizes = {cell.budget.batch_size for cell in mine}
         assert {64, 4096} < sizes <= {64, 512, 1000, 4096}
-    # torch.compile is asked of ours, of zuko and of the reference alike.
-    compiled = {cell.flow for cell in full.cells if cell.budget.compile}
-    assert (name == "libraries") == ({"realnvp", "zuko/realnvp"} <= compiled)
-    assert not any(cell.budget.compile for cell in small.cells)
+    # torch.compile is asked of ours, of zuko where there is time, and of the reference alike.
+    compiled = [
+        {cell.flow for cell in matrix.cells if cell.budget.compile} for matrix in (small, full)
+    ]
+    if name == "libraries":
+        assert {"realnvp", "flowjax/realnvp"} <= compiled[0]
+        assert compiled[1] - compiled[0] == {"zuko/maf", "zuko/realnvp", "zuko/rqnsf-c"}
+    else:
+        assert not any(compiled)

@@ -178,3 +178,39 @@ def test_products_of_slices_are_as_fast_as_of_their_copies() -> None:
             for b in (weight, whole)
         )
     assert slices < 5 * copies
+
+
+@pytest.mark.parametrize("nonlinearity", ["relu", "silu"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_zeros_that_are_left_out_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, nonlinearity: Activation, dtype: torch.dtype
+) -> None:
+    """Of weights with stairs of zeros: value, gradients and second derivatives."""
+    monkeypatch.setattr("flows.dense._LEAST_TERMS_TO_SKIP", 0)
+    steps = [[(0, 16, 3), (16, 30, 5)], [(0, 20, 16), (20, 40, 30)], [(2, 4, 20), (4, 6, 40)]]
+    columns, *given = (part.detach().to(dtype) for part in arguments((5, 30, 40, 6), 7))
+    for weight, stairs in zip(given[::2], steps, strict=True):
+        mask = torch.zeros_like(weight)
+        for start, stop, width in stairs:
+            mask[start:stop, :width] = 1
+        weight *= mask
+
+    def found(stairs: list[list[tuple[int, int, int]]] | None) -> list[Tensor]:
+        leaves = [part.clone().requires_grad_() for part in (columns, *given)]
+        layers = list(zip(leaves[1::2], leaves[2::2], strict=True))
+        with torch.no_grad():
+            evaluated = dense_stack(layers, nonlinearity, leaves[0], stairs)
+        value = dense_stack(layers, nonlinearity, leaves[0], stairs)
+        gradients = torch.autograd.grad(value.square().sum(), leaves, create_graph=True)
+        (again,) = torch.autograd.grad(gradients[0].square().sum(), leaves[0])
+        free = [
+            # What is zero by its mask has a gradient that its mask takes away.
+            part * (weight != 0)
+            for part, weight in zip(gradients[1::2], given[::2], strict=True)
+        ]
+        parts = [evaluated, value, gradients[0], *gradients[2::2], *free, again]
+        return [part.detach() for part in parts]
+
+    for mine, true in zip(found(steps), found(None), strict=True):
+        bound = float(true.abs().max()) * (1e-5 if dtype == torch.float32 else 1e-13)
+        torch.testing.assert_close(mine, true, atol=bound, rtol=0)

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from flows.activations import Activation, activation, pure_activation
 from flows.base import InputError, Traits
-from flows.dense import dense, dense_stack
+from flows.dense import Stairs, dense, dense_stack
 from flows.discrete.layers.elementwise import Elementwise
 from flows.discrete.layers.transform import Transform
 from flows.meter import tick
@@ -47,6 +47,12 @@ INVERSE_AUTOREGRESSIVE_TRAITS = Traits(
 )
 
 
+# Rows of a weight that are multiplied at once, with the columns before their last free weight, and
+# what part of a weight that may come to, to be worth it.
+_STEP = 128
+_MOST_PART = 0.8
+
+
 class MaskedLinear(nn.Linear):
     """A linear layer on columns, ``(inputs, n)``, in which some weights are held at zero.
 
@@ -57,6 +63,7 @@ class MaskedLinear(nn.Linear):
     def __init__(self, mask: Tensor) -> None:
         outputs, inputs = mask.shape
         super().__init__(inputs, outputs)
+        self.stairs = _stairs(mask)
         self.mask: Tensor
         self.register_buffer("mask", mask.to(self.weight), persistent=False)
 
@@ -66,6 +73,19 @@ class MaskedLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         return dense(*self.masked(), input)
+
+
+def _stairs(mask: Tensor) -> Stairs:
+    """A mask's rows, some at a time, each with how many of the first columns they see."""
+    outputs, inputs = mask.shape
+    found: list[tuple[int, int, int]] = []
+    for start in range(0, outputs, _STEP):
+        rows = mask[start : start + _STEP]
+        seen = rows.any(0).nonzero().flatten().tolist()
+        if seen:
+            found.append((start, start + len(rows), seen[-1] + 1))
+    multiplied = sum((stop - start) * width for start, stop, width in found)
+    return found if multiplied < _MOST_PART * outputs * inputs else [(0, outputs, inputs)]
 
 
 class MADE(nn.Module):
@@ -150,7 +170,10 @@ class MADE(nn.Module):
             layers[0] = torch.cat((weight, self.context.weight), 1), bias
             value = torch.cat((value, _given(context)))
         if not self.residual:
-            value = dense_stack(layers, self._nonlinearity, value)
+            stairs = [_linear(layer).stairs for layer in (*self.hidden, self.last)]
+            # Every unit of the first layer sees the context, which is behind what it sees.
+            stairs[0] = [(0, *layers[0][0].shape)]
+            value = dense_stack(layers, self._nonlinearity, value, stairs)
         else:
             trunk = None
             for index, layer in enumerate(layers[:-1]):
@@ -236,9 +259,13 @@ class MADE(nn.Module):
         return result.flip(0) if self.reverse else result
 
 
-def _masked(layer: nn.Module) -> tuple[Tensor, Tensor]:
+def _linear(layer: nn.Module) -> MaskedLinear:
     assert isinstance(layer, MaskedLinear)
-    return layer.masked()
+    return layer
+
+
+def _masked(layer: nn.Module) -> tuple[Tensor, Tensor]:
+    return _linear(layer).masked()
 
 
 def _given(context: Tensor | None) -> Tensor:

@@ -111,8 +111,10 @@ class Couplings(Transform):
 
     def _steps(self) -> Iterator[tuple[int, nn.Module, list[BatchNorm]]]:
         """Of each coupling the half that it transforms, its network and what follows."""
+        # A slice of a ModuleList is a module that is made anew, which takes longer than a norm.
+        norms = cast(list[BatchNorm], list(self.norms))
         for layer, (target, network) in enumerate(zip(self.targets, self.networks, strict=True)):
-            yield target, network, cast(list[BatchNorm], [*self.norms[2 * layer : 2 * layer + 2]])
+            yield target, network, norms[2 * layer : 2 * layer + 2]
 
     def forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         halves, changes = self._apart(x), []

@@ -170,13 +170,15 @@ import json, sys
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from flows.continuous.kernels import on_cuda
+from flows.continuous.kernels.on_cuda.evaluator import ROWS
+from flows.continuous.kernels.on_cuda.pull import pull_kernel
+from flows.continuous.kernels.on_cuda.step import step_kernel
 
 COMMON = dict(DEPTH=4, STAGES=7, ACTIVATION=0, RESIDUAL=False, INPUTS=16, HIDDEN=64, OUTPUTS=16)
-COMMON["BLOCK"] = on_cuda.ROWS
+COMMON["BLOCK"] = ROWS
 STEP = dict(COMMON, ADAPTIVE=True, INTEGRALS=1, KINETIC=0, JACOBIAN=0)
 INTEGERS = "total vectors_step vectors_row vectors_column n dimension size width probes used"
-for function, constants in ((on_cuda._step, STEP), (on_cuda._pull, dict(COMMON, TANGENT=True))):
+for function, constants in ((step_kernel, STEP), (pull_kernel, dict(COMMON, TANGENT=True))):
     kinds = {name: "*fp32" for name in function.arg_names}
     kinds |= {name: "i32" for name in INTEGERS.split() if name in kinds} | {"table": "*i32"}
     kinds |= {name: "fp32" for name in ("weight", "atol", "rtol") if name in kinds}
@@ -196,7 +198,7 @@ def test_it_compiles_for_an_h100_and_fits_its_shared_memory() -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert not done.returncode, done.stderr
     found = dict(line.split() for line in done.stdout.splitlines())
-    assert set(found) == {"_step", "_pull"}
+    assert set(found) == {"step_kernel", "pull_kernel"}
     assert all(int(size) <= 227 * 1024 for size in found.values())
 
 
@@ -207,12 +209,12 @@ def test_a_kernel_that_is_wrong_is_not_used(
     with on_device.chosen(True):
         assert on_cuda.covers(truth, z)
         assert not on_cuda.refused
-        monkeypatch.setattr(on_cuda, "_proven", set())
-        monkeypatch.setattr(on_cuda, "ACTIVATIONS", ("square", "tanh"))
+        monkeypatch.setattr(on_cuda.proof, "_proven", set())
+        monkeypatch.setattr(on_cuda.evaluator, "ACTIVATIONS", ("square", "tanh"))
         assert not on_cuda.covers(truth, z)
         assert "off by" in next(iter(on_cuda.refused.values()))
         on_cuda.refused.clear()
-        monkeypatch.setattr(on_cuda, "ACTIVATIONS", ())
+        monkeypatch.setattr(on_cuda.evaluator, "ACTIVATIONS", ())
         assert not on_cuda.covers(truth, z)
         assert "ValueError" in next(iter(on_cuda.refused.values()))
         on_cuda.refused.clear()

@@ -14,7 +14,7 @@ from torch import Tensor
 import flows
 from flows.base import InputError
 from flows.discrete.layers import transform
-from flows.discrete.layers.autoregressive import MADE, Autoregressive, Inverse
+from flows.discrete.layers.autoregressive import MADE, Autoregressive, Inverse, MaskedLinear
 from flows.discrete.layers.bases import MixtureMADE, StandardLogistic
 from flows.discrete.layers.coupling import Couplings
 from flows.discrete.layers.elementwise import LOG_SCALE_BOUND, Affine
@@ -587,3 +587,18 @@ def test_nice_keeps_the_volume_but_for_the_scale() -> None:
     scales = dict(flow.named_parameters())["transforms.1.log_scale"]
     torch.testing.assert_close(change, scales.sum().expand(10))
     assert math.isfinite(change[0].item())
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("context", [0, 2])
+def test_a_wide_mades_stairs_hold_all_that_is_free(reverse: bool, context: int) -> None:
+    made = MADE(20, context, (512, 512), 2, "relu", reverse=reverse)
+    for layer in (*made.hidden, made.last):
+        assert isinstance(layer, MaskedLinear)
+        covered = torch.zeros_like(layer.mask)
+        for start, stop, width in layer.stairs:
+            covered[start:stop, :width] = 1
+        assert not (layer.mask > covered).any()
+    wide = made.hidden[1]
+    assert isinstance(wide, MaskedLinear)
+    assert sum((stop - start) * width for start, stop, width in wide.stairs) < 0.65 * 512**2
