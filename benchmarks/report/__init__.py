@@ -2,11 +2,10 @@
 
 ``tables/``
     each table as Markdown, CSV and LaTeX.
-``figures/``
-    each figure as SVG.
 ``index.html``
     all of it on one page that needs nothing else, neither the network nor the folders beside it;
-    above all who wins at which cost (:mod:`benchmarks.report.answer`).
+    above all who wins at which cost (:mod:`benchmarks.report.answer`). Figures are there alone,
+    as SVG that its reader can save.
 
 A report has a section for each study that the folders' plans name, and one for cells of no study
 (:mod:`benchmarks.report.sections`). Nothing here reads data, builds a flow or knows the clock: the
@@ -28,7 +27,6 @@ from benchmarks.report.page import Part, write_page
 from benchmarks.report.records import Records, gather
 from benchmarks.report.sections import sections_of
 from benchmarks.report.style import rc
-from benchmarks.report.svg import save
 from benchmarks.report.table import write
 from benchmarks.report.tables import failures
 from benchmarks.store import Store
@@ -93,10 +91,6 @@ def write_report(stores: Sequence[Store], out: Path) -> ReportSummary:
         (missing,) = failures(records)
         tables = [table for part in parts for table in part.tables]
         paths = [path for table in (*tables, missing) for path in write(table, out / "tables")]
-        with mpl.rc_context(rc()):
-            pictures = [picture] if picture else []
-            for drawn in (*pictures, *(drawn for part in parts for drawn in part.figures)):
-                paths.append(save(drawn.figure, out / "figures", drawn.name))
         page = write_page(records, sentences, picture, parts, missing, notes, out)
     except OSError as error:
         raise StoreError(f"cannot write the report into {out}: {error}") from error

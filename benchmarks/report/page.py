@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +11,12 @@ from typing import Any
 
 import jinja2
 from markupsafe import Markup
-from PIL import Image
 
 from benchmarks import measures
 from benchmarks.report.figures import Drawn
 from benchmarks.report.groups import plain
 from benchmarks.report.records import Records
+from benchmarks.report.svg import as_svg
 from benchmarks.report.table import Table, as_html
 from benchmarks.studies.base import Study
 
@@ -33,7 +31,7 @@ class Part:
         study: whose it is.
         finding: one sentence that its records say; empty where they do not suffice.
         tables: written beside the page, in ``tables/``.
-        figures: written beside it, in ``figures/``.
+        figures: drawn in the page, and nowhere else.
         usage: lines of Python for whoever goes on from there; empty for none.
     """
 
@@ -62,43 +60,32 @@ _RULES = (
 )
 
 
-def _figure(drawn: Drawn, folder: Path) -> dict[str, Any]:
+# On the page, where a figure of 96 would have its text smaller than the page's own.
+_PIXELS_AN_INCH = 124
+
+_RULES_OF_LOOKS = re.compile(r"<style>((?:\.\w+\{[^}]*\})*)</style>")
+
+
+def _figure(drawn: Drawn, looks: dict[str, None]) -> dict[str, Any]:
+    """A figure's SVG as part of the page, which holds the rules of all figures' looks once."""
+    svg = as_svg(drawn.figure, drawn.name)
+
+    def collected(found: re.Match[str]) -> str:
+        looks.update(dict.fromkeys(re.findall(r"\.\w+\{[^}]*\}", found[1])))
+        return ""
+
+    svg = _RULES_OF_LOOKS.sub(collected, svg)
+    width = float(drawn.figure.get_figwidth()) * _PIXELS_AN_INCH
+    label = html.escape(drawn.title, quote=True)
+    # The page's SVG needs no namespace.
+    head = f'<svg role="img" aria-label="{label}" width="{width:.0f}" '
+    svg = svg.replace(' xmlns="http://www.w3.org/2000/svg"', "", 1).replace("<svg ", head, 1)
     return {
         "title": drawn.title,
         "caption": drawn.caption,
         "name": drawn.name,
-        "svg": Markup(_inline(folder / f"{drawn.name}.svg", drawn)),
-        "links": {"SVG": f"figures/{drawn.name}.svg"},
+        "svg": Markup(svg),
     }
-
-
-# On the page, where a figure of 96 would have its text smaller than the page's own.
-_PIXELS_AN_INCH = 124
-
-
-_PNG = re.compile(r"data:image/png;base64,([A-Za-z0-9+/=]+)")
-
-
-def _webp(found: re.Match[str]) -> str:
-    """An image in what every browser reads, but not every program that takes figures."""
-    image = Image.open(io.BytesIO(base64.b64decode(found[1]))).convert("RGBA")
-    out = io.BytesIO()
-    if image.getchannel("A").getextrema() == (255, 255):
-        image.convert("RGB").save(out, "webp", quality=75, method=6)
-    else:
-        # Points in one colour: their edges would suffer.
-        image.save(out, "webp", lossless=True, method=6)
-    return f"data:image/webp;base64,{base64.b64encode(out.getvalue()).decode()}"
-
-
-def _inline(path: Path, drawn: Drawn) -> str:
-    """A figure's SVG as part of the page."""
-    svg = path.read_text(encoding="utf-8")
-    width = float(drawn.figure.get_figwidth()) * _PIXELS_AN_INCH
-    svg = re.sub(r' (width|height)="[^"]*pt"', "", svg)
-    svg = _PNG.sub(_webp, svg)
-    label = html.escape(drawn.title, quote=True)
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" width="{width:.0f}" ', 1)
 
 
 def _table(table: Table) -> dict[str, Any]:
@@ -175,8 +162,8 @@ def write_page(
     Args:
         records: what was measured.
         answer: the sentences of the first screen.
-        picture: what they are about, written already; None for none.
-        parts: the sections, their tables and figures written already.
+        picture: what they are about; None for none.
+        parts: the sections, their tables written already.
         failures: what is missing from all of them.
         notes: what the reader should know of the records.
         out: folder of the page.
@@ -200,11 +187,12 @@ def write_page(
         # The machine stands among the settings, from these records or from older ones.
         and name not in (*records.setting_columns, "environment.machine")
     )
+    looks: dict[str, None] = {}
     page = environment.get_template("index.html.jinja").render(
         total=len(cells),
         ok=len(records.ok),
         answer=answer,
-        picture=_figure(picture, out / "figures") if picture else None,
+        picture=_figure(picture, looks) if picture else None,
         flows=list(dict.fromkeys(cells["flow"])),
         datasets=list(dict.fromkeys(cells["dataset"])),
         seeds=sorted(int(seed) for seed in set(cells["seed"].dropna())),
@@ -214,7 +202,7 @@ def write_page(
                 "finding": part.finding,
                 "usage": part.usage,
                 "tables": [_table(table) for table in part.tables],
-                "figures": [_figure(drawn, out / "figures") for drawn in part.figures],
+                "figures": [_figure(drawn, looks) for drawn in part.figures],
             }
             for part in parts
         ],
@@ -225,6 +213,8 @@ def write_page(
         rules=_RULES,
         meanings=_meanings(records),
         notes=notes,
+        # Filled by the figures, above.
+        looks=Markup("\n".join(sorted(looks))),
     )
     path = out / "index.html"
     path.write_bytes(page.encode("utf-8"))
