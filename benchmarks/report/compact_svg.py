@@ -50,7 +50,7 @@ def compacted(root: Element, name: str, frame: str) -> str:
     for patch in [group for group in root.iter(f"{SVG}g") if _is_white(group)][1:]:
         patch.clear()
     content = _wrapped(_merged(_flat(root, shapes, frame, {})))
-    body = Element(f"{SVG}svg", {"viewBox": root.get("viewBox", "")})
+    body = Element(f"{SVG}svg", {key: root.get(key, "") for key in ("width", "height", "viewBox")})
     body.extend(content)
     _share_shapes(body, _prefix(name), clips)
     rules = _classes(body)
@@ -151,10 +151,7 @@ def _text(text: Element) -> Element:
         # A formula, letter by letter.
         return text
     found = Element(text.tag)
-    for key in ("x", "y", "transform"):
-        value = text.get(key)
-        if value is not None and not value.startswith("rotate(-0 "):
-            found.set(key, re.sub(r"-?\d+\.\d+", lambda each: _short(float(each[0])), value))
+    _place(found, text)
     found.set("style", _said(_style(text)))
     found.text = "".join(text.itertext()).strip()
     return found
@@ -162,13 +159,18 @@ def _text(text: Element) -> Element:
 
 def _image(image: Element, frame: str, attributes: dict[str, str]) -> Element:
     found = Element(image.tag, attributes)
-    for key, value in image.attrib.items():
-        if key in ("x", "y", "width", "height", "transform"):
-            found.set(key, re.sub(r"-?\d+\.\d+", lambda each: _short(float(each[0])), value))
+    _place(found, image)
     if image.get("id", "").startswith(frame):
         found.set("id", image.attrib["id"])
     found.set("href", _webp(image.get(_LINK, "")))
     return found
+
+
+def _place(found: Element, drawn: Element) -> None:
+    for key in ("x", "y", "width", "height", "transform"):
+        value = drawn.get(key)
+        if value is not None and not value.startswith("rotate(-0 "):
+            found.set(key, re.sub(r"-?\d+\.\d+", lambda each: _short(float(each[0])), value))
 
 
 def _webp(address: str) -> str:
@@ -206,8 +208,9 @@ def _wrapped(elements: Sequence[Element]) -> list[Element]:
     """What neighbours share, a panel's bounds and a look, as a group's."""
     for attribute, least in (("style", 3), ("clip-path", 2)):
         found: list[Element] = []
-        for value, group in groupby(elements, lambda each: each.get(attribute)):
-            alike = list(group)
+        values = [each.get(attribute) for each in elements]
+        for value, group in groupby(zip(values, elements, strict=True), lambda pair: pair[0]):
+            alike = [each for _, each in group]
             if value is None or len(alike) < least:
                 found += alike
                 continue

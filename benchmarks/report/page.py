@@ -75,6 +75,7 @@ def _figure(drawn: Drawn, looks: dict[str, None]) -> dict[str, Any]:
         return ""
 
     svg = _RULES_OF_LOOKS.sub(collected, svg)
+    svg = re.sub(r' (width|height)="[^"]*pt"', "", svg, count=2)
     width = float(drawn.figure.get_figwidth()) * _PIXELS_AN_INCH
     label = html.escape(drawn.title, quote=True)
     # The page's SVG needs no namespace.

@@ -1,10 +1,11 @@
 """Figures as SVG: small, their points named, their contestants told apart by the page's script.
 
 Marks have a ``<title>``, which browsers show when one is pointed at, without any script: whose they
-are, in which panel. Their values stand in ``data-at``, x and y of each in turn, and what the panel's
-axes are called in its ``data-x`` and ``data-y``; the page's script shows these too. What is drawn of
-a contestant, and its entry in the legend, share the number in ``data-series``. Whose an artist is follows from what looks promise: no two
-contestants of a figure have the same colour, marker and filling.
+are, in which panel. Their values stand in ``data-at``, x and y of each in turn, and what the
+panel's axes are called in its ``data-x`` and ``data-y``; the page's script shows these too. What is
+drawn of a contestant, and its entry in the legend, share the number in ``data-series``. Whose an
+artist is follows from what looks promise: no two contestants of a figure have the same colour,
+marker and filling.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter
+
 from benchmarks.report.compact_svg import SVG, compacted
 from benchmarks.report.style import rc
 
@@ -118,7 +120,8 @@ def _marks(figure: Figure) -> dict[str, _Mark]:
             if line.get_marker() in _CAPS:
                 continue
             mark = _Mark(own)
-            if _is_marked(line):
+            # What stands at a border has no values there.
+            if _is_marked(line) and line.get_transform() == ax.transData:
                 whose = names[own] if own is not None else ""
                 mark.points, mark.values = _points(ax, line)
                 mark.title = ": ".join(filter(None, (whose, _one_line(ax.get_title()))))

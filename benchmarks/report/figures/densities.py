@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 
 from benchmarks.report.figures.panels import file_name
-from benchmarks.report.figures.scene import Drawn, Scene
+from benchmarks.report.figures.scene import Drawn, Scene, short_titles
 from benchmarks.report.groups import grouped
 from benchmarks.report.style import new_figure
 
@@ -96,13 +96,14 @@ def _figure(
         color="#333333",
         bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5},
     )
+    titles, in_full = short_titles(label for label, _, _ in panels)
     for position, (label, cell, arrays) in enumerate(panels, start=1):
         block, column = divmod(position, across)
         upper, lower = grid[2 * block][column], grid[2 * block + 1][column]
         density(upper, arrays["density"], float(arrays["top"]))
         dots(lower, arrays["samples"], scene.looks[label].colour, extent)
         nll = cell["nll_nats"]
-        title = folded(label) + (f"\n{nll:.3f} nats" if math.isfinite(nll) else "")
+        title = folded(titles[label]) + (f"\n{nll:.3f} nats" if math.isfinite(nll) else "")
         upper.set_title(title.replace("-", "\u2212") if nll < 0 else title)
     for row in range(2 * blocks):
         grid[row][0].set_ylabel("density" if row % 2 == 0 else "samples")
@@ -120,7 +121,7 @@ def _figure(
         "(brighter is denser); "
         + ("the truth first. " if truth is not None else "a histogram of the data first. ")
         + f"Below: test data, and samples of each flow. Square: {square}, in the data's units. "
-        "One seed of each flow, the lowest; the number is its test NLL.",
+        f"One seed of each flow, the lowest; the number is its test NLL.{in_full}",
     )
 
 
