@@ -18,7 +18,7 @@ from itertools import groupby
 import numpy as np
 from PIL import Image
 
-__all__ = ["FONTS", "compacted"]
+__all__ = ["FONTS", "PIXELS", "compacted"]
 
 SVG = "{http://www.w3.org/2000/svg}"
 _LINK = "{http://www.w3.org/1999/xlink}href"
@@ -26,6 +26,9 @@ ElementTree.register_namespace("", SVG[1:-1])
 
 FONTS = "'DejaVu Sans',Verdana,sans-serif"
 """Verdana has DejaVu's widths, where that is missing."""
+
+PIXELS = "pixels"
+"""The ``gid`` of an image whose pixels are to be seen."""
 
 Element = ElementTree.Element
 Shapes = dict[str, tuple[str, dict[str, str]]]
@@ -95,6 +98,7 @@ _LARGEST_MARKER = 20.0
 def _flat(group: Element, shapes: Shapes, frame: str, inherited: dict[str, str]) -> list[Element]:
     """A group's content without groups that say nothing."""
     found: list[Element] = []
+    held: list[Element] = []
     for child in group:
         kind = child.tag.removeprefix(SVG)
         attributes = {**inherited}
@@ -105,13 +109,16 @@ def _flat(group: Element, shapes: Shapes, frame: str, inherited: dict[str, str])
             if child.get("id", "").startswith("matplotlib.axis"):
                 # What is drawn alike is side by side: grid, ticks, then words.
                 inner.sort(key=lambda part: (part.tag == f"{SVG}text", _look(part)))
-            kept = {key: child.attrib[key] for key in child.attrib if key in _KEPT}
+            kept = {key: child.attrib[key] for key in _KEPT if key in child.attrib}
             if child.get("id", "").startswith(frame):
                 kept["id"] = child.attrib["id"]
-            if kept and inner:
-                held = Element(child.tag, kept)
-                held.extend(_wrapped(_merged(inner)))
-                found.append(held)
+            if kept and kept == (found[-1].attrib if found else None) and "data-at" not in kept:
+                # Marks and intervals of one contestant, one after the other.
+                found[-1].extend(inner)
+            elif kept and inner:
+                held.append(Element(child.tag, kept))
+                held[-1].extend(inner)
+                found.append(held[-1])
             else:
                 found += inner
         elif kind == "path":
@@ -124,6 +131,17 @@ def _flat(group: Element, shapes: Shapes, frame: str, inherited: dict[str, str])
             found.append(_text(child))
         elif kind == "title":
             found.append(child)
+    for each in held:
+        each[:] = _wrapped(_merged(list(each)))
+        # A group in a group.
+        if (
+            len(each) == 1
+            and each[0].tag == each.tag
+            and not each.attrib.keys() & each[0].attrib.keys()
+        ):
+            (inner_group,) = each
+            each.attrib |= inner_group.attrib
+            each[:] = list(inner_group)
     return found
 
 
@@ -158,26 +176,38 @@ def _text(text: Element) -> Element:
 
 
 def _image(image: Element, frame: str, attributes: dict[str, str]) -> Element:
-    found = Element(image.tag, attributes)
+    found = Element(image.tag)
     _place(found, image)
     if image.get("id", "").startswith(frame):
         found.set("id", image.attrib["id"])
-    found.set("href", _webp(image.get(_LINK, "")))
-    return found
+    seen = image.get("id", "") == PIXELS
+    if seen:
+        found.set("style", "image-rendering:pixelated")
+    found.set("href", _webp(image.get(_LINK, ""), exact=seen))
+    # Bounds on the image itself would be moved with it.
+    held = Element(f"{SVG}g", attributes)
+    held.append(found)
+    return held
 
 
 def _place(found: Element, drawn: Element) -> None:
-    for key in ("x", "y", "width", "height", "transform"):
-        value = drawn.get(key)
-        if value is not None and not value.startswith("rotate(-0 "):
-            found.set(key, re.sub(r"-?\d+\.\d+", lambda each: _short(float(each[0])), value))
+    for key in ("x", "y", "width", "height"):
+        if (value := drawn.get(key)) is not None:
+            found.set(key, _short(float(value)))
+    value = drawn.get("transform", "rotate(-0 ")
+    if not value.startswith("rotate(-0 "):
+        # Scales need more digits than places.
+        found.set("transform", re.sub(r"-?\d+\.\d+", lambda each: f"{float(each[0]):.5g}", value))
 
 
-def _webp(address: str) -> str:
+def _webp(address: str, exact: bool) -> str:
     image = Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))).convert("RGBA")
     out = io.BytesIO()
-    if image.getchannel("A").getextrema() == (255, 255):
-        image.convert("RGB").save(out, "webp", quality=60, method=6)
+    opaque = image.getchannel("A").getextrema() == (255, 255)
+    if opaque and exact:
+        image.convert("RGB").save(out, "webp", lossless=True, method=6)
+    elif opaque:
+        image.convert("RGB").save(out, "webp", quality=45, method=6)
     else:
         # Points in one colour: their edges would suffer.
         image.save(out, "webp", lossless=True, method=6)
@@ -211,7 +241,9 @@ def _wrapped(elements: Sequence[Element]) -> list[Element]:
         values = [each.get(attribute) for each in elements]
         for value, group in groupby(zip(values, elements, strict=True), lambda pair: pair[0]):
             alike = [each for _, each in group]
-            if value is None or len(alike) < least:
+            # Bounds on a mark itself would be moved with it.
+            marks = attribute == "clip-path" and any(each.tag == f"{SVG}use" for each in alike)
+            if value is None or (len(alike) < least and not marks):
                 found += alike
                 continue
             held = Element(f"{SVG}g", {attribute: value})
@@ -247,6 +279,7 @@ def _share_shapes(root: Element, prefix: str, clips: dict[str, Element]) -> None
                 (area,) = clips[old]
                 for key, value in area.attrib.items():
                     area.set(key, _short(float(value)) if key != "d" else value)
+                area.tail = None
                 made.append(area)
             element.set("clip-path", f"url(#{ids[old]})")
     if len(defs):
@@ -274,7 +307,7 @@ def _said(style: dict[str, str]) -> str:
 Parts = list[tuple[str, "np.ndarray[tuple[int, int], np.dtype[np.float64]]"]]
 _POINTS = {"M": 1, "L": 1, "Q": 2, "C": 3, "Z": 0, "z": 0}
 # Of a straight stretch only the ends are needed: what strays less, in points, is straight.
-_STRAIGHT = 0.12
+_STRAIGHT = 0.2
 
 
 def _parsed(path: str) -> Parts:
@@ -348,8 +381,10 @@ def _written(parts: Parts, scale: int) -> str:
             steps, letter = places, "M"
         else:
             steps, letter = places - at, kind.lower()
-            if kind == "L" and not steps.any() and before == "l":
+            if kind == "L" and not steps.any() and before in ("l", "h", "v"):
                 continue
+            if kind == "L" and not steps.all():
+                letter, steps = ("h", steps[:, :1]) if steps[0, 0] else ("v", steps[:, 1:])
         at = places[-1]
         numbers = _joined(_number(int(value), scale) for value in steps.ravel())
         if letter == before and letter != "M":

@@ -64,18 +64,31 @@ _RULES = (
 _PIXELS_AN_INCH = 124
 
 _RULES_OF_LOOKS = re.compile(r"<style>((?:\.\w+\{[^}]*\})*)</style>")
+# What HTML takes without quotes.
+_QUOTED = re.compile(r'="([\w.#-]+)"(/?)')
 
 
-def _figure(drawn: Drawn, looks: dict[str, None]) -> dict[str, Any]:
-    """A figure's SVG as part of the page, which holds the rules of all figures' looks once."""
+def _figure(drawn: Drawn, looks: dict[str, str]) -> dict[str, Any]:
+    """A figure's SVG as part of the page, which has the rule of each look once, under a short name.
+
+    Args:
+        drawn: the figure.
+        looks: the names so far, by rule; those of this figure are added.
+    """
     svg = as_svg(drawn.figure, drawn.name)
-
-    def collected(found: re.Match[str]) -> str:
-        looks.update(dict.fromkeys(re.findall(r"\.\w+\{[^}]*\}", found[1])))
-        return ""
-
-    svg = _RULES_OF_LOOKS.sub(collected, svg)
-    svg = re.sub(r' (width|height)="[^"]*pt"', "", svg, count=2)
+    (rules,) = _RULES_OF_LOOKS.findall(svg)
+    svg = _RULES_OF_LOOKS.sub("", svg)
+    names = {}
+    for name, rule in re.findall(r"\.(\w+)(\{[^}]*\})", rules):
+        names[name] = looks.setdefault(rule, f"l{len(looks)}")
+    svg = re.sub(r'class="(\w+)"', lambda found: f'class="{names.get(found[1], found[1])}"', svg)
+    svg = re.sub(
+        r'class="(\w+) (\w+)"',
+        lambda found: f'class="{found[1]} {names.get(found[2], found[2])}"',
+        svg,
+    )
+    svg = _QUOTED.sub(lambda found: f"={found[1]}{' /' if found[2] else ''}", svg)
+    svg = re.sub(r" (width|height)=[\d.]+pt", "", svg, count=2)
     width = float(drawn.figure.get_figwidth()) * _PIXELS_AN_INCH
     label = html.escape(drawn.title, quote=True)
     # The page's SVG needs no namespace.
@@ -89,11 +102,17 @@ def _figure(drawn: Drawn, looks: dict[str, None]) -> dict[str, Any]:
     }
 
 
+def _short(table: str) -> str:
+    """A table without what its cells are by default: text, and numbers where they can be sorted."""
+    table = table.replace('<td class="number" data-sort', "<td data-sort")
+    return table.replace('<td class="text">', "<td>")
+
+
 def _table(table: Table) -> dict[str, Any]:
     return {
         "title": table.title,
         "name": table.name,
-        "html": Markup(as_html(table)) if any(s.rows for s in table.sections) else "",
+        "html": Markup(_short(as_html(table))) if any(s.rows for s in table.sections) else "",
         "notes": table.notes,
         "links": {
             "Markdown": f"tables/{table.name}.md",
@@ -188,7 +207,7 @@ def write_page(
         # The machine stands among the settings, from these records or from older ones.
         and name not in (*records.setting_columns, "environment.machine")
     )
-    looks: dict[str, None] = {}
+    looks: dict[str, str] = {}
     page = environment.get_template("index.html.jinja").render(
         total=len(cells),
         ok=len(records.ok),
@@ -215,7 +234,7 @@ def write_page(
         meanings=_meanings(records),
         notes=notes,
         # Filled by the figures, above.
-        looks=Markup("\n".join(sorted(looks))),
+        looks=Markup("\n".join(f".{name}{rule}" for rule, name in looks.items())),
     )
     path = out / "index.html"
     path.write_bytes(page.encode("utf-8"))

@@ -28,10 +28,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter
 
-from benchmarks.report.compact_svg import SVG, compacted
+from benchmarks.report.compact_svg import PIXELS, SVG, compacted
 from benchmarks.report.style import rc
 
-__all__ = ["DPI", "as_svg", "frame_id"]
+__all__ = ["DPI", "PIXELS", "as_svg", "frame_id"]
 
 DPI = 100
 """Resolution of what a figure holds as an image: densities, clouds of points."""

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from benchmarks.report.figures.densities import folded
 from benchmarks.report.figures.panels import draw_line, handles, legend, log_axis, panels
 from benchmarks.report.figures.scene import Drawn, Scene
 from benchmarks.report.groups import grouped, replicate_of
@@ -195,7 +196,7 @@ def nfe_growth(scene: Scene) -> Iterable[Drawn]:
                 if points.empty:
                     continue
                 draw_line(ax, points, "step", column, scene.looks[name], band=True)
-            ax.set_title(dataset)
+            ax.set_title(folded(str(dataset)))
             # One scale for the two passes of a data set.
             ax.set_ylim(0, 1.12 * highest)
             ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))

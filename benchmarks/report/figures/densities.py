@@ -169,10 +169,10 @@ def dots(
     Args:
         ax: the panel.
         counts: how many lie in each place, from the bottom left.
-        colour: of the points; fainter where there is one in a place than where there are several.
+        colour: of the points.
         extent: left, right, bottom and top.
     """
     image = np.ones((*counts.shape, 4))
     image[..., :3] = to_rgb(colour)
-    image[..., 3] = np.select([counts > 2, counts == 2, counts == 1], [1, 0.85, 0.6], 0)
+    image[..., 3] = 0.75 * (counts > 0)
     return ax.imshow(image, origin="lower", extent=extent, interpolation="none", aspect="equal")

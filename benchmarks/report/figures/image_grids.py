@@ -13,6 +13,7 @@ from benchmarks.report.figures.panels import file_name
 from benchmarks.report.figures.scene import Drawn, Scene, short_titles
 from benchmarks.report.groups import grouped
 from benchmarks.report.style import new_figure
+from benchmarks.report.svg import PIXELS
 
 __all__ = ["image_grids", "tiled"]
 
@@ -72,7 +73,8 @@ def image_grids(scene: Scene) -> Iterable[Drawn]:
         # Plain matplotlib: seaborn draws no images.
         for place, (title, images, arrays) in enumerate(squares, start=1):
             ax = figure.add_subplot(rows, across, place)
-            ax.imshow(tiled(images, int(arrays["image_levels"])), interpolation="nearest")
+            shown_as = tiled(images, int(arrays["image_levels"]))
+            ax.imshow(shown_as, interpolation="none").set_gid(PIXELS)
             ax.set_title(title)
             ax.set_axis_off()
         yield Drawn(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
@@ -266,8 +267,9 @@ def among_others(ax: Axes, points: Sequence[tuple[Bounds, Bounds, Look, str]]) -
     inside = [y for _, y, _, _ in points if y[0] <= means[top - 1]]
     height = means[top - 1] - means[0] or abs(means[0]) or 1.0
     ends = [end for _, *both in inside for end in both if math.isfinite(end)]
-    # A long interval takes no more room than the means.
-    reach = height if top > 1 else math.inf
+    # A few long intervals take no more room than the means, or than most intervals.
+    widths = [half for _, low, high in inside if math.isfinite(half := (high - low) / 2)]
+    reach = max([height, *([1.5 * statistics.median(widths)] if widths else [])])
     low = max(min([*ends, means[0]]), means[0] - reach)
     high = min(max([*ends, means[top - 1]]), means[top - 1] + reach)
     room = 0.12 * (high - low) or 0.05 * abs(high) or 1.0

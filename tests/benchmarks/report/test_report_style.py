@@ -173,7 +173,7 @@ def test_marks_are_named_and_contestants_told_apart_with_their_intervals(tmp_pat
     legend(figure, handles(found, line=False))
     with mpl.rc_context(rc()):
         svg = as_svg(figure, "points")
-    assert '<g data-x="steps" data-y="NLL [nats]" class="panel">' in svg
+    assert '<g class="panel" data-x="steps" data-y="NLL [nats]">' in svg
     named = re.findall(r'class="named[^>]* data-at="([^"]*)"[^>]*><title>(.*?)</title>', svg)
     assert sorted(named) == [
         ("1|\u22121", "maf: power"),
@@ -181,7 +181,9 @@ def test_marks_are_named_and_contestants_told_apart_with_their_intervals(tmp_pat
         ("||1.5|0", "power"),
     ]
     for number in ("0", "1"):
-        # A mark, two intervals, and their four caps in two artists each.
-        assert svg.count(f'class="series" data-series="{number}"') == 7
+        # A mark and two intervals with their caps, which are a path.
+        (own,) = re.findall(f'<g class="series" data-series="{number}"[^>]*>(.*?)</g></g>', svg)
+        assert own.count("<use ") == 1
+        assert sum(path.count("M") for path in re.findall(r'<path [^>]*d="([^"]*)"', own)) == 6
         assert svg.count(f'class="entry" data-series="{number}"') == 2
     assert ">maf[layers=2]</text>" in svg
