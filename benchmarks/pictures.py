@@ -44,7 +44,11 @@ def compact(arrays: Mapping[str, Array]) -> dict[str, Array]:
         square = _square(found.pop("grid_x"), found.pop("grid_y"))
         field, truth = found.pop("log_density"), found.pop("truth_log_density", None)
         top = brightest([field if truth is None else truth])
-        found |= {"square": square, "top": np.float32(top), "density": _levels(field, top)}
+        found |= {
+            "square": square,
+            "top": np.array(top, dtype=np.float32),
+            "density": _levels(field, top),
+        }
         found["samples"] = _counts(found["samples"], square)
         if truth is not None:
             found["truth"] = _levels(truth, top)
@@ -80,7 +84,8 @@ def _square(x: Array, y: Array) -> Array:
 
 
 def _levels(log_density: Array, top: float) -> Array:
-    return np.rint(255 * np.minimum(density_of(log_density) / top, 1)).astype(np.uint8)
+    levels: Array = np.rint(255 * np.minimum(density_of(log_density) / top, 1)).astype(np.uint8)
+    return levels
 
 
 def _counts(points: Array, square: Array) -> Array:

@@ -253,7 +253,7 @@ def _note(root: ElementTree.Element, marks: Mapping[str, _Mark]) -> None:
 
 def _name(group: ElementTree.Element, mark: _Mark, points: Floats) -> None:
     """Give each mark its values, by its place: those outside of the panel are not drawn."""
-    found = []
+    found: list[str] = []
     for use in group.findall(f"{SVG}use"):
         place = np.array([float(use.get("x", 0)), float(use.get("y", 0))])
         far = np.abs(points - place).max(1)
