@@ -46,7 +46,7 @@ def compact(arrays: Mapping[str, Array]) -> dict[str, Array]:
         top = brightest([field if truth is None else truth])
         found |= {
             "square": square,
-            "top": np.array(top, dtype=np.float32),
+            "top": np.array(top),
             "density": _levels(field, top),
         }
         found["samples"] = _counts(found["samples"], square)
