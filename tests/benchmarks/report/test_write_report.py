@@ -533,7 +533,7 @@ def test_a_mark_is_named_and_a_legend_entry_hides_its_contestant(
     page = (written[1] / "index.html").read_text().replace("</body>", USE)
     (used,) = re.findall(r'data-used="([^"]*)"', dumped(page, tmp_path))
     parts, before, hit, still, hidden, named, again, *toggled = json.loads(html.unescape(used))
-    assert parts == before == 3
+    assert parts == before > 3
     assert (hit, still, hidden, again) == (True, True, False, True)
     assert re.match(r"ffjord\ntime of a training step, times \w+'s = [\d.]+\ntest NLL", named)
     assert toggled == [True, "false", 0, "true", parts, "group"]
