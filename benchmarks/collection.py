@@ -1,7 +1,8 @@
 """A collection: what of runs is worth keeping, in a folder that reads as a run's does.
 
-Records, curves, the plan, and such arrays as a report shows: pictures of one seed of each
-contestant, numbers of every seed. Logs, weights and what was pending stay behind.
+Records, curves, the plan, and such arrays as a report shows: numbers of every seed, and pictures
+(:mod:`benchmarks.pictures`) of one seed of each contestant, a byte a place. Logs, weights and what
+was pending stay behind.
 """
 
 from __future__ import annotations
@@ -14,13 +15,10 @@ from pathlib import Path
 
 from benchmarks.errors import StoreError
 from benchmarks.matrix import Matrix
+from benchmarks.pictures import PICTURES, compact
 from benchmarks.store import LeftOut, Record, Store, read_together, write_atomically
 
 __all__ = ["Collected", "collect_into"]
-
-NUMBERS_BYTES = 2**14
-"""A file of arrays that is no larger holds numbers, such as those of the measure ``solver``, which
-tables take of every seed; pictures, of which one seed is shown, take several times as much."""
 
 _OURS = re.compile(r"plan\.json|cells(/[^/]+){0,2}|cells/[^/]+/[^/]+/\w+\.(json|curve\.jsonl|npz)")
 
@@ -48,7 +46,8 @@ def collect_into(stores: Sequence[Store], target: Path) -> Collected:
     Args:
         stores: folders of runs of one study or matrix file. Of a cell that lies in several the
             record that ended well counts.
-        target: folder of the collection; made if missing. An earlier collection is replaced.
+        target: folder of the collection; made if missing. An earlier collection is replaced, which
+            may be one of ``stores``: it is then made anew by the rules of today.
 
     Raises:
         StoreError: if there are no records, ``target`` holds what no collection does, the folders
@@ -72,16 +71,14 @@ def collect_into(stores: Sequence[Store], target: Path) -> Collected:
         folders = ", ".join(str(store.directory) for store in stores)
         raise StoreError(f"no records to collect in {folders}: run a study into it first")
     plan = _joined([store.plan() for store in stores])
-    new = target.with_name(f".{target.name}.new")
     try:
-        shutil.rmtree(new, ignore_errors=True)
-        _fill(Store(new), found, plan)
-        shutil.rmtree(target, ignore_errors=True)
-        new.replace(target)
+        if target.resolve() in {store.directory.resolve() for store in stores}:
+            # In place, so that nothing is lost, records that are stale included.
+            _fill(Store(target), found, plan)
+        else:
+            _replace(target, found, plan)
     except OSError as error:
         raise StoreError(f"cannot write {target}: {error.strerror}") from error
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
     planned = {cell.key for cell in plan.cells} if plan else set()
     return Collected(
         cells=len(found),
@@ -93,8 +90,6 @@ def collect_into(stores: Sequence[Store], target: Path) -> Collected:
 
 def _check_target(target: Path, stores: Sequence[Store]) -> None:
     """Refuse a folder that holds a run, or anything else that would be lost."""
-    if target.resolve() in {store.directory.resolve() for store in stores}:
-        raise StoreError(f"{target} is the run itself: name another folder for the collection")
     if target.exists() and not target.is_dir():
         raise StoreError(f"{target} is a file; a folder was expected")
     for path in sorted(target.rglob("*")):
@@ -127,8 +122,19 @@ def _joined(plans: Sequence[Matrix | None]) -> Matrix | None:
     )
 
 
+def _replace(target: Path, found: dict[str, tuple[Store, Record]], plan: Matrix | None) -> None:
+    new = target.with_name(f".{target.name}.new")
+    try:
+        shutil.rmtree(new, ignore_errors=True)
+        _fill(Store(new), found, plan)
+        shutil.rmtree(target, ignore_errors=True)
+        new.replace(target)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
 def _fill(target: Store, found: dict[str, tuple[Store, Record]], plan: Matrix | None) -> None:
-    target.directory.mkdir(parents=True)
+    target.directory.mkdir(parents=True, exist_ok=True)
     if plan is not None:
         target.write_plan(plan)
     pictured: set[str] = set()
@@ -137,12 +143,13 @@ def _fill(target: Store, found: dict[str, tuple[Store, Record]], plan: Matrix | 
             path = store.path(record.cell, suffix)
             if path.is_file():
                 write_atomically(target.path(record.cell, suffix), path.read_bytes())
-        path = store.path(record.cell, ".npz")
-        if not path.is_file():
-            continue
+        arrays = compact(store.arrays(record.key))
         of_any_seed = record.cell.model_dump_json(exclude={"seed"})
-        is_picture = path.stat().st_size > NUMBERS_BYTES
-        if not is_picture or of_any_seed not in pictured:
-            write_atomically(target.path(record.cell, ".npz"), path.read_bytes())
-        if is_picture:
+        if of_any_seed in pictured:
+            arrays = {name: found for name, found in arrays.items() if name not in PICTURES}
+        if arrays:
+            target.write_arrays(record.cell, arrays)
+        else:
+            target.path(record.cell, ".npz").unlink(missing_ok=True)
+        if PICTURES & arrays.keys():
             pictured.add(of_any_seed)

@@ -2,11 +2,10 @@
 
 ``tables/``
     each table as Markdown, CSV and LaTeX.
-``figures/``
-    each figure as SVG.
 ``index.html``
     all of it on one page that needs nothing else, neither the network nor the folders beside it;
-    above all who wins at which cost (:mod:`benchmarks.report.answer`).
+    above all who wins at which cost (:mod:`benchmarks.report.answer`). Figures are there alone,
+    as SVG that its reader can save.
 
 A report has a section for each study that the folders' plans name, and one for cells of no study
 (:mod:`benchmarks.report.sections`). Nothing here reads data, builds a flow or knows the clock: the
@@ -30,7 +29,6 @@ from benchmarks.report.processes import cores, on_all_cores
 from benchmarks.report.records import Records, gather
 from benchmarks.report.sections import sections_of
 from benchmarks.report.style import rc
-from benchmarks.report.svg import save
 from benchmarks.report.table import write
 from benchmarks.report.tables import failures
 from benchmarks.store import Store
@@ -98,9 +96,6 @@ def write_report(stores: Sequence[Store], out: Path) -> ReportSummary:
         out.mkdir(parents=True, exist_ok=True)
         (missing,) = failures(records)
         paths = write(missing, out / "tables")
-        if picture:
-            with mpl.rc_context(rc()):
-                paths.append(save(picture.figure, out / "figures", picture.name))
         # The largest first.
         order = sorted(range(len(sections)), key=lambda place: -len(sections[place][1].cells))
         processes = 1 if len(records.cells) < _FEW_CELLS else cores()
@@ -131,7 +126,7 @@ class _Written:
     Attributes:
         part: of the page.
         undrawn: a note for each figure that could not be drawn.
-        paths: the files of its tables and figures.
+        paths: the files of its tables.
     """
 
     part: dict[str, Any]
@@ -140,7 +135,7 @@ class _Written:
 
 
 def _write_section(study: Study, records: Records, prefix: str, out: Path) -> _Written:
-    """Make and write a study's tables and figures; nothing but what the page takes stays."""
+    """Write a study's tables and draw its figures; nothing but what the page takes stays."""
     scene = Scene.of(records)
     tables = [
         replace(table, name=prefix + table.name) for make in study.tables for table in make(records)
@@ -150,7 +145,6 @@ def _write_section(study: Study, records: Records, prefix: str, out: Path) -> _W
     with mpl.rc_context(rc()):
         for draw in study.figures:
             drawn = [replace(each, name=prefix + each.name) for each in draw(scene)]
-            paths += [save(each.figure, out / "figures", each.name) for each in drawn]
             figures += drawn
             if not drawn:
                 what = (draw.__doc__ or draw.__name__).partition("\n")[0].rstrip(".")
@@ -162,4 +156,4 @@ def _write_section(study: Study, records: Records, prefix: str, out: Path) -> _W
         tables=tables,
         figures=figures,
     )
-    return _Written(section_of(part, out), undrawn, paths)
+    return _Written(section_of(part), undrawn, paths)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +11,12 @@ from typing import Any
 
 import jinja2
 from markupsafe import Markup
-from PIL import Image
 
 from benchmarks import measures
 from benchmarks.report.figures import Drawn
 from benchmarks.report.groups import plain
 from benchmarks.report.records import Records
+from benchmarks.report.svg import as_svg
 from benchmarks.report.table import Table, as_html
 from benchmarks.studies.base import Study
 
@@ -33,7 +31,7 @@ class Part:
         study: whose it is.
         finding: one sentence that its records say; empty where they do not suffice.
         tables: written beside the page, in ``tables/``.
-        figures: written beside it, in ``figures/``.
+        figures: drawn in the page, and nowhere else.
         usage: lines of Python for whoever goes on from there; empty for none.
     """
 
@@ -62,50 +60,64 @@ _RULES = (
 )
 
 
-def _figure(drawn: Drawn, folder: Path) -> dict[str, Any]:
+# On the page, where a figure of 96 would have its text smaller than the page's own.
+_PIXELS_AN_INCH = 124
+
+_RULES_OF_LOOKS = re.compile(r"<style>((?:\.\w+\{[^}]*\})*)</style>")
+# What HTML takes without quotes.
+_QUOTED = re.compile(r'="([\w.#-]+)"(/?)')
+
+
+def _figure(drawn: Drawn) -> dict[str, Any]:
+    """A figure as SVG that stands alone."""
     return {
         "title": drawn.title,
         "caption": drawn.caption,
         "name": drawn.name,
-        "svg": Markup(_inline(folder / f"{drawn.name}.svg", drawn)),
-        "links": {"SVG": f"figures/{drawn.name}.svg"},
+        "width": round(float(drawn.figure.get_figwidth()) * _PIXELS_AN_INCH),
+        "svg": as_svg(drawn.figure, drawn.name),
     }
 
 
-# On the page, where a figure of 96 would have its text smaller than the page's own.
-_PIXELS_AN_INCH = 124
+def _at_home(figure: dict[str, Any], looks: dict[str, str]) -> dict[str, Any]:
+    """A figure as part of the page, which has the rule of each look once, under a short name.
+
+    Args:
+        figure: of :func:`_figure`.
+        looks: the names so far, by rule; those of this figure are added.
+    """
+    svg = figure["svg"]
+    (rules,) = _RULES_OF_LOOKS.findall(svg)
+    svg = _RULES_OF_LOOKS.sub("", svg)
+    names = {}
+    for name, rule in re.findall(r"\.(\w+)(\{[^}]*\})", rules):
+        names[name] = looks.setdefault(rule, f"l{len(looks)}")
+    svg = re.sub(r'class="(\w+)"', lambda found: f'class="{names.get(found[1], found[1])}"', svg)
+    svg = re.sub(
+        r'class="(\w+) (\w+)"',
+        lambda found: f'class="{found[1]} {names.get(found[2], found[2])}"',
+        svg,
+    )
+    svg = _QUOTED.sub(lambda found: f"={found[1]}{' /' if found[2] else ''}", svg)
+    svg = re.sub(r" (width|height)=[\d.]+pt", "", svg, count=2)
+    label = html.escape(figure["title"], quote=True)
+    # The page's SVG needs no namespace.
+    head = f'<svg role="img" aria-label="{label}" width="{figure["width"]}" '
+    svg = svg.replace(' xmlns="http://www.w3.org/2000/svg"', "", 1).replace("<svg ", head, 1)
+    return figure | {"svg": Markup(svg)}
 
 
-_PNG = re.compile(r"data:image/png;base64,([A-Za-z0-9+/=]+)")
-
-
-def _webp(found: re.Match[str]) -> str:
-    """An image in what every browser reads, but not every program that takes figures."""
-    image = Image.open(io.BytesIO(base64.b64decode(found[1]))).convert("RGBA")
-    out = io.BytesIO()
-    if image.getchannel("A").getextrema() == (255, 255):
-        image.convert("RGB").save(out, "webp", quality=75, method=6)
-    else:
-        # Points in one colour: their edges would suffer.
-        image.save(out, "webp", lossless=True, method=6)
-    return f"data:image/webp;base64,{base64.b64encode(out.getvalue()).decode()}"
-
-
-def _inline(path: Path, drawn: Drawn) -> str:
-    """A figure's SVG as part of the page."""
-    svg = path.read_text(encoding="utf-8")
-    width = float(drawn.figure.get_figwidth()) * _PIXELS_AN_INCH
-    svg = re.sub(r' (width|height)="[^"]*pt"', "", svg)
-    svg = _PNG.sub(_webp, svg)
-    label = html.escape(drawn.title, quote=True)
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" width="{width:.0f}" ', 1)
+def _short(table: str) -> str:
+    """A table without what its cells are by default: text, and numbers where they can be sorted."""
+    table = table.replace('<td class="number" data-sort', "<td data-sort")
+    return table.replace('<td class="text">', "<td>")
 
 
 def _table(table: Table) -> dict[str, Any]:
     return {
         "title": table.title,
         "name": table.name,
-        "html": Markup(as_html(table)) if any(s.rows for s in table.sections) else "",
+        "html": Markup(_short(as_html(table))) if any(s.rows for s in table.sections) else "",
         "notes": table.notes,
         "links": {
             "Markdown": f"tables/{table.name}.md",
@@ -161,20 +173,15 @@ def _meanings(records: Records) -> list[tuple[str, str]]:
     ]
 
 
-def section_of(part: Part, out: Path) -> dict[str, Any]:
-    """A section as the page's template takes it: text alone.
-
-    Args:
-        part: its tables and figures written already.
-        out: folder of the page.
-    """
+def section_of(part: Part) -> dict[str, Any]:
+    """A section as :func:`write_page` takes it: text alone, which can come from another process."""
     study = part.study
     return {
         "study": {"name": study.name, "title": study.title, "answers": study.answers},
         "finding": part.finding,
         "usage": part.usage,
         "tables": [_table(table) for table in part.tables],
-        "figures": [_figure(drawn, out / "figures") for drawn in part.figures],
+        "figures": [_figure(drawn) for drawn in part.figures],
     }
 
 
@@ -192,7 +199,7 @@ def write_page(
     Args:
         records: what was measured.
         answer: the sentences of the first screen.
-        picture: what they are about, written already; None for none.
+        picture: what they are about; None for none.
         sections: each of :func:`section_of`.
         failures: what is missing from all of them.
         notes: what the reader should know of the records.
@@ -217,15 +224,19 @@ def write_page(
         # The machine stands among the settings, from these records or from older ones.
         and name not in (*records.setting_columns, "environment.machine")
     )
+    looks: dict[str, str] = {}
     page = environment.get_template("index.html.jinja").render(
         total=len(cells),
         ok=len(records.ok),
         answer=answer,
-        picture=_figure(picture, out / "figures") if picture else None,
+        picture=_at_home(_figure(picture), looks) if picture else None,
         flows=list(dict.fromkeys(cells["flow"])),
         datasets=list(dict.fromkeys(cells["dataset"])),
         seeds=sorted(int(seed) for seed in set(cells["seed"].dropna())),
-        parts=sections,
+        parts=[
+            section | {"figures": [_at_home(figure, looks) for figure in section["figures"]]}
+            for section in sections
+        ],
         failures=_table(failures),
         settings=_listing(records, records.setting_columns),
         differing=[_label(column) for column in records.differing],
@@ -233,6 +244,8 @@ def write_page(
         rules=_RULES,
         meanings=_meanings(records),
         notes=notes,
+        # Filled by the figures, above.
+        looks=Markup("\n".join(f".{name}{rule}" for rule, name in looks.items())),
     )
     path = out / "index.html"
     path.write_bytes(page.encode("utf-8"))

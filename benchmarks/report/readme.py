@@ -101,7 +101,7 @@ def _answer(material: Material) -> str:
     text = " ".join(material.summary.sentences)
     if (drawn := material.summary.picture) is None:
         return text
-    return f"{text}\n\n![{drawn.title}](results/report/figures/{drawn.name}.svg)"
+    return f"{text}\n\n![{drawn.title}](results/report/{drawn.name}.svg)"
 
 
 def _results(material: Material) -> str:

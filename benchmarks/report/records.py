@@ -23,6 +23,7 @@ import pandas as pd
 from benchmarks import measures
 from benchmarks.environment import LIBRARIES
 from benchmarks.measures.base import Sort
+from benchmarks.pictures import compact
 from benchmarks.report.groups import (
     contestant,
     describe_setting,
@@ -102,9 +103,12 @@ class Records:
     def arrays_of(
         self, cells: pd.DataFrame, names: Collection[str]
     ) -> tuple[pd.Series[Any], dict[str, np.ndarray[Any, Any]]] | None:
-        """The cell of the lowest seed that left all arrays of these names, with its arrays."""
+        """The cell of the lowest seed that left all arrays of these names, with its arrays.
+
+        Pictures are as :func:`benchmarks.pictures.compact` makes them.
+        """
         for _, cell in cells.sort_values("seed").iterrows():
-            arrays = self.store_of[cell["key"]].arrays(cell["key"])
+            arrays = compact(self.store_of[cell["key"]].arrays(cell["key"]))
             if set(names) <= set(arrays):
                 return cell, arrays
         return None

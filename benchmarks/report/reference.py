@@ -26,6 +26,7 @@ from PIL import Image
 
 from benchmarks.errors import StoreError
 from benchmarks.report import ReportSummary, readme, write_report
+from benchmarks.report.svg import as_svg
 from benchmarks.store import Store
 
 __all__ = ["Reference", "report_differences", "text_differences"]
@@ -89,6 +90,10 @@ class Reference:
     def _make(self, folder: Path) -> tuple[ReportSummary, str]:
         """The report in a folder, and README's text."""
         summary = write_report(self.stores, folder)
+        if (drawn := summary.picture) is not None:
+            # README shows it, which cannot show a part of the page.
+            text = as_svg(drawn.figure, drawn.name)
+            (folder / f"{drawn.name}.svg").write_text(text, encoding="utf-8")
         material = readme.Material(summary, self.root)
         return summary, readme.filled(self._text(), material)
 
@@ -144,16 +149,12 @@ def text_differences(old: str, new: str) -> list[str]:
     return found[:MOST_ITEMS] + ([f"and {more} more lines"] if more > 0 else [])
 
 
-# Names that matplotlib makes by hashing what they name.
-_ID = re.compile(r'(?<=[-"#])[A-Za-z][0-9a-f]{10}(?=["\')])')
 _IMAGE = re.compile(r"data:image/(?:png|webp);base64,\s*([A-Za-z0-9+/=\s]+)")
-_NUMBER = re.compile(r"(-?\d+(?:\.\d+)?(?:e[-+]?\d+)?)")
+_NUMBER = re.compile(r"(-?(?:\d+(?:\.\d+)?|\.\d+)(?:e[-+]?\d+)?)")
 
 
 def _plain(text: str) -> str:
-    """A text with names by their order, and pictures by what they show."""
-    names: dict[str, str] = {}
-    text = _ID.sub(lambda found: names.setdefault(found[0], f"id-{len(names)}-"), text)
+    """A text with pictures by what they show."""
     return _IMAGE.sub(lambda found: _shown(found[1]), text)
 
 
@@ -172,21 +173,23 @@ def _line_difference(old: str | None, new: str | None) -> str:
     if old == new:
         return ""
     a, b = _NUMBER.split(old), _NUMBER.split(new)
+    # Two places that are rounded to a tenth, and the way between them.
+    last = 0.21 if "<svg" in old and "<svg" in new else 0.0
     for place, (left, right) in enumerate(zip_longest(a, b, fillvalue="")):
-        if left == right or (place % 2 and _same(left, right)):
+        if left == right or (place % 2 and _same(left, right, last)):
             continue
         before = "".join(a[max(0, place - 2) : place])[-40:].lstrip()
         return f"{before}{_brief(left)} there, {_brief(right)} by the records"
     return ""
 
 
-def _same(left: str, right: str) -> bool:
-    """Whether two numbers are the same but for the last digits that are written."""
+def _same(left: str, right: str, last: float) -> bool:
+    """Whether two numbers are the same but for the last digits that are written: up to ``last``."""
     if not (left and right):
         return False
-    # Pictures have six digits after the point, tables nine that count.
-    fixed = all(re.fullmatch(r"-?\d+\.\d{4,6}", text) for text in (left, right))
-    last = 2e-6 if fixed else 0.0
+    # Animations have four digits after the point, tables nine that count.
+    if all(re.fullmatch(r"-?\d+\.\d{4,6}", text) for text in (left, right)):
+        last = max(last, 2e-6)
     return math.isclose(float(left), float(right), rel_tol=1e-6, abs_tol=last)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -31,6 +31,7 @@ __all__ = [
     "new_figure",
     "rc",
     "system",
+    "told_apart",
     "variant_looks",
 ]
 
@@ -271,6 +272,23 @@ def variant_looks(variants: Mapping[str, Sequence[str]]) -> dict[str, Look]:
                 taken.add((look.colour, marker))
             found[contestant] = Look(look.colour, marker, position % 2 == 0, dashes(position))
     return found
+
+
+def told_apart(looks: Mapping[str, Look]) -> dict[str, Look]:
+    """Looks with a colour each where they have a single one, as variants of one system have.
+
+    Example:
+        >>> found = told_apart({"maf": Look("#CC79A7", "D"), "maf[layers=2]": Look("#CC79A7", "D")})
+        >>> [look.colour for look in found.values()]
+        ['#CC79A7', '#D55E00']
+    """
+    colours = {look.colour for look in looks.values()}
+    if len(colours) > 1:
+        return dict(looks)
+    ordered = itertools.cycle(
+        [*colours, *(each for each in SYSTEM_COLOURS.values() if each not in colours)]
+    )
+    return {name: replace(look, colour=next(ordered)) for name, look in looks.items()}
 
 
 def dashes(position: int) -> tuple[float, ...]:

@@ -1,24 +1,24 @@
 """Figures as SVG: small, their points named, their contestants told apart by the page's script.
 
-A mark has a ``<title>``, which browsers show when it is pointed at, without any script: whose it
-is, in which panel, and its values. What is drawn of a contestant, and its entry in the legend,
-share the number in ``data-series``. Whose an artist is follows from what looks promise: no two
-contestants of a figure have the same colour, marker and filling.
+Marks have a ``<title>``, which browsers show when one is pointed at, without any script: whose they
+are, in which panel. Their values stand in ``data-at``, x and y of each in turn, and what the
+panel's axes are called in its ``data-x`` and ``data-y``; the page's script shows these too. What is
+drawn of a contestant, and its entry in the legend, share the number in ``data-series``. Whose an
+artist is follows from what looks promise: no two contestants of a figure have the same colour,
+marker and filling.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import io
 import math
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -27,9 +27,11 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter
-from PIL import Image
 
-__all__ = ["DPI", "frame_id", "save"]
+from benchmarks.report.compact_svg import PIXELS, SVG, compacted
+from benchmarks.report.style import rc
+
+__all__ = ["DPI", "PIXELS", "as_svg", "frame_id"]
 
 DPI = 100
 """Resolution of what a figure holds as an image: densities, clouds of points."""
@@ -38,22 +40,25 @@ DPI = 100
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
-def save(figure: Figure, folder: Path, name: str) -> Path:
-    """Write a figure as SVG; the same figure gives the same bytes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.svg"
-    # Laid out as on a screen: the SVG's own resolution leaves too little room between panels.
-    figure.draw_without_rendering()
-    # Not "none", which stands for an engine, and for another drawing before the figure is written.
-    figure.set_layout_engine(None)
-    marks = _marks(figure)
-    out = io.StringIO()
-    figure.savefig(out, format="svg", dpi=DPI, metadata={"Date": None, "Creator": None})
-    svg = _small(out.getvalue(), marks, name)
-    if f' id="{_FRAME}' in svg:
-        svg = _in_turn(svg, name)
-    path.write_text(svg, encoding="utf-8")
-    return path
+def as_svg(figure: Figure, name: str) -> str:
+    """A figure as SVG that stands alone; the same figure gives the same text.
+
+    Args:
+        figure: made under :func:`benchmarks.report.style.rc`.
+        name: by which what has an id is told from that of other figures.
+    """
+    with mpl.rc_context(rc()):
+        # Laid out as on a screen: the SVG's own resolution leaves too little room between panels.
+        figure.draw_without_rendering()
+        # Not "none", which stands for an engine, and for another drawing before it is written.
+        figure.set_layout_engine(None)
+        marks = _marks(figure)
+        out = io.StringIO()
+        figure.savefig(out, format="svg", dpi=DPI, metadata={"Date": None, "Creator": None})
+    root = ElementTree.fromstring(out.getvalue())
+    _note(root, marks)
+    svg = compacted(root, name, _FRAME)
+    return _in_turn(svg, name) if f' id="{_FRAME}' in svg else svg
 
 
 # -- whose is what ------------------------------------------------------------------------------
@@ -72,13 +77,17 @@ class _Mark:
         series: the number of its contestant, if it is of one.
         entry: whether it stands in a legend.
         points: where its points are, in parts of the figure from the upper left, shape ``(n, 2)``.
-        titles: a text for each.
+        values: x and y of each, as they are read.
+        title: whose the points are, and in which panel.
+        labels: of a panel, what its axes are called.
     """
 
     series: int | None
     entry: bool = False
     points: Floats = field(default_factory=lambda: np.empty((0, 2)))
-    titles: Sequence[str] = ()
+    values: Sequence[tuple[str, str]] = ()
+    title: str = ""
+    labels: tuple[str, str] | None = None
 
 
 def _marks(figure: Figure) -> dict[str, _Mark]:
@@ -86,8 +95,8 @@ def _marks(figure: Figure) -> dict[str, _Mark]:
     marks: dict[str, _Mark] = {}
 
     def note(artist: Artist, mark: _Mark) -> None:
-        # One that has a gid is a frame.
-        if artist.get_gid() is None:
+        # One that has another gid is a frame.
+        if str(artist.get_gid() or _MARK).startswith(_MARK):
             artist.set_gid(f"{_MARK}{len(marks)}")
             marks[str(artist.get_gid())] = mark
 
@@ -104,14 +113,19 @@ def _marks(figure: Figure) -> dict[str, _Mark]:
             note(handle, _Mark(number, entry=True))
             note(text, _Mark(number, entry=True))
     for ax in figure.axes:
+        labels = (_one_line(ax.get_xlabel()), _one_line(ax.get_ylabel()))
+        if ax.lines:
+            note(ax, _Mark(None, labels=labels))
         drawn = [(line, _number(line, series)) for line in ax.lines]
         for line, own in drawn:
             if line.get_marker() in _CAPS:
                 continue
             mark = _Mark(own)
-            if _is_marked(line):
+            # What stands at a border has no values there.
+            if _is_marked(line) and line.get_transform() == ax.transData:
                 whose = names[own] if own is not None else ""
-                mark.points, mark.titles = _points(ax, line, whose)
+                mark.points, mark.values = _points(ax, line)
+                mark.title = ": ".join(filter(None, (whose, _one_line(ax.get_title()))))
             note(line, mark)
         owned = [(line, own) for line, own in drawn if own is not None]
         for line in ax.lines:
@@ -184,26 +198,14 @@ def _owner(
     return max(counts, key=lambda number: counts[number]) if counts else None
 
 
-def _points(ax: Axes, line: Line2D, name: str) -> tuple[Floats, list[str]]:
+def _points(ax: Axes, line: Line2D) -> tuple[Floats, list[tuple[str, str]]]:
     points = np.asarray(line.get_xydata(), dtype=float)
     if len(points) > _MOST_POINTS:
         return np.empty((0, 2)), []
     figure = ax.figure.bbox
     places = line.get_transform().transform(points) / (figure.width, figure.height)
     places[:, 1] = 1 - places[:, 1]
-    title = " ".join(ax.get_title().split())
-    first = ": ".join(part for part in (name, title) if part)
-    titles = []
-    for point in points:
-        values = [
-            f"{label} = {value}" if label else value
-            for label, value in (
-                (_one_line(axis.get_label_text()), _value(axis, at))
-                for axis, at in zip((ax.xaxis, ax.yaxis), point, strict=True)
-            )
-        ]
-        titles.append("\n".join(part for part in (first, *values) if part))
-    return places, titles
+    return places, [(_value(ax.xaxis, x), _value(ax.yaxis, y)) for x, y in points]
 
 
 def _one_line(text: str) -> str:
@@ -215,140 +217,55 @@ def _value(axis: object, value: float) -> str:
     formatter = axis.get_major_formatter()  # type: ignore[attr-defined]
     if isinstance(formatter, FixedFormatter):
         ticks = list(axis.get_ticklocs())  # type: ignore[attr-defined]
-        return str(formatter.seq[ticks.index(value)]) if value in ticks else ""
+        name = str(formatter.seq[ticks.index(value)]) if value in ticks else ""
+        return _one_line(name).replace("|", "/")
     if not math.isfinite(value):
         return "none"
     text = f"{value:,.4g}" if 1e-3 <= abs(value) < 1e6 or value == 0 else f"{value:.3g}"
     return text.replace("-", "\u2212")
 
 
-# -- small --------------------------------------------------------------------------------------
+# -- what is noted --------------------------------------------------------------------------------
 
-_SVG = "http://www.w3.org/2000/svg"
-_LINK = "{http://www.w3.org/1999/xlink}href"
-ElementTree.register_namespace("", _SVG)
-ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
-_NUMBER = re.compile(r"-?\d+\.\d+(?:e-?\d+)?")
-# What has DejaVu's widths, where that is missing.
-_FONT = re.compile(r"'DejaVu Sans'")
-_REFERENCE = re.compile(r"url\(#([^)]*)\)")
 _NEAR = 0.05
 
 
-def _small(svg: str, marks: Mapping[str, _Mark], name: str) -> str:
-    """An SVG with what is known of its artists, and without what no reader needs."""
-    root = ElementTree.fromstring(svg)
+def _note(root: ElementTree.Element, marks: Mapping[str, _Mark]) -> None:
+    """Write what is known of the artists to their groups."""
     _, _, width, height = (float(part) for part in root.attrib["viewBox"].split())
-    for group in list(root.iter(f"{{{_SVG}}}g")):
+    for group in list(root.iter(f"{SVG}g")):
         mark = marks.get(group.get("id", ""))
         if mark is None:
             continue
+        kinds = []
         if mark.series is not None:
-            group.set("class", "entry" if mark.entry else "series")
+            kinds.append("entry" if mark.entry else "series")
             group.set("data-series", str(mark.series))
-        if len(mark.points):
-            _name(group, mark.points * (width, height), mark.titles)
-    _strip(root)
-    _rename(root, hashlib.sha256(name.encode()).hexdigest()[:6])
-    text = ElementTree.tostring(root, encoding="unicode")
-    return text.replace(" />", "/>")
+        if mark.labels is not None:
+            kinds.append("panel")
+            for key, label in zip(("data-x", "data-y"), mark.labels, strict=True):
+                group.set(key, label)
+        for held in group.iter(f"{SVG}g"):
+            if len(mark.points) and held.find(f"{SVG}use") is not None:
+                _name(held, mark, mark.points * (width, height))
+        if kinds:
+            group.set("class", " ".join(kinds))
 
 
-def _name(group: ElementTree.Element, points: Floats, titles: Sequence[str]) -> None:
-    """Give each mark its title, by its place: those outside of the panel are not drawn."""
-    for use in group.iter(f"{{{_SVG}}}use"):
+def _name(group: ElementTree.Element, mark: _Mark, points: Floats) -> None:
+    """Give each mark its values, by its place: those outside of the panel are not drawn."""
+    found: list[str] = []
+    for use in group.findall(f"{SVG}use"):
         place = np.array([float(use.get("x", 0)), float(use.get("y", 0))])
         far = np.abs(points - place).max(1)
         nearest = int(np.nanargmin(far)) if np.isfinite(far).any() else -1
-        if nearest >= 0 and far[nearest] < _NEAR:
-            use.set("class", "named")
-            ElementTree.SubElement(use, f"{{{_SVG}}}title").text = titles[nearest]
-
-
-def _rounded(found: re.Match[str]) -> str:
-    text = f"{float(found[0]):.2f}".rstrip("0").rstrip(".")
-    return "0" if text == "-0" else text
-
-
-def _strip(element: ElementTree.Element) -> None:
-    """Fewer digits and spaces, no groups that say nothing, images with a palette."""
-    for child in list(element):
-        _strip(child)
-    if not (element.text or "").strip():
-        element.text = None
-    for child in element:
-        child.tail = None
-    for key, value in list(element.attrib.items()):
-        if key in ("d", "x", "y", "width", "height", "transform"):
-            value = _NUMBER.sub(_rounded, value)
-            element.set(key, " ".join(value.split()))
-        elif key == "style":
-            value = "".join(re.split(r"(?<=[;:]) ", value.strip().rstrip(";")))
-            # What is drawn unsampled is to be scaled smoothly by whoever shows it.
-            value = value.replace("image-rendering:crisp-edges;image-rendering:pixelated", "")
-            element.set(key, _FONT.sub("'DejaVu Sans',Verdana", value))
-        elif key == _LINK:
-            element.set(key, _PICTURE.sub(_with_palette, value))
-    kept: list[ElementTree.Element] = []
-    for child in element:
-        name = child.tag.removeprefix(f"{{{_SVG}}}")
-        if child.tag.endswith("}metadata") or (name in ("g", "defs") and not len(child)):
-            continue
-        # Names that only matplotlib knows say nothing.
-        if name == "g" and not set(child.attrib) - {"id"} and _FRAME not in child.get("id", ""):
-            kept += list(child)
-        else:
-            kept.append(child)
-    element[:] = kept
-    # What all marks of a line share is said once.
-    styles = {child.get("style") for child in element}
-    if len(styles) == 1 and {child.tag for child in element} == {f"{{{_SVG}}}use"}:
-        element.attrib.setdefault("style", str(styles.pop()))
-        for child in element:
-            child.attrib.pop("style", None)
-
-
-def _rename(root: ElementTree.Element, prefix: str) -> None:
-    """Names only for what is referred to, short, and one figure's own on a whole page."""
-    meant = {
-        found
-        for element in root.iter()
-        for key, value in element.attrib.items()
-        for found in ([value[1:]] if key == _LINK else _REFERENCE.findall(value))
-    }
-    names: dict[str, str] = {}
-    for element in root.iter():
-        own = element.get("id", "")
-        if own in meant:
-            names[own] = f"{prefix}-{len(names)}"
-            element.set("id", names[own])
-        elif not own.startswith(_FRAME):
-            element.attrib.pop("id", None)
-    for element in root.iter():
-        for key, value in list(element.attrib.items()):
-            if key == _LINK and value[1:] in names:
-                element.set(key, f"#{names[value[1:]]}")
-            elif (found := _REFERENCE.search(value)) is not None:
-                element.set(key, value.replace(found[1], names[found[1]]))
-
-
-_COLOURS = 64
-# Of what is transparent: marks in one colour, and their edges.
-_SHADES = 16
-_PICTURE = re.compile(r"data:image/png;base64,([A-Za-z0-9+/=\s]+)")
-
-
-def _with_palette(found: re.Match[str]) -> str:
-    """An image with a palette: half of the size, and no difference to the eye."""
-    image = Image.open(io.BytesIO(base64.b64decode(found[1]))).convert("RGBA")
-    # The finer method knows no transparency.
-    if image.getchannel("A").getextrema() == (255, 255):
-        image = image.convert("RGB").quantize(_COLOURS, Image.Quantize.MEDIANCUT)
-    else:
-        image = image.quantize(_SHADES, Image.Quantize.FASTOCTREE)
-    out = io.BytesIO()
-    image.save(out, "png", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
+        near = nearest >= 0 and far[nearest] < _NEAR
+        found += mark.values[nearest] if near else ("", "")
+    group.set("class", "named")
+    group.set("data-at", "|".join(found))
+    title = ElementTree.Element(f"{SVG}title")
+    title.text = mark.title
+    group.insert(0, title)
 
 
 # -- frames -------------------------------------------------------------------------------------
@@ -362,7 +279,7 @@ _FRAME = "frame-"
 def frame_id(number: int) -> str:
     """What ``set_gid`` takes for an artist that is shown in one frame of an animation, from 0.
 
-    :func:`save` has a figure's frames take turns, by CSS alone. Where that does not run, on paper
+    :func:`as_svg` has a figure's frames take turns, by CSS alone. Where that does not run, on paper
     and for readers who want no motion, the last is shown, or all over each other with the last on
     top.
     """
@@ -373,7 +290,7 @@ def _in_turn(svg: str, name: str) -> str:
     """An SVG whose frames take turns.
 
     Args:
-        svg: as matplotlib writes it.
+        svg: as :func:`compacted` writes it.
         name: of the figure, part of the names in the style, which hold for a whole page.
     """
     count = max(int(number) for number in re.findall(rf' id="{_FRAME}(\d+)"', svg)) + 1
@@ -402,4 +319,5 @@ def _in_turn(svg: str, name: str) -> str:
         f".{turn}{{visibility:hidden;animation:{turn} {seconds:g}s step-end infinite}}"
         f".{turn}.last{{visibility:hidden;animation-name:{turn}-last}}}}"
     )
-    return svg.replace("<defs>", f"<style>{style}</style><defs>", 1)
+    head, end, rest = svg.partition(">")
+    return f"{head}{end}<style>{style}</style>{rest}"

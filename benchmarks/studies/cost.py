@@ -22,6 +22,8 @@ from benchmarks.report.figures.panels import (
     legend,
     log_axis,
     log_centre_and_bounds,
+    mark_above,
+    out_of_sight,
     panels,
 )
 from benchmarks.report.fronts import draw_front, on_front
@@ -371,26 +373,26 @@ def fronts(scene: Scene) -> Iterator[Drawn]:
     cells = cells[(cells["status"] == "ok") & cells["nll_nats"].notna()]
     for (dataset,), within in grouped(cells, ["dataset"]):
         figure, axes = panels(len(_COSTS))
-        cut = False
+        above: list[str] = []
         for ax, (cost, label) in zip(axes, _COSTS.items(), strict=True):
-            cut |= _panel(ax, scene, within, cost)
+            above += _panel(ax, scene, within, cost)
             ax.set_xlabel(f"thousands of {label}" if cost == "parameters" else label)
             ax.set_ylabel("test NLL [nats]")
         names = scene.present(within["contestant"])
         legend(figure, handles({name: scene.looks[name] for name in names}, line=False))
-        above = " What is worse than a full Gaussian by far lies above the panels." if cut else ""
         bounds = "; ".join(dict.fromkeys(within["bound"]))
         yield Drawn(
             figure,
             f"fronts-{file_name(dataset)}",
             f"Test NLL against what training took: {dataset}",
             f"Down and to the left is better. A marker a flow and bound of its training ({bounds})"
-            f". Grey: the Pareto front of the means.{above} {bars(scene)}",
+            f". Grey: the Pareto front of the means. {bars(scene)}"
+            f"{out_of_sight(list(dict.fromkeys(above)))}",
         )
 
 
-def _panel(ax: Axes, scene: Scene, cells: pd.DataFrame, cost: str) -> bool:
-    """One panel; whether some marker lies above it."""
+def _panel(ax: Axes, scene: Scene, cells: pd.DataFrame, cost: str) -> list[str]:
+    """One panel; what lies above it, with its NLL."""
     data = replicates(cells, ["contestant", "bound"], ["nll_nats", cost])
     points = []
     for (name, _), group in grouped(data, ["contestant", "bound"]):
@@ -401,7 +403,7 @@ def _panel(ax: Axes, scene: Scene, cells: pd.DataFrame, cost: str) -> bool:
         if all(map(math.isfinite, (nll[0], spent[0]))):
             points.append((name, spent, nll))
     if not points:
-        return False
+        return []
     costs, means = [spent[0] for _, spent, _ in points], [nll[0] for _, _, nll in points]
     gaussian = float(cells["gaussian_nll_nats"].mean())
     low, high = min(means), max(means)
@@ -410,10 +412,15 @@ def _panel(ax: Axes, scene: Scene, cells: pd.DataFrame, cost: str) -> bool:
     room = 0.12 * max(high - low, 1e-3)
     ax.set_ylim(low - room, high + room)
     log_axis(ax.xaxis, costs)
+    above = []
     for name, spent, nll in points:
-        draw_point(ax, spent, nll, scene.looks[name], 5)
+        if nll[0] > high + room:
+            mark_above(ax, spent[0], scene.looks[name])
+            above.append(f"{name} ({nll[0]:.4g})")
+        else:
+            draw_point(ax, spent, nll, scene.looks[name], 5)
     draw_front(ax, costs, means)
-    return max(means) > high + room
+    return above
 
 
 def ranks(scene: Scene) -> Iterator[Drawn]:

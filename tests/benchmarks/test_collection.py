@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from made_up import made_up_record
 from benchmarks.collection import collect_into
 from benchmarks.errors import StoreError
 from benchmarks.matrix import Matrix, load_matrix
+from benchmarks.pictures import compact
 from benchmarks.store import Store
 
 MATRIX = """
@@ -22,7 +24,13 @@ seeds = [0, 1, 2]
 flows = ["maf", "glow"]
 datasets = ["8gaussians"]
 """
-PICTURES = {"log_density": np.random.default_rng(0).standard_normal((60, 60))}
+_RANDOM = np.random.default_rng(0)
+PICTURES = {
+    "grid_x": np.linspace(-1, 1, 60),
+    "grid_y": np.linspace(0, 2, 60),
+    "log_density": _RANDOM.standard_normal((60, 60)),
+    "samples": _RANDOM.uniform(0, 1, (500, 2)),
+}
 NUMBERS = {"solver_error": np.arange(20.0)}
 
 
@@ -91,8 +99,44 @@ def test_an_earlier_collection_is_replaced_and_nothing_else(tmp_path: Path, matr
         with pytest.raises(StoreError, match="which is of no collection"):
             collect_into([Store(target)], other)
         assert names(other) == before
-    with pytest.raises(StoreError, match="is the run itself"):
-        collect_into([Store(target)], target)
+
+
+def test_a_collection_made_anew_keeps_all_and_thins_what_came_as_it_was(
+    tmp_path: Path, matrix: Matrix
+) -> None:
+    store = filled(tmp_path / "run", matrix)
+    for other in (*store.directory.rglob("*.log"), *store.directory.rglob("*.pt")):
+        other.unlink()
+    shutil.rmtree(store.pending("x", ".progress").parent)
+    stale = made_up_record(matrix.cells[0].model_copy(update={"seed": 9}), {"nll_nats": 1.0})
+    stale.versions = dict.fromkeys(stale.versions, 0)
+    store.write(stale)
+    before = names(store.directory)
+    collect_into([store], tmp_path / "kept")
+    for _ in range(2):
+        collect_into([store], store.directory)
+        gone = before - names(store.directory)
+        assert {Path(name).suffix for name in gone} == {".npz"}
+        assert len(gone) == 2
+    for name in names(tmp_path / "kept"):
+        assert (tmp_path / "kept" / name).read_bytes() == (store.directory / name).read_bytes()
+
+
+def test_pictures_are_bytes_that_show_what_was_there() -> None:
+    found = compact(PICTURES)
+    again = compact(found)
+    assert all(again[name] is found[name] for name in found)
+    assert {found[name].dtype for name in ("density", "samples")} == {np.dtype(np.uint8)}
+    assert found["square"].tolist() == [-1, 1, 0, 2]
+    density = np.exp(PICTURES["log_density"])
+    shown = found["density"] * (float(found["top"]) / 255)
+    below = density < float(found["top"])
+    assert below.mean() > 0.99
+    assert np.abs(shown - density)[below].max() <= float(found["top"]) / 509
+    # The points lie to the right of the middle and below it.
+    assert found["samples"].sum() == 500
+    half = len(found["samples"]) // 2
+    assert found["samples"][:half, half:].sum() == 500
 
 
 def test_runs_of_several_machines(tmp_path: Path, matrix: Matrix) -> None:

@@ -12,10 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from benchmarks.report.figures.densities import folded
 from benchmarks.report.figures.panels import draw_line, handles, legend, log_axis, panels
 from benchmarks.report.figures.scene import Drawn, Scene
 from benchmarks.report.groups import grouped, replicate_of
 from benchmarks.report.records import Records
+from benchmarks.report.style import told_apart
 
 __all__ = ["curve_of", "frame", "learning", "nfe_against_loss", "nfe_growth"]
 
@@ -194,7 +196,7 @@ def nfe_growth(scene: Scene) -> Iterable[Drawn]:
                 if points.empty:
                     continue
                 draw_line(ax, points, "step", column, scene.looks[name], band=True)
-            ax.set_title(dataset)
+            ax.set_title(folded(str(dataset)))
             # One scale for the two passes of a data set.
             ax.set_ylim(0, 1.12 * highest)
             ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -221,6 +223,10 @@ def nfe_against_loss(scene: Scene) -> Iterable[Drawn]:
     curves = _of_changing_work(scene, cells)
     if not curves:
         return
+    names = scene.present(name for lines in curves.values() for name in lines)
+    looks = told_apart({name: scene.looks[name] for name in names})
+    recoloured = any(look != scene.looks[name] for name, look in looks.items())
+    said = " All are of one system: here a colour is a variant's." if recoloured else ""
     figure, axes = panels(len(curves), height=2.5)
     for ax, (dataset, lines) in zip(axes, curves.items(), strict=True):
         mine = cells[cells["dataset"] == dataset]
@@ -228,7 +234,7 @@ def nfe_against_loss(scene: Scene) -> Iterable[Drawn]:
         scale = 1 / (float(mine["dimension"].iloc[0]) * math.log(2)) if image else 1.0
         ends = []
         for name in scene.present(lines):
-            look, curve = scene.looks[name], lines[name]
+            look, curve = looks[name], lines[name]
             curve = curve.assign(
                 nfe=curve["nfe_forward"] + curve["nfe_backward"].fillna(0),
                 loss=curve["validation_nll_nats"] * scale,
@@ -260,7 +266,7 @@ def nfe_against_loss(scene: Scene) -> Iterable[Drawn]:
                 linestyle="none",
                 color=look.colour,
                 marker=look.marker,
-                markersize=7.7 * look.size,
+                markersize=6.6 * look.size,
                 markerfacecolor=look.face,
             )
             ends.append(curve.groupby("step")["loss"].mean())
@@ -269,8 +275,7 @@ def nfe_against_loss(scene: Scene) -> Iterable[Drawn]:
         ax.set_title(dataset)
         ax.set_xlabel("NFE of a training step")
         ax.set_ylabel("validation bits/dim" if image else "validation NLL [nats]")
-    names = scene.present(name for lines in curves.values() for name in lines)
-    legend(figure, handles({name: scene.looks[name] for name in names}, line=True))
+    legend(figure, handles(looks, line=True))
     yield Drawn(
         figure,
         "nfe-against-loss",
@@ -278,5 +283,5 @@ def nfe_against_loss(scene: Scene) -> Iterable[Drawn]:
         "Each line is one training, from its first validation to the last, the large marker. "
         "Across: evaluations of the dynamics in a training step, both passes and all blocks, mean "
         "since the validation before. Up: the validation loss then; the start of a line may lie "
-        "above the panel. Flows whose work does not change with training are left out.",
+        f"above the panel. Flows whose work does not change with training are left out.{said}",
     )

@@ -10,9 +10,10 @@ import numpy as np
 
 from benchmarks.report.figures.densities import folded
 from benchmarks.report.figures.panels import file_name
-from benchmarks.report.figures.scene import Drawn, Scene
+from benchmarks.report.figures.scene import Drawn, Scene, short_titles
 from benchmarks.report.groups import grouped
 from benchmarks.report.style import new_figure
+from benchmarks.report.svg import PIXELS
 
 __all__ = ["image_grids", "tiled"]
 
@@ -49,13 +50,17 @@ def image_grids(scene: Scene) -> Iterable[Drawn]:
     cells = cells[(cells["dataset_kind"] == "image") & cells["trained"]]
     for (dataset,), group in grouped(cells, ["dataset"]):
         shown = []
-        for name in scene.present(group["contestant"]):
+        names = scene.present(group["contestant"])
+        titles, in_full = short_titles(names)
+        for name in names:
             # One seed is shown, the lowest that has samples.
             found = scene.records.arrays_of(group[group["contestant"] == name], _ARRAYS)
             if found is not None:
                 cell, arrays = found
                 bits = float(cell["bits_per_dim"])
-                title = folded(name) + (f"\n{bits:.3f} bits/dim" if math.isfinite(bits) else "")
+                title = folded(titles[name]) + (
+                    f"\n{bits:.3f} bits/dim" if math.isfinite(bits) else ""
+                )
                 shown.append((title, arrays["image_samples"], arrays))
         if not shown:
             continue
@@ -68,7 +73,8 @@ def image_grids(scene: Scene) -> Iterable[Drawn]:
         # Plain matplotlib: seaborn draws no images.
         for place, (title, images, arrays) in enumerate(squares, start=1):
             ax = figure.add_subplot(rows, across, place)
-            ax.imshow(tiled(images, int(arrays["image_levels"])), interpolation="nearest")
+            shown_as = tiled(images, int(arrays["image_levels"]))
+            ax.imshow(shown_as, interpolation="none").set_gid(PIXELS)
             ax.set_title(title)
             ax.set_axis_off()
         yield Drawn(
@@ -76,5 +82,6 @@ def image_grids(scene: Scene) -> Iterable[Drawn]:
             f"samples-{file_name(str(dataset))}",
             f"Samples beside data: {dataset}",
             "The first test images, and as many samples of each flow, none chosen, at the base's "
-            "full temperature. One seed of each flow, the lowest; the number is its test bits/dim.",
+            "full temperature. One seed of each flow, the lowest; the number is its test bits/dim."
+            f"{in_full}",
         )

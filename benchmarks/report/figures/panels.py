@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from benchmarks.report.style import Look, new_figure
 __all__ = [
     "LOG_INTERVAL",
     "PANEL_HEIGHT",
+    "among_others",
     "centre_and_bounds",
     "draw_line",
     "draw_marks",
@@ -28,6 +30,8 @@ __all__ = [
     "legend",
     "log_axis",
     "log_centre_and_bounds",
+    "mark_above",
+    "out_of_sight",
     "panels",
     "spread",
     "whole_number_axis",
@@ -241,6 +245,71 @@ def within_reach(bounds: Sequence[Bounds]) -> list[float]:
     ends = [end for _, *both in bounds for end in both if math.isfinite(end)]
     low, high = min(means, default=0.0) / 3, max(means, default=0.0) * 3
     return [*means, *(min(max(end, low), high) for end in ends)]
+
+
+def among_others(ax: Axes, points: Sequence[tuple[Bounds, Bounds, Look, str]]) -> list[str]:
+    """Points whose y axis is that of most of them: what lies far above is marked at the border.
+
+    Args:
+        ax: the panel, its x axis as it is to be.
+        points: of each its bounds across and up, its look and its name.
+
+    Returns:
+        What lies above the panel, with its value. An interval is cut at the border.
+    """
+    means = sorted(y[0] for _, y, _, _ in points if math.isfinite(y[0]))
+    top = len(means)
+    # Few are far above where a gap is several times as wide as what most lie in.
+    for place in range(max(3, len(means) // 2 + 1), len(means)):
+        if means[place] - means[place - 1] > 4 * (means[place - 1] - means[0]) > 0:
+            top = place
+            break
+    if not means:
+        return []
+    inside = [y for _, y, _, _ in points if y[0] <= means[top - 1]]
+    height = means[top - 1] - means[0] or abs(means[0]) or 1.0
+    ends = [end for _, *both in inside for end in both if math.isfinite(end)]
+    # A few long intervals take no more room than the means, or than most intervals.
+    widths = [half for _, low, high in inside if math.isfinite(half := (high - low) / 2)]
+    reach = max([height, *([1.5 * statistics.median(widths)] if widths else [])])
+    low = max(min([*ends, means[0]]), means[0] - reach)
+    high = min(max([*ends, means[top - 1]]), means[top - 1] + reach)
+    room = 0.12 * (high - low) or 0.05 * abs(high) or 1.0
+    ax.set_ylim(low - room, high + room)
+    above = []
+    for x, y, look, name in points:
+        if y[0] <= means[top - 1]:
+            draw_point(ax, x, y, look, 5.5)
+        elif math.isfinite(y[0]):
+            mark_above(ax, x[0], look)
+            above.append(f"{name} ({y[0]:.4g})")
+    return above
+
+
+def out_of_sight(above: Sequence[str]) -> str:
+    """What a caption says of marks with an arrow."""
+    return f" Arrows: above the panel lie {'; '.join(above)}." if above else ""
+
+
+def mark_above(ax: Axes, x: float, look: Look) -> None:
+    """A contestant's mark at the upper border, with an arrow: it lies above."""
+    place = ax.get_xaxis_transform()
+    style = _marked(look, 5.5)
+    ax.plot([x], [0.955], linestyle="none", transform=place, clip_on=False, zorder=4, **style)
+    ax.annotate(
+        "",
+        (x, 1.08),
+        (x, 0.95),
+        xycoords=place,
+        arrowprops={
+            "arrowstyle": "-|>",
+            "color": look.colour,
+            "lw": 0.9,
+            "shrinkA": 0,
+            "shrinkB": 0,
+        },
+        annotation_clip=False,
+    )
 
 
 # -- axes ---------------------------------------------------------------------------------------

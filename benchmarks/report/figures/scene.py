@@ -12,7 +12,7 @@ from benchmarks.report.groups import label_order
 from benchmarks.report.records import Records
 from benchmarks.report.style import Look, flow_order, variant_looks
 
-__all__ = ["Drawn", "Scene"]
+__all__ = ["Drawn", "Scene", "short_titles"]
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,35 @@ class Scene:
         """The contestants among these, in the order of every legend."""
         among = set(names)
         return [name for name in self.looks if name in among]
+
+
+def short_titles(names: Iterable[str]) -> tuple[dict[str, str], str]:
+    """What tells contestants apart among each other, for the small panels of one figure.
+
+    Returns:
+        A title for each, no two alike, and a sentence for the caption that says what was left out
+        of them; empty if nothing was.
+
+    Example:
+        >>> short_titles(["maf · steps 5", "glow[k=1]", "glow[k=1,n=2]"])[0]
+        {'maf · steps 5': 'maf', 'glow[k=1]': 'glow', 'glow[k=1,n=2]': 'glow, n=2'}
+    """
+    parts = {name: _parts(name) for name in names}
+    titles = {}
+    for name, (flow, said) in parts.items():
+        others = [set(own) for other, own in parts.values() if other == flow]
+        shared = set.intersection(*others)
+        titles[name] = ", ".join([flow, *(part for part in said if part not in shared)])
+    shortened = [name for name, title in titles.items() if title != name]
+    return titles, f" In full: {'; '.join(parts)}." if shortened else ""
+
+
+def _parts(name: str) -> tuple[str, list[str]]:
+    """A contestant's flow, and its options and settings."""
+    label, _, settings = name.partition(" · ")
+    flow, _, options = label.partition("[")
+    said = [*options.removesuffix("]").split(","), *settings.split(", ")]
+    return flow, [part for part in said if part]
 
 
 def _order(contestant: str) -> tuple[tuple[tuple[int, float, str], ...], str]:

@@ -11,12 +11,13 @@ from benchmarks import measures
 from benchmarks.measures import Column
 from benchmarks.report.figures.panels import (
     LOG_INTERVAL,
+    among_others,
     centre_and_bounds,
-    draw_point,
     handles,
     legend,
     log_axis,
     log_centre_and_bounds,
+    out_of_sight,
     panels,
     within_reach,
 )
@@ -93,19 +94,23 @@ def _has_probes(group: pd.DataFrame) -> bool:
 def _figure(scene: Scene, cells: pd.DataFrame, cost: Column, files: str, said: str) -> Drawn:
     datasets = list(dict.fromkeys(cells["dataset"]))
     figure, axes = panels(len(datasets))
+    above: list[str] = []
     for ax, dataset in zip(axes, datasets, strict=True):
         within = cells[cells["dataset"] == dataset]
         image = within["bits_per_dim"].notna().all()
         measure = measures.column("bits_per_dim" if image else "nll_nats")
         data = replicates(within, ["contestant"], [measure.name, cost.name])
-        reach = []
-        for (contestant,), group in grouped(data, ["contestant"]):
-            time = log_centre_and_bounds(group[cost.name].dropna() * cost.factor)
-            reach.append(time)
-            look = scene.looks[contestant]
-            draw_point(ax, time, centre_and_bounds(group[measure.name]), look, 5.5)
-        log_axis(ax.xaxis, within_reach(reach))
-        ax.margins(y=0.15)
+        points = [
+            (
+                log_centre_and_bounds(group[cost.name].dropna() * cost.factor),
+                centre_and_bounds(group[measure.name]),
+                scene.looks[contestant],
+                contestant,
+            )
+            for (contestant,), group in grouped(data, ["contestant"])
+        ]
+        log_axis(ax.xaxis, within_reach([time for time, *_ in points]))
+        above += [f"{item} on {dataset}" for item in among_others(ax, points)]
         ax.set_title(dataset)
         ax.set_xlabel(cost.label)
         ax.set_ylabel(measure.label)
@@ -117,5 +122,5 @@ def _figure(scene: Scene, cells: pd.DataFrame, cost: Column, files: str, said: s
         f"Test quality against cost: {cost.axis}",
         "Down and to the left is better. Cost: median call of the trained flow with the device "
         f"to itself, one batch.{said} Error bars: {scene.interval}; one that would leave its panel "
-        f"is cut there. {LOG_INTERVAL}",
+        f"is cut there. {LOG_INTERVAL}{out_of_sight(above)}",
     )

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 
-from benchmarks.report.figures.densities import brightest, density_of, picture_frame
+from benchmarks.report.figures.densities import dots, extent_of, picture_frame
 from benchmarks.report.figures.panels import file_name
 from benchmarks.report.figures.scene import Drawn, Scene
 from benchmarks.report.groups import grouped
@@ -21,9 +20,7 @@ __all__ = ["animation", "way"]
 
 _FRAMES = 7
 _SIZE = 1.15
-# Places for a sample's dot along a side.
-_DOTS = 160
-_ARRAYS = ("path_times", "path_x", "path_y", "path_log_density", "path_samples")
+_ARRAYS = ("path_times", "path_square", "path_density", "path_samples")
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -52,39 +49,14 @@ def _paths(scene: Scene) -> list[_Path]:
     return found
 
 
-def _extent(arrays: Arrays) -> tuple[float, float, float, float]:
-    x, y = arrays["path_x"], arrays["path_y"]
-    return float(x[0]), float(x[-1]), float(y[0]), float(y[-1])
-
-
-def _density(ax: Axes, arrays: Arrays, frame: int, top: float) -> Any:
+def _density(ax: Axes, arrays: Arrays, frame: int) -> Any:
     # Unsampled: whoever shows the file scales it, and the file stays small.
     return ax.imshow(
-        density_of(arrays["path_log_density"][frame]),
+        arrays["path_density"][frame],
         origin="lower",
-        extent=_extent(arrays),
+        extent=extent_of(arrays["path_square"]),
         vmin=0,
-        vmax=top,
-        interpolation="none",
-        aspect="equal",
-    )
-
-
-def _dots(ax: Axes, arrays: Arrays, frame: int, colour: str) -> Any:
-    """Samples as an image: as marks of their own they would take a hundred times the room."""
-    left, right, bottom, top = _extent(arrays)
-    samples = arrays["path_samples"][frame].astype(np.float64)
-    places = (_DOTS, _DOTS)
-    counts, _, _ = np.histogram2d(
-        samples[:, 1], samples[:, 0], bins=places, range=((bottom, top), (left, right))
-    )
-    image = np.ones((*places, 4))
-    image[..., :3] = to_rgb(colour)
-    image[..., 3] = counts > 0
-    return ax.imshow(
-        image,
-        origin="lower",
-        extent=_extent(arrays),
+        vmax=255,
         interpolation="none",
         aspect="equal",
     )
@@ -106,12 +78,11 @@ def way(scene: Scene) -> Iterable[Drawn]:
     grid = figure.subplots(len(paths), _FRAMES, squeeze=False)
     for row, path in zip(grid, paths, strict=True):
         arrays = path.arrays
-        top = brightest([arrays["path_log_density"][-1]])
         times = arrays["path_times"]
         chosen = np.linspace(0, len(times) - 1, _FRAMES).round().astype(int)
         for ax, frame in zip(row, chosen, strict=True):
-            _density(ax, arrays, int(frame), top)
-            picture_frame(ax, _extent(arrays))
+            _density(ax, arrays, int(frame))
+            picture_frame(ax, extent_of(arrays["path_square"]))
             if ax.get_subplotspec().is_first_row():
                 words = {0: "noise", len(times) - 1: "data"}.get(int(frame))
                 ax.set_title(words or f"{float(times[frame]):.2f}")
@@ -135,14 +106,15 @@ def animation(scene: Scene) -> Iterable[Drawn]:
         return
     path = min(paths, key=lambda each: np.nan_to_num(each.distance, nan=np.inf))
     arrays = path.arrays
-    top = brightest([arrays["path_log_density"][-1]])
     figure = new_figure(4.4, 2.35)
     left, right = figure.subplots(1, 2)
     for frame in range(len(arrays["path_times"])):
-        _density(left, arrays, frame, top).set_gid(frame_id(frame))
-        _dots(right, arrays, frame, scene.looks[path.contestant].colour).set_gid(frame_id(frame))
+        _density(left, arrays, frame).set_gid(frame_id(frame))
+        counts, colour = arrays["path_samples"][frame], scene.looks[path.contestant].colour
+        moved = dots(right, counts, colour, extent_of(arrays["path_square"]))
+        moved.set_gid(frame_id(frame))
     for ax, title in ((left, "density"), (right, "samples")):
-        picture_frame(ax, _extent(arrays))
+        picture_frame(ax, extent_of(arrays["path_square"]))
         ax.set_title(title)
     yield Drawn(
         figure,

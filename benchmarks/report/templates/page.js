@@ -87,14 +87,24 @@
     }
   }
 
-  // At once and at a touch, where a browser's own would be late or not there.
-  const tip = document.getElementById("tip"), words = new WeakMap();
+  // At once and at a touch, where a browser's own would be late or not there; with values.
+  const tip = document.getElementById("tip"), whose = new WeakMap();
   for (const title of document.querySelectorAll("figure svg title")) {
-    words.set(title.parentNode, title.textContent);
+    whose.set(title.parentNode, title.textContent);
     title.remove();
   }
+  const named = (mark) => {
+    const group = mark.closest?.(".named");
+    if (!group || mark === group) return "";
+    const place = Array.from(group.querySelectorAll("use")).indexOf(mark);
+    const values = group.dataset.at.split("|").slice(2 * place, 2 * place + 2);
+    if (!values.some(Boolean)) return "";
+    const panel = group.closest(".panel").dataset;
+    const said = values.map((value, n) => [[panel.x, panel.y][n], value].filter(Boolean).join(" = "));
+    return [whose.get(group), ...said].filter(Boolean).join("\n");
+  };
   document.addEventListener("pointerover", (event) => {
-    const text = words.get(event.target);
+    const text = named(event.target);
     tip.hidden = !text;
     if (!text) return;
     tip.textContent = text;
@@ -104,6 +114,43 @@
     tip.style.left = `${Math.max(4, left)}px`;
     tip.style.top = `${above > 0 ? above : mark.bottom + 8}px`;
   });
+
+  // A figure as a file: with its rules, which the page holds for all, and pictures as PNG.
+  const looks = document.getElementById("looks").textContent.split("\n");
+  const asFile = async (svg) => {
+    const copy = svg.cloneNode(true), box = svg.viewBox.baseVal;
+    copy.setAttribute("xmlns", "http://www.w3.org/2000/svg");
+    copy.setAttribute("width", `${box.width}pt`);
+    copy.setAttribute("height", `${box.height}pt`);
+    const style = document.createElementNS("http://www.w3.org/2000/svg", "style");
+    const used = new Set(Array.from(copy.querySelectorAll("[class]"), (part) => [...part.classList]).flat());
+    style.textContent = looks.filter((rule) => used.has(rule.slice(1, rule.indexOf("{")))).join("")
+      + ".off{visibility:hidden}";
+    copy.prepend(style);
+    for (const image of copy.querySelectorAll("image")) {
+      const drawn = new Image(), canvas = document.createElement("canvas");
+      drawn.src = image.getAttribute("href");
+      await drawn.decode();
+      [canvas.width, canvas.height] = [drawn.naturalWidth, drawn.naturalHeight];
+      canvas.getContext("2d").drawImage(drawn, 0, 0);
+      image.setAttribute("href", canvas.toDataURL("image/png"));
+    }
+    return new Blob([new XMLSerializer().serializeToString(copy)], { type: "image/svg+xml" });
+  };
+  for (const figure of document.querySelectorAll("figure[id]")) {
+    const link = document.createElement("button");
+    link.type = "button";
+    link.textContent = "SVG";
+    link.title = "save this figure";
+    link.addEventListener("click", async () => {
+      const file = document.createElement("a");
+      file.href = URL.createObjectURL(await asFile(figure.querySelector("svg")));
+      file.download = `${figure.id.replace("figure-", "")}.svg`;
+      file.click();
+      URL.revokeObjectURL(file.href);
+    });
+    figure.querySelector(".files").append(link);
+  }
 
   document.getElementById("tools").hidden = false;
   follow();
