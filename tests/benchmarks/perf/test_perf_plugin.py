@@ -96,14 +96,6 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     return Repository(tmp_path_factory.mktemp("repository") / "project")
 
 
-@pytest.mark.slow
-def test_every_benchmark_of_the_suite_runs(repository: Repository) -> None:
-    words = ("run", "--quick", "--show-stderr", "-E", "existing")
-    code, output = repository.asv(*words, ASV_PYTHONPATH=str(repository.root))
-    assert code == 0, output
-    assert "failed" not in output
-
-
 # Stands for a mistake in the code of a flow, whatever that code looks like today.
 # Several, so that their time tells on a busy machine as well.
 EXTRA_SOLVES = """
