@@ -21,6 +21,11 @@ collect_ignore_glob += [] if triton_is_there() else ["flows/continuous/kernels/o
 torch.set_num_threads(1)
 # Fills memory that nobody has written to with NaN, so that a result that depends on it is seen.
 torch.use_deterministic_algorithms(True)
+# XLA is to compile fast: what it compiles here runs once or twice.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+)
 # The same products on every machine, also in the processes that tests start.
 os.environ[VARIABLE] = "mkl"
 
