@@ -156,13 +156,10 @@ def test_interrupted_keeps_what_was_finished_and_goes_on(tmp_path: Path, tiny: P
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        deadline = time.monotonic() + 120
-        while not is_running(store, second.key):
-            assert time.monotonic() < deadline
-            assert process.poll() is None
+        while not is_running(store, second.key) and process.poll() is None:
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate()
     assert process.returncode == 130, err
     assert "the same command goes on from there" in err
     assert not is_running(store, second.key)
