@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -36,7 +37,12 @@ def _seeded() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first, then large ones: workers that take whole files end together."""
-    sizes = Counter(item.path for item in items)
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: (item.path not in slow, -sizes[item.path]))
+    """The longest files first: workers that take whole files end together.
+
+    A test takes the seconds that its mark ``slow`` says, five if it says none; others next to none.
+    """
+    seconds: Counter[Path] = Counter()
+    for item in items:
+        mark = item.get_closest_marker("slow")
+        seconds[item.path] += 0.01 if mark is None else mark.kwargs.get("seconds", 5.0)
+    items.sort(key=lambda item: -seconds[item.path])

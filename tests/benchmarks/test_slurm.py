@@ -284,7 +284,7 @@ def at_work(store: Store) -> list[str]:
     return [key for key in living if store.progress(key).get("step")]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=35)
 def test_the_array_ends_with_the_records_of_the_local_engine(
     commands: Commands, truth: dict[str, Any]
 ) -> None:
@@ -306,7 +306,7 @@ def queue_of(commands: Commands) -> str:
     return commands("squeue", "--noheader", "--array", "--format=%i %T")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=35)
 def test_a_task_whose_time_is_up_is_queued_again_and_its_cells_go_on(
     commands: Commands, truth: dict[str, Any]
 ) -> None:
@@ -327,7 +327,7 @@ def test_a_task_whose_time_is_up_is_queued_again_and_its_cells_go_on(
     assert "goes on from its checkpoint" in store.path(cell, ".log").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=35)
 def test_a_task_that_is_killed_loses_nothing(commands: Commands, truth: dict[str, Any]) -> None:
     store = Store(commands.folder / "killed")
     commands.submit(store, "--max-tasks", "1")

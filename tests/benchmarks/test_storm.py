@@ -100,7 +100,7 @@ def mean_seconds(store: Store, stage: str) -> float:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=90)
 def test_a_storm_of_kills_changes_no_record(tmp_path: Path, tiny: Path) -> None:
     seeds = list(range(max(2, KILLS // 6)))
     text = tiny.read_text().replace("[0]", str(seeds))

@@ -132,8 +132,17 @@ SYSTEMS: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "adamax"])
-@pytest.mark.parametrize(("name", "event_shape", "options"), SYSTEMS)
+# Each system with one optimiser, and the last system with all.
+OPTIMIZERS = ["adam", "adamw", "adamax"]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "name", "event_shape", "options"),
+    [
+        *zip(itertools.cycle(OPTIMIZERS), *zip(*SYSTEMS[:-1], strict=True), strict=False),
+        *((optimizer, *SYSTEMS[-1]) for optimizer in OPTIMIZERS),
+    ],
+)
 def test_a_step_asks_the_device_for_no_value(
     name: str,
     event_shape: tuple[int, ...],

@@ -127,7 +127,7 @@ Flow.loss = _remembers
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=40)
 def test_regressions_are_found_on_real_commits_and_kept(repository: Repository) -> None:
     counted = (
         *("--bench", r"Work.track_nfe\('ffjord', 2, 'nfe_log_prob'\)"),

@@ -125,7 +125,7 @@ def benchmarks() -> list[tuple[type, str, tuple[Any, ...]]]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=16)
 def test_every_benchmark_runs() -> None:
     ran = set()
     for kind, method, case in benchmarks():

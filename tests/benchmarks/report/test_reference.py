@@ -195,7 +195,7 @@ def test_the_report_of_a_collection_is_that_of_its_run(tmp_path: Path) -> None:
     assert files_of(tmp_path / "of-run") == files_of(tmp_path / "of-kept")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=40)
 def test_the_committed_report_is_what_the_committed_records_give() -> None:
     assert Reference(ROOT).differences() == []
 
