@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +22,11 @@ collect_ignore_glob += [] if triton_is_there() else ["flows/continuous/kernels/o
 torch.set_num_threads(1)
 # Fills memory that nobody has written to with NaN, so that a result that depends on it is seen.
 torch.use_deterministic_algorithms(True)
+# XLA is to compile fast: what it compiles here runs once or twice.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+)
 # The same products on every machine, also in the processes that tests start.
 os.environ[VARIABLE] = "mkl"
 
@@ -31,7 +37,12 @@ def _seeded() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first, then large ones: workers that take whole files end together."""
-    sizes = Counter(item.path for item in items)
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: (item.path not in slow, -sizes[item.path]))
+    """The longest files first: workers that take whole files end together.
+
+    A test takes the seconds that its mark ``slow`` says, five if it says none; others next to none.
+    """
+    seconds: Counter[Path] = Counter()
+    for item in items:
+        mark = item.get_closest_marker("slow")
+        seconds[item.path] += 0.01 if mark is None else mark.kwargs.get("seconds", 5.0)
+    items.sort(key=lambda item: -seconds[item.path])

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 
-def test_files_with_slow_tests_come_first_then_the_largest_and_none_is_divided(
+def test_the_longest_files_come_first_and_none_is_divided(
     pytestconfig: pytest.Config,
 ) -> None:
     rule = pytestconfig.pluginmanager.get_plugin(str(pytestconfig.rootpath / "conftest.py"))
 
-    def item(file: str, name: str, slow: bool = False) -> Any:
-        mark = object() if slow else None
+    def item(file: str, name: str, slow: bool = False, **said: float) -> Any:
+        mark = SimpleNamespace(kwargs=said) if slow else None
         return SimpleNamespace(path=Path(file), name=name, get_closest_marker=lambda _: mark)
 
     items = [
@@ -21,10 +21,12 @@ def test_files_with_slow_tests_come_first_then_the_largest_and_none_is_divided(
         *(item("b", name) for name in "12"),
         *(item("c", name, slow=name == "2") for name in "12"),
         *(item("d", name) for name in "123"),
+        item("e", "1", slow=True, seconds=60),
     ]
     assert rule is not None
     rule.pytest_collection_modifyitems(items)
     assert [f"{found.path}{found.name}" for found in items] == [
+        "e1",
         *("c1", "c2"),
         *("d1", "d2", "d3"),
         *("b1", "b2"),

@@ -131,7 +131,7 @@ def _state(environment: dict[str, str]) -> str:
 
 
 def _wait_for(condition: object) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < deadline, "Slurm did not start"
         time.sleep(0.2)

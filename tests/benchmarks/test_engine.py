@@ -90,7 +90,9 @@ def test_kept_memory_is_not_fetched_again() -> None:
 
 
 @pytest.mark.slow
-def test_every_end_leaves_a_record_and_the_others_go_on(tmp_path: Path, tiny: Path) -> None:
+def test_every_end_leaves_a_record_and_the_others_go_on(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     good, other = load_matrix(str(tiny)).cells
     diverging = changed(
         good, budget={"learning_rate": 1e30, "schedule": "constant", "clip_norm": None}
@@ -104,7 +106,21 @@ def test_every_end_leaves_a_record_and_the_others_go_on(tmp_path: Path, tiny: Pa
     store.path(raising, ".curve.jsonl").mkdir(parents=True)
     store.path(occupied).write_text("not a record")
 
-    found = run([slow, diverging, huge, raising, good, other], tmp_path, timeout=15)
+    def late() -> bool:
+        """The others have trained, and the slow one trains."""
+        quick = (good, other, diverging, huge, raising)
+        trained = [
+            cell_module.pending_stage(store, cell) == "cost" or store.path(cell).exists()
+            for cell in quick
+        ]
+        return all(trained) and not store.path(slow).exists()
+
+    clock = local.time.monotonic
+    moved = SimpleNamespace(
+        monotonic=lambda: clock() + 1e6 * late(), time=time.time, sleep=time.sleep
+    )
+    monkeypatch.setattr(local, "time", moved)
+    found = run([slow, diverging, huge, raising, good, other], tmp_path, timeout=1e5)
 
     assert record(found, good).status == "ok"
     assert record(found, other).status == "ok"
@@ -115,7 +131,7 @@ def test_every_end_leaves_a_record_and_the_others_go_on(tmp_path: Path, tiny: Pa
     assert "IsADirectoryError" in record(found, raising).reason
     assert "Traceback" in store.path(raising, ".log").read_text()
     assert record(found, slow).status == "timeout"
-    assert "quality stage took more than 15 s" in record(found, slow).reason
+    assert "quality stage took more than " in record(found, slow).reason
     assert isinstance(store.read(occupied), Foreign)
     assert len(store.frame()) == 6
     # Nothing half-done is left behind.
@@ -180,7 +196,7 @@ def test_a_cell_ends_with_its_runner(tmp_path: Path, cell: Cell, sent: signal.Si
 
 def wait_for(condition: Callable[[], bool]) -> None:
     """Wait until something holds; a failure if it never does."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -396,7 +412,7 @@ def test_a_cell_that_finds_no_room_keeps_what_it_has(
 
 def say_the_slot(task: Task) -> None:
     (task.directory / f"gpu-{task.gpu}-{task.cell.seed}").touch()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while len([*task.directory.glob("gpu-*")]) < 4 and time.monotonic() < deadline:
         time.sleep(0.05)
 

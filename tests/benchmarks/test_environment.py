@@ -118,11 +118,13 @@ def test_work_of_others_is_noticed() -> None:
     """A process that keeps every core busy is seen."""
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
-    busy = [context.Process(target=_spin, args=(stop,)) for _ in range(os.cpu_count() or 1)]
+    begun = context.Semaphore(0)
+    busy = [context.Process(target=_spin, args=(begun, stop)) for _ in range(os.cpu_count() or 1)]
     for process in busy:
         process.start()
     try:
-        time.sleep(0.5)
+        for _ in busy:
+            begun.acquire()
         with OthersWork(CPU, 1) as others:
             time.sleep(1.0)
         assert others.shared
@@ -151,7 +153,8 @@ def test_environment_says_what_the_kernels_are_compiled_by(
         describe_environment(CPU)
 
 
-def _spin(stop: Any) -> None:
+def _spin(begun: Any, stop: Any) -> None:
+    begun.release()
     while not stop.is_set():
         sum(range(10_000))
 

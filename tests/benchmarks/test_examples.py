@@ -1,27 +1,16 @@
 """CONTRIBUTING's examples: shown as they are, kept to the contract, and run from outside."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from command_line import call
 
 from benchmarks.store import Store
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "tests" / "examples"
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
-
-
-def bench(*words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "benchmarks", *map(str, words)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
 
 
 def test_contributing_shows_the_files_as_they_are() -> None:
@@ -38,8 +27,8 @@ def test_the_flow_is_under_sixty_lines() -> None:
 @pytest.mark.slow
 def test_the_four_together(tmp_path: Path) -> None:
     """The flow on the data set with the measure, and the study by its name; one report of both."""
-    done = bench("run", EXAMPLES / "mine.toml", "--out", tmp_path / "mine")
-    assert done.returncode == 0, done.stderr
+    code, _, err = call("run", EXAMPLES / "mine.toml", "--out", tmp_path / "mine")
+    assert code == 0, err
     (record,) = Store(tmp_path / "mine").records()[0]
     assert record.status == "ok"
     found = record.measures
@@ -53,13 +42,13 @@ def test_the_four_together(tmp_path: Path) -> None:
         "sliced_wasserstein.py",
     }
     study = ("--plugin", EXAMPLES / "tolerance.py")
-    done = bench(
+    code, _, err = call(
         "run", "tolerance", *study, "--out", tmp_path / "tolerance", "--seeds", 0, "--limit", 1
     )
-    assert done.returncode == 0, done.stderr
+    assert code == 0, err
     plugins = [word for path in EXAMPLES.glob("*.py") for word in ("--plugin", path)]
-    done = bench("report", tmp_path / "mine", tmp_path / "tolerance", *plugins)
-    assert done.returncode == 0, done.stderr
+    code, _, err = call("report", tmp_path / "mine", tmp_path / "tolerance", *plugins)
+    assert code == 0, err
     page = (tmp_path / "mine" / "report" / "index.html").read_text()
     assert '<section id="tolerance">' in page
     assert "Sliced Wasserstein distance" in page
@@ -69,6 +58,6 @@ def test_the_four_together(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sinh-arcsinh", "laplace"])
 def test_flow_and_data_set_keep_the_contract(name: str) -> None:
-    done = bench("check", name, "--plugin", EXAMPLES / f"{name.replace('-', '_')}.py")
-    assert done.returncode == 0, done.stdout
-    assert "keeps what applies to it" in done.stdout
+    code, out, _ = call("check", name, "--plugin", EXAMPLES / f"{name.replace('-', '_')}.py")
+    assert code == 0, out
+    assert "keeps what applies to it" in out

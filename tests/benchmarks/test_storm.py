@@ -20,6 +20,7 @@ from typing import Any
 
 import psutil
 import pytest
+from command_line import call
 
 from benchmarks.cell import Cell
 from benchmarks.matrix import load_matrix
@@ -99,16 +100,16 @@ def mean_seconds(store: Store, stage: str) -> float:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=90)
 def test_a_storm_of_kills_changes_no_record(tmp_path: Path, tiny: Path) -> None:
     seeds = list(range(max(2, KILLS // 6)))
     text = tiny.read_text().replace("[0]", str(seeds))
     text = text.replace("steps = 20", f"steps = {STEPS}").replace("= 10\n", "= 100\n")
     tiny.write_text('measures = ["quality", "work", "time", "memory"]\n' + text)
     cells = load_matrix(str(tiny)).cells
-    command = [sys.executable, "-m", "benchmarks", "run", str(tiny), "--jobs", "2"]
-    command += ["--retry-failed", "--out"]
-    subprocess.run([*command, tmp_path / "peace"], check=True, capture_output=True)
+    words = ("run", tiny, "--jobs", "2", "--retry-failed", "--out")
+    assert call(*words, tmp_path / "peace")[0] == 0
+    command = [sys.executable, "-m", "benchmarks", *words]
     peace, store = Store(tmp_path / "peace"), Store(tmp_path / "storm")
     # A part of a training, so that it gets somewhere; the whole of a timing.
     pauses = {"quality": mean_seconds(peace, "quality") / 3, "cost": mean_seconds(peace, "cost")}
@@ -142,7 +143,7 @@ def test_a_storm_of_kills_changes_no_record(tmp_path: Path, tiny: Path) -> None:
                     time.sleep(source.uniform(0, pauses[stage]))
                     seen.update(family(runner))
                     runner.kill()
-            runner.wait(120)
+            runner.wait()
         for path, content in settled.items():
             assert path.read_bytes() == content, "a record was lost or replaced"
         for cell in unsettled():
@@ -154,8 +155,8 @@ def test_a_storm_of_kills_changes_no_record(tmp_path: Path, tiny: Path) -> None:
         counts = "".join(f"{killed[victim, stage]:9}" for stage in STAGES)
         print(f"{victim:16}{counts}")
     assert killed
-    done = subprocess.run([*command, store.directory], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    code, _, err = call(*words, store.directory)
+    assert code == 0, err
     assert {path.read_bytes() for path in settled} == set(settled.values())
     assert sorted(path.stem for path in store.directory.rglob("cells/*/*/*.json")) == sorted(
         cell.key for cell in cells
@@ -165,6 +166,6 @@ def test_a_storm_of_kills_changes_no_record(tmp_path: Path, tiny: Path) -> None:
     for left in ("pending", "claims", "runners"):
         found = [path.name for path in (store.directory / left).iterdir()]
         assert found == [], found
-    _, alive = psutil.wait_procs(seen, timeout=30)
+    _, alive = psutil.wait_procs(seen, timeout=600)
     assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
     print("records as of an undisturbed run; none lost, replaced or doubled; nothing left behind")

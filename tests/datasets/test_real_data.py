@@ -3,7 +3,7 @@
 `FFJORD_BENCH_DATA=... pytest tests/datasets/test_real_data.py`
 """
 
-import time
+import os
 
 import numpy as np
 import pytest
@@ -30,6 +30,8 @@ SHAPES = {
     "omniglot": [(26_293, 1, 28, 28), (2_921, 1, 28, 28), (3_246, 1, 28, 28)],
     "freyfaces": [(1_565, 1, 28, 20), (200, 1, 28, 20), (200, 1, 28, 20)],
 }
+# None where there is no data folder to look for them in.
+SETS = [*SHAPES] if folder.VARIABLE in os.environ else []
 
 
 def loaded(name: str) -> datasets.Dataset:
@@ -49,7 +51,7 @@ def test_every_source_is_tested_here() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("real_data")
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", SETS)
 def test_shapes_and_values(name: str) -> None:
     data = loaded(name)
     splits = [data.train, data.validation, data.test]
@@ -70,7 +72,7 @@ def test_shapes_and_values(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("real_data")
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", SETS)
 def test_verify(name: str) -> None:
     loaded(name)
     found = fetch.verify(name)
@@ -79,7 +81,7 @@ def test_verify(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("real_data")
-@pytest.mark.parametrize("name", [name for name in SHAPES if datasets.entry(name).published])
+@pytest.mark.parametrize("name", [name for name in SETS if datasets.entry(name).published])
 def test_gaussian_baseline_agrees_with_the_published_one(name: str) -> None:
     """Papamakarios et al. 2017, table 1; within a nat where the sample is another."""
     published = datasets.entry(name).published
@@ -113,12 +115,10 @@ def test_the_first_rows_of_miniboone_take_the_same_steps() -> None:
     np.testing.assert_allclose(seen.std(axis=0), 1, atol=1e-4)
 
 
-def test_a_second_load_of_power_is_fast_and_copies_nothing() -> None:
+def test_a_second_load_of_power_makes_and_copies_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     datasets.load("power")
-    start = time.perf_counter()
+    monkeypatch.setattr(np, "save", lambda *_: pytest.fail("it was made again"))
     data = datasets.load("power")
-    seconds = time.perf_counter() - start
-    assert seconds < 0.3
     for split in (data.train, data.validation, data.test):
         assert isinstance(split, np.memmap)
         assert torch.from_numpy(split).data_ptr() == split.ctypes.data

@@ -1,16 +1,18 @@
 """The suite: what asv and old commits need of it, and that it measures what the measures do."""
 
+import inspect
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import flows
-from benchmarks.perf.suite import common, families, images
+from benchmarks.perf.suite import common, continuous, families, harness, images, training
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -105,3 +107,35 @@ def test_steps_of_a_benchmark_leave_the_weights_where_they_are() -> None:
         common.action("train_step", "nice", (2,), 8)()
     after = common.subject("nice", (2,), 8).flow.parameters()
     torch.testing.assert_close(list(after), before, rtol=0, atol=1e-9)
+
+
+def benchmarks() -> list[tuple[type, str, tuple[Any, ...]]]:
+    """Every benchmark with each value of each of its parameters, if not with all pairs of them."""
+    found = []
+    for module in (families, images, continuous, harness, training):
+        for name, kind in inspect.getmembers(module, inspect.isclass):
+            if kind.__module__ != module.__name__ or name.startswith("_"):
+                continue
+            axes = getattr(kind, "params", ())
+            axes = [[v for v in axis if v != "cuda"] for axis in getattr(kind, "params", ())]
+            number = max(map(len, axes), default=1)
+            cases = [tuple(axis[place % len(axis)] for axis in axes) for place in range(number)]
+            methods = [each for each in dir(kind) if re.match("time_|track_", each)]
+            found += [(kind, each, case) for each in methods for case in cases]
+    return found
+
+
+@pytest.mark.slow(seconds=16)
+def test_every_benchmark_runs() -> None:
+    ran = set()
+    for kind, method, case in benchmarks():
+        benchmark = kind()
+        try:
+            getattr(benchmark, "setup", lambda *_: None)(*case)
+        except NotImplementedError:
+            continue
+        getattr(benchmark, method)(*case)
+        getattr(benchmark, "teardown", lambda *_: None)()
+        ran.add((kind.__module__, kind.__name__, method))
+    assert ran == {(kind.__module__, kind.__name__, method) for kind, method, _ in benchmarks()}
+    assert len(ran) > 15

@@ -22,9 +22,10 @@ ROOT = Path(__file__).parents[3]
 README = "# x\n\n<!-- generated: answer -->\n<!-- end -->\n<!-- generated: runs -->\n<!-- end -->\n"
 
 
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    store = Store(tmp_path / "results/reference/mine")
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made")
+    store = Store(folder / "results/reference/mine")
     for seed, (first, second) in enumerate([(2.9, 3.1), (3.0, 3.25), (3.1, 3.3)]):
         seconds = {"quality_stage_seconds": 3600.0, "cost_stage_seconds": 1800.0}
         for flow, nll in (("maf", first), ("glow", second)):
@@ -37,9 +38,15 @@ def checkout(tmp_path: Path) -> Path:
                 for n in (50, 100, 200)
             ]
             curve.write_text("\n".join(rows) + "\n")
-    (tmp_path / "README.md").write_text(README)
-    Reference(tmp_path).write()
-    return tmp_path
+    (folder / "README.md").write_text(README)
+    Reference(folder).write()
+    return folder
+
+
+@pytest.fixture
+def checkout(made: Path, tmp_path: Path) -> Path:
+    """A checkout whose report is made, to write into."""
+    return shutil.copytree(made, tmp_path / "checkout")
 
 
 def call(*words: str, monkeypatch: pytest.MonkeyPatch, at: Path) -> int:
@@ -182,7 +189,7 @@ def test_the_report_of_a_collection_is_that_of_its_run(tmp_path: Path) -> None:
     assert files_of(tmp_path / "of-run") == files_of(tmp_path / "of-kept")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=40)
 def test_the_committed_report_is_what_the_committed_records_give() -> None:
     assert Reference(ROOT).differences() == []
 

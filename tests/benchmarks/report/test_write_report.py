@@ -432,7 +432,7 @@ def test_tables_are_whole_on_every_medium(
     command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
     command += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1700,1000"]
     command += ["--dump-dom", (tmp_path / "page.html").as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     (found,) = re.findall(r'data-found="(\d+),(\d+),(\d+)"', done.stdout)
     # The page itself never moves sideways; what is wider than it scrolls in a box of its own. No
     # cell is cut, and the filter is within sight.
@@ -455,7 +455,7 @@ def dumped(page: str, tmp_path: Path, address: str = "") -> str:
     command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu"]
     command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000"]
     command += ["--dump-dom", (tmp_path / "page.html").as_uri() + address]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "data-error" not in done.stdout
     return done.stdout
 

@@ -23,7 +23,8 @@ from flows.continuous.ode.settings import Settings
 from flows.continuous.ode.tableaus import TABLEAUS, coefficients
 from flows.continuous.ode.trace import unit_vectors
 
-pytestmark = pytest.mark.skipif(not triton_is_there(), reason="no Triton")
+if not triton_is_there():
+    pytest.skip("no Triton", allow_module_level=True)
 
 ROWS = 21
 # Without a device Triton's interpreter runs the kernel, see the `conftest.py` of the project.

@@ -68,8 +68,13 @@ def test_three_libraries_have_one() -> None:
 
 
 @every
-@pytest.mark.parametrize("trace", ["exact", "hutchinson"])
-@pytest.mark.parametrize("options", [{}, {"end_time": 0.3, "blocks": 2, "activation": "softplus"}])
+@pytest.mark.parametrize(
+    ("trace", "options"),
+    [
+        ("exact", {}),
+        ("hutchinson", {"end_time": 0.3, "blocks": 2, "activation": "softplus"}),
+    ],
+)
 def test_exact_density_is_ours_on_the_same_weights(
     name: str, trace: str, options: dict[str, Any]
 ) -> None:

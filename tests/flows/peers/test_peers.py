@@ -53,8 +53,8 @@ def test_there_are_peers_of_five_libraries() -> None:
 
 
 @every
-@pytest.mark.parametrize("dimension", [2, 5])
-def test_round_trip_and_log_determinant(name: str, dimension: int) -> None:
+def test_round_trip_and_log_determinant(name: str) -> None:
+    dimension = 5
     flow = peer(name, (dimension,)).double()
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(4, dimension, dtype=torch.float64, generator=generator)
