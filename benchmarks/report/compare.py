@@ -159,7 +159,7 @@ def write_comparison(comparison: Comparison, out: Path) -> Path:
         for table in (comparison.table, missing):
             write(table, out / "tables")
         part = Part(study=study, finding=finding, tables=[comparison.table], figures=[])
-        return write_page(records, (), None, [section_of(part, out)], missing, records.notes, out)
+        return write_page(records, (), None, [section_of(part)], missing, records.notes, out)
     except OSError as error:
         raise StoreError(f"cannot write the comparison into {out}: {error}") from error
 
