@@ -1,5 +1,6 @@
 """A small matrix, and cells of it, for the tests of the harness."""
 
+import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,9 +50,8 @@ def cell(tiny: Path) -> Cell:
     return load_matrix(str(tiny)).cells[0]
 
 
-@pytest.fixture(autouse=True)
-def _forget_plugins() -> Iterator[None]:
-    """Registries as they were, whatever a test loads."""
+@contextlib.contextmanager
+def _registries_kept() -> Iterator[None]:
     registries = [
         flows.ENTRIES,
         datasets.ENTRIES,
@@ -68,3 +68,17 @@ def _forget_plugins() -> Iterator[None]:
     for name in set(sys.modules) - modules:
         if name.startswith("ffjord_bench_plugin_"):
             del sys.modules[name]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_plugins_of_a_file() -> Iterator[None]:
+    """Registries as they were, whatever is loaded for all tests of a file."""
+    with _registries_kept():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _forget_plugins() -> Iterator[None]:
+    """Registries as they were, whatever a test loads."""
+    with _registries_kept():
+        yield

@@ -156,7 +156,7 @@ def _in_a_process(cell: Cell, folder: Path, *, stop: bool = False) -> int | None
 @pytest.mark.slow
 def test_a_cell_of_two_devices_goes_on_where_it_was_stopped(cell: Cell, tmp_path: Path) -> None:
     document = cell.model_dump()
-    document["budget"] |= {"steps": 10000, "validate_every": 1000}
+    document["budget"] |= {"steps": 4000, "validate_every": 400}
     alone = Cell.model_validate({**document, "measures": ("quality",)})
     both = Cell.model_validate({**alone.model_dump(), "devices": 2})
     stores = {name: Store(tmp_path / name) for name in ("stopped", "whole", "alone")}

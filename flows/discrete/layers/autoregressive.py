@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -47,6 +48,8 @@ INVERSE_AUTOREGRESSIVE_TRAITS = Traits(
 )
 
 
+Mask = np.ndarray[tuple[int, int], np.dtype[np.bool_]]
+
 # Rows of a weight that are multiplied at once, with the columns before their last free weight, and
 # what part of a weight that may come to, to be worth it.
 _STEP = 128
@@ -60,12 +63,12 @@ class MaskedLinear(nn.Linear):
         mask: True where a weight is free, shape ``(outputs, inputs)``.
     """
 
-    def __init__(self, mask: Tensor) -> None:
+    def __init__(self, mask: Mask) -> None:
         outputs, inputs = mask.shape
         super().__init__(inputs, outputs)
         self.stairs = _stairs(mask)
         self.mask: Tensor
-        self.register_buffer("mask", mask.to(self.weight), persistent=False)
+        self.register_buffer("mask", torch.tensor(mask).to(self.weight), persistent=False)
 
     def masked(self) -> tuple[Tensor, Tensor]:
         """The weight as it acts, and the bias."""
@@ -75,15 +78,15 @@ class MaskedLinear(nn.Linear):
         return dense(*self.masked(), input)
 
 
-def _stairs(mask: Tensor) -> Stairs:
+def _stairs(mask: Mask) -> Stairs:
     """A mask's rows, some at a time, each with how many of the first columns they see."""
     outputs, inputs = mask.shape
     found: list[tuple[int, int, int]] = []
     for start in range(0, outputs, _STEP):
         rows = mask[start : start + _STEP]
-        seen = rows.any(0).nonzero().flatten().tolist()
-        if seen:
-            found.append((start, start + len(rows), seen[-1] + 1))
+        seen = np.flatnonzero(rows.any(0))
+        if len(seen):
+            found.append((start, start + len(rows), int(seen[-1]) + 1))
     multiplied = sum((stop - start) * width for start, stop, width in found)
     return found if multiplied < _MOST_PART * outputs * inputs else [(0, outputs, inputs)]
 
@@ -146,13 +149,13 @@ class MADE(nn.Module):
             for layer in hidden_degrees
         ]
         self.hidden = nn.ModuleList()
-        before = torch.tensor(degrees)
+        before = np.array(degrees)
         for layer in hidden_degrees:
-            after = torch.tensor(layer)
+            after = np.array(layer)
             self.hidden.append(MaskedLinear(after[:, None] >= before))
             before = after
-        mask = torch.tensor(degrees)[:, None] > before
-        self.last = MaskedLinear(mask.repeat(parameter_count, 1))
+        mask = np.array(degrees)[:, None] > before
+        self.last = MaskedLinear(np.tile(mask, (parameter_count, 1)))
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
         self.context = (

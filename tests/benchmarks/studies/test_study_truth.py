@@ -148,4 +148,5 @@ def test_the_figure_has_a_number_for_each_pair(tmp_path: Path) -> None:
 def test_a_report_of_it_is_whole(tmp_path: Path) -> None:
     store = store_of(tmp_path / "run", "truth", measured)
     names = {path.name for path in write_report([store], tmp_path / "out").paths}
-    assert {"kl.md", "far.md", "distance.svg"} <= names
+    assert {"kl.md", "far.md"} <= names
+    assert 'id="figure-distance"' in (tmp_path / "out" / "index.html").read_text()
