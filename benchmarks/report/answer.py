@@ -30,7 +30,7 @@ from benchmarks.report.figures.panels import (
 from benchmarks.report.figures.trade_offs import with_exact_densities
 from benchmarks.report.findings import in_words
 from benchmarks.report.fronts import draw_front
-from benchmarks.report.groups import grouped, values_by_seed
+from benchmarks.report.groups import grouped, plain, values_by_seed
 from benchmarks.report.records import Records
 from benchmarks.report.statistics import Interval, best_of, mean_over_strata
 from benchmarks.report.style import looks, rc, system
@@ -43,6 +43,12 @@ _COSTS = {
     "log_prob_seconds": ("a density", "density"),
     "sample_seconds": ("a sample", "sample"),
     "train_seconds": ("the training", "whole training"),
+}
+# What ends a training, the tightest first.
+_BOUNDS = {
+    "budget.seconds": "{:g} s of training",
+    "budget.nfe": "{:,.0f} network evaluations of training",
+    "budget.steps": "{:,.0f} training steps",
 }
 _NLL = "nll_nats"
 _FEW = 5
@@ -82,6 +88,7 @@ class _Race:
         values: by measure and system the values by seed, those of the best variant.
         variants: by system the label of that variant.
         lost: systems of which some seed gave no result.
+        training: in words what all had alike of it; empty where each had its own.
     """
 
     study: str
@@ -92,6 +99,7 @@ class _Race:
     values: Mapping[str, Mapping[str, pd.Series[float]]]
     variants: Mapping[str, str]
     lost: tuple[str, ...]
+    training: str
 
     @property
     def whole(self) -> frozenset[str]:
@@ -175,7 +183,17 @@ def _race(study: str, dataset: str, cells: pd.DataFrame) -> _Race:
         values=values,
         variants=variants,
         lost=tuple(lost),
+        training=_training(cells),
     )
+
+
+def _training(cells: pd.DataFrame) -> str:
+    """The bound that ends every training; of several the one that steps are only a guard for."""
+    for name, form in _BOUNDS.items():
+        bounds = cells[name].map(plain).unique() if name in cells else ()
+        if len(bounds) == 1 and bounds[0] != "none":
+            return form.format(float(bounds[0]))
+    return ""
 
 
 @dataclass(frozen=True)
@@ -338,7 +356,9 @@ def _lowest(field: _Field) -> str:
                 f"Nobody wins by test NLL on {_on(field)}: the seeds do not tell "
                 f"{_list(ranked)} apart."
             )
-        said = f"Lowest test NLL on {_on(field)}: {_list(best)}"
+        after = {race.training for race in field.races}
+        each = f", after {next(iter(after))} each" if len(after) == 1 and "" not in after else ""
+        said = f"Lowest test NLL on {_on(field)}{each}: {_list(best)}"
         said += ", which the seeds do not tell apart" if len(best) > 1 else ""
     else:
         said = (
@@ -362,7 +382,7 @@ def _alone(field: _Field) -> str:
         if len(best) == 1:
             won.setdefault(next(iter(best)), []).append(race.data)
     said = [f"{name} on {_list(won[name])}" for name in field.names if name in won]
-    return f"; alone the lowest: {', '.join(said)}" if said else "; alone the lowest nowhere"
+    return f"; alone the lowest: {', '.join(said)}" if said else ""
 
 
 def _times(field: _Field, cost: str, name: str, other: str) -> str:

@@ -307,7 +307,7 @@ def _said(style: dict[str, str]) -> str:
 Parts = list[tuple[str, "np.ndarray[tuple[int, int], np.dtype[np.float64]]"]]
 _POINTS = {"M": 1, "L": 1, "Q": 2, "C": 3, "Z": 0, "z": 0}
 # Of a straight stretch only the ends are needed: what strays less, in points, is straight.
-_STRAIGHT = 0.2
+_STRAIGHT = 0.4
 
 
 def _parsed(path: str) -> Parts:

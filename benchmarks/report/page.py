@@ -107,10 +107,20 @@ def _at_home(figure: dict[str, Any], looks: dict[str, str]) -> dict[str, Any]:
     return figure | {"svg": Markup(svg)}
 
 
+_NUMBER = re.compile(r'<td(?: class="number")? data-sort="([^"]+)">([^<]*)')
+
+
 def _short(table: str) -> str:
-    """A table without what its cells are by default: text, and numbers where they can be sorted."""
-    table = table.replace('<td class="number" data-sort', "<td data-sort")
-    return table.replace('<td class="text">', "<td>")
+    """A table in fewer letters: a number is sorted by what it shows, unless that says another."""
+
+    def cell(found: re.Match[str]) -> str:
+        value, text = found.groups()
+        shown = text.strip().replace(",", "").replace("\u2212", "-")
+        return f"<td class=n>{text}" if shown == value else f'<td data-sort="{value}">{text}'
+
+    table = _NUMBER.sub(cell, table).replace('<td class="text">', "<td>")
+    table = re.sub(r'<span class="half-width">([^<]*)</span>', r"<i>\1</i>", table)
+    return _QUOTED.sub(lambda found: f"={found[1]}", table)
 
 
 def _table(table: Table) -> dict[str, Any]:

@@ -56,6 +56,9 @@
     apply(box.value);
   });
   addEventListener("hashchange", follow);
+  // A number is sorted by itself, without its interval.
+  for (const cell of document.querySelectorAll("td.n"))
+    cell.dataset.sort = cell.textContent.replace(/,/g, "").replace("\u2212", "-").split(" ")[0];
   for (const head of document.querySelectorAll("table.sortable thead th")) {
     head.tabIndex = 0;
     head.title = "sort by this column";
