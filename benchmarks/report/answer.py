@@ -190,9 +190,9 @@ def _race(study: str, dataset: str, cells: pd.DataFrame) -> _Race:
 def _training(cells: pd.DataFrame) -> str:
     """The bound that ends every training; of several the one that steps are only a guard for."""
     for name, form in _BOUNDS.items():
-        bounds = cells[name].map(plain).unique() if name in cells else ()
-        if len(bounds) == 1 and bounds[0] != "none":
-            return form.format(float(bounds[0]))
+        bounds = {plain(bound) for bound in cells[name]} if name in cells else set()
+        if len(bounds) == 1 and bounds != {"none"}:
+            return form.format(float(bounds.pop()))
     return ""
 
 
