@@ -168,12 +168,17 @@ def _collect_into(stores: Sequence[Store], target: Path) -> int:
     "--out", type=click.Path(path_type=Path), help="folder of the report  [DIRECTORY/report]"
 )
 @click.option(
+    "--figures",
+    type=click.Path(path_type=Path),
+    help="folder for each figure as an SVG of its own, beside those in the page",
+)
+@click.option(
     "--check",
     is_flag=True,
     help="write nothing; end with 1 if the report there is not what the records give",
 )
-def report(directories: Sequence[Path], out: Path | None, check: bool) -> int:
-    """Write tables, figures and index.html from the records of DIRECTORIES, and nothing else.
+def report(directories: Sequence[Path], out: Path | None, figures: Path | None, check: bool) -> int:
+    """Write index.html with every figure, and tables, from the records of DIRECTORIES alone.
 
     Without DIRECTORIES, in a checkout of the project: results/report from all folders in
     results/reference, and the parts of README.md that are made from them.
@@ -198,6 +203,13 @@ def report(directories: Sequence[Path], out: Path | None, check: bool) -> int:
             click.echo(f"{len(found)} differences: {again} makes it again", err=True)
         return 1 if found else 0
     summary = write_report(stores, target) if directories else reference.write()
+    if figures is not None:
+        try:
+            figures.mkdir(parents=True, exist_ok=True)
+            for name, svg in summary.figures.items():
+                (figures / f"{name}.svg").write_text(svg, encoding="utf-8")
+        except OSError as error:
+            raise StoreError(f"cannot write figures into {figures}: {error.strerror}") from error
     for note in summary.notes:
         click.echo(f"note: {printable(note)}", err=True)
     click.echo(f"report: {target / 'index.html'}")

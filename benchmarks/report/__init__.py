@@ -5,7 +5,7 @@
 ``index.html``
     all of it on one page that needs nothing else, neither the network nor the folders beside it;
     above all who wins at which cost (:mod:`benchmarks.report.answer`). Figures are there alone,
-    as SVG that its reader can save.
+    as SVG that its reader can save; the summary holds them too.
 
 A report has a section for each study that the folders' plans name, and one for cells of no study
 (:mod:`benchmarks.report.sections`). Nothing here reads data, builds a flow or knows the clock: the
@@ -50,6 +50,7 @@ class ReportSummary:
         sections: each study with its records, as the page shows them.
         sentences: who wins at which cost.
         picture: what they are about; None where there is nothing to show.
+        figures: by name each figure of the sections as SVG that stands alone.
         cells: how many cells it covers.
         without_result: how many of them gave no result.
     """
@@ -59,6 +60,7 @@ class ReportSummary:
     sections: tuple[tuple[Study, Records], ...]
     sentences: tuple[str, ...]
     picture: Drawn | None
+    figures: dict[str, str]
     cells: int
     without_result: int
 
@@ -114,6 +116,7 @@ def write_report(stores: Sequence[Store], out: Path) -> ReportSummary:
         sections=tuple(sections),
         sentences=sentences,
         picture=picture,
+        figures={drawn["name"]: drawn["svg"] for part in parts for drawn in part["figures"]},
         cells=len(records.cells),
         without_result=len(records.cells) - len(records.ok),
     )

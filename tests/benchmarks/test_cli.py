@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -85,6 +86,26 @@ def test_a_copied_folder_gives_the_same_report_without_the_data(
     for path in tables:
         assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes()
     assert (tmp_path / "b" / "index.html").is_file()
+
+
+@pytest.mark.slow
+def test_each_figure_of_a_report_can_be_a_file_that_stands_alone(
+    finished: Path, tmp_path: Path, capsys: Any
+) -> None:
+    out, folder = tmp_path / "report", tmp_path / "figures"
+    words = ("report", finished / "run", "--out", out, "--figures", folder)
+    assert call(*words, capsys=capsys)[0] == 0
+    page = (out / "index.html").read_text()
+    files = list(folder.iterdir())
+    assert files
+    for path in files:
+        assert f'id="figure-{path.stem}"' in page
+        assert ElementTree.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"
+    # A folder cannot be made where a file is.
+    words = ("report", finished / "run", "--out", out, "--figures", files[0])
+    code, _, err = call(*words, capsys=capsys)
+    assert code == 2
+    assert "cannot write figures into" in err
 
 
 @pytest.mark.slow

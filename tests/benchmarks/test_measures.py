@@ -1,6 +1,7 @@
 """Measures against what is known: closed forms, counted calls, memory of known size."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -289,6 +290,21 @@ def test_slow_repeats_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["log_prob_exact_seconds"] == 1.5
     # Each of the four three times, and the training step once to warm up.
     assert len(calls) == 3 * 4 + 1
+
+
+@pytest.mark.slow(seconds=20)
+def test_a_compiled_step_multiplies_what_it_does_call_by_call() -> None:
+    def found(compile: bool) -> dict[str, Any]:
+        options = {"layers": 1, "hidden": (4,)}
+        of = subject("realnvp", "gaussian", options, dimension=2, rows=500)
+        document = of.cell.model_dump()
+        document["budget"]["compile"] = compile
+        document["reference"] = {"flow": "realnvp", "flow_options": document["flow_options"]}
+        return measured("ratio", replace(of, cell=Cell.model_validate(document)))
+
+    eager, compiled = found(False), found(True)
+    assert compiled["train_step_flops"] == eager["train_step_flops"] > 0
+    assert compiled["log_prob_flops"] == eager["log_prob_flops"]
 
 
 def test_what_first_calls_take_longer_is_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
