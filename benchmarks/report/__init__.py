@@ -24,7 +24,7 @@ import matplotlib as mpl
 from benchmarks.errors import StoreError
 from benchmarks.report.answer import answer
 from benchmarks.report.figures import Drawn, Scene
-from benchmarks.report.page import Part, section_of, write_page
+from benchmarks.report.page import section_of, write_page
 from benchmarks.report.processes import cores, on_all_cores
 from benchmarks.report.records import Records, gather
 from benchmarks.report.sections import sections_of
@@ -152,11 +152,11 @@ def _write_section(study: Study, records: Records, prefix: str, out: Path) -> _W
             if not drawn:
                 what = (draw.__doc__ or draw.__name__).partition("\n")[0].rstrip(".")
                 undrawn.append(f"{study.name}: no record has what this figure takes: {what}")
-    part = Part(
-        study=study,
+    part = section_of(
+        study,
         finding=(study.finding and study.finding(records)) or "",
-        usage=(study.usage and study.usage(records)) or "",
         tables=tables,
         figures=figures,
+        usage=(study.usage and study.usage(records)) or "",
     )
-    return _Written(section_of(part), undrawn, paths)
+    return _Written(part, undrawn, paths)

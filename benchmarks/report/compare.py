@@ -21,7 +21,7 @@ from benchmarks import measures
 from benchmarks.errors import StoreError
 from benchmarks.measures.base import Column
 from benchmarks.report.groups import contestant, grouped, plain, values_by_seed
-from benchmarks.report.page import Part, section_of, write_page
+from benchmarks.report.page import section_of, write_page
 from benchmarks.report.records import Records, gather
 from benchmarks.report.statistics import CONFIDENCE, Interval, t_interval
 from benchmarks.report.table import DASH, Entry, Section, Table, number, write
@@ -158,8 +158,8 @@ def write_comparison(comparison: Comparison, out: Path) -> Path:
         out.mkdir(parents=True, exist_ok=True)
         for table in (comparison.table, missing):
             write(table, out / "tables")
-        part = Part(study=study, finding=finding, tables=[comparison.table], figures=[])
-        return write_page(records, (), None, [section_of(part)], missing, records.notes, out)
+        section = section_of(study, finding, tables=[comparison.table], figures=[])
+        return write_page(records, (), None, [section], missing, records.notes, out)
     except OSError as error:
         raise StoreError(f"cannot write the comparison into {out}: {error}") from error
 

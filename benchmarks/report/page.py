@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +19,7 @@ from benchmarks.report.svg import as_svg
 from benchmarks.report.table import Table, as_html
 from benchmarks.studies.base import Study
 
-__all__ = ["Part", "section_of", "write_page"]
-
-
-@dataclass(frozen=True)
-class Part:
-    """A section of the page.
-
-    Attributes:
-        study: whose it is.
-        finding: one sentence that its records say; empty where they do not suffice.
-        tables: written beside the page, in ``tables/``.
-        figures: drawn in the page, and nowhere else.
-        usage: lines of Python for whoever goes on from there; empty for none.
-    """
-
-    study: Study
-    finding: str
-    tables: Sequence[Table]
-    figures: Sequence[Drawn]
-    usage: str = ""
+__all__ = ["section_of", "write_page"]
 
 
 _RULES = (
@@ -64,8 +44,13 @@ _RULES = (
 _PIXELS_AN_INCH = 124
 
 _RULES_OF_LOOKS = re.compile(r"<style>((?:\.\w+\{[^}]*\})*)</style>")
-# What HTML takes without quotes.
-_QUOTED = re.compile(r'="([\w.#-]+)"(/?)')
+
+
+def _unquoted(markup: str) -> str:
+    """Attributes without the quotes that HTML does not need."""
+    return re.sub(
+        r'="([\w.#-]+)"(/?)', lambda found: f"={found[1]}{' /' if found[2] else ''}", markup
+    )
 
 
 def _figure(drawn: Drawn) -> dict[str, Any]:
@@ -92,13 +77,11 @@ def _at_home(figure: dict[str, Any], looks: dict[str, str]) -> dict[str, Any]:
     names = {}
     for name, rule in re.findall(r"\.(\w+)(\{[^}]*\})", rules):
         names[name] = looks.setdefault(rule, f"l{len(looks)}")
-    svg = re.sub(r'class="(\w+)"', lambda found: f'class="{names.get(found[1], found[1])}"', svg)
-    svg = re.sub(
-        r'class="(\w+) (\w+)"',
-        lambda found: f'class="{found[1]} {names.get(found[2], found[2])}"',
-        svg,
-    )
-    svg = _QUOTED.sub(lambda found: f"={found[1]}{' /' if found[2] else ''}", svg)
+
+    def named(found: re.Match[str]) -> str:
+        return f'class="{" ".join(names.get(word, word) for word in found[1].split())}"'
+
+    svg = _unquoted(re.sub(r'class="([\w ]+)"', named, svg))
     svg = re.sub(r" (width|height)=[\d.]+pt", "", svg, count=2)
     label = html.escape(figure["title"], quote=True)
     # The page's SVG needs no namespace.
@@ -107,27 +90,11 @@ def _at_home(figure: dict[str, Any], looks: dict[str, str]) -> dict[str, Any]:
     return figure | {"svg": Markup(svg)}
 
 
-_NUMBER = re.compile(r'<td(?: class="number")? data-sort="([^"]+)">([^<]*)')
-
-
-def _short(table: str) -> str:
-    """A table in fewer letters: a number is sorted by what it shows, unless that says another."""
-
-    def cell(found: re.Match[str]) -> str:
-        value, text = found.groups()
-        shown = text.strip().replace(",", "").replace("\u2212", "-")
-        return f"<td class=n>{text}" if shown == value else f'<td data-sort="{value}">{text}'
-
-    table = _NUMBER.sub(cell, table).replace('<td class="text">', "<td>")
-    table = re.sub(r'<span class="half-width">([^<]*)</span>', r"<i>\1</i>", table)
-    return _QUOTED.sub(lambda found: f"={found[1]}", table)
-
-
 def _table(table: Table) -> dict[str, Any]:
     return {
         "title": table.title,
         "name": table.name,
-        "html": Markup(_short(as_html(table))) if any(s.rows for s in table.sections) else "",
+        "html": Markup(_unquoted(as_html(table))) if any(s.rows for s in table.sections) else "",
         "notes": table.notes,
         "links": {
             "Markdown": f"tables/{table.name}.md",
@@ -183,15 +150,24 @@ def _meanings(records: Records) -> list[tuple[str, str]]:
     ]
 
 
-def section_of(part: Part) -> dict[str, Any]:
-    """A section as :func:`write_page` takes it: text alone, which can come from another process."""
-    study = part.study
+def section_of(
+    study: Study, finding: str, tables: Sequence[Table], figures: Sequence[Drawn], usage: str = ""
+) -> dict[str, Any]:
+    """A section as :func:`write_page` takes it: text alone, which can come from another process.
+
+    Args:
+        study: whose it is.
+        finding: one sentence that its records say; empty where they do not suffice.
+        tables: written beside the page, in ``tables/``.
+        figures: drawn in the page, and nowhere else.
+        usage: lines of Python for whoever goes on from there; empty for none.
+    """
     return {
         "study": {"name": study.name, "title": study.title, "answers": study.answers},
-        "finding": part.finding,
-        "usage": part.usage,
-        "tables": [_table(table) for table in part.tables],
-        "figures": [_figure(drawn) for drawn in part.figures],
+        "finding": finding,
+        "usage": usage,
+        "tables": [_table(table) for table in tables],
+        "figures": [_figure(drawn) for drawn in figures],
     }
 
 

@@ -367,6 +367,21 @@ def _sort_value(entry: Entry) -> str:
     return _NO_VALUE if none else f' data-sort="{html.escape(value)}"'
 
 
+def _td_attributes(entry: Entry, name: str) -> str:
+    """What a cell is beside what it says, in few letters: a page holds thousands."""
+    sort = _sort_value(entry)
+    # What is long may break over lines; nothing else does.
+    kind = f"{name} long" if len(entry.text) > _LONG else name
+    kind += " failed" if entry.why and sort == _NO_VALUE else ""
+    if kind == "text" and not sort:
+        return ""
+    if kind == "number" and sort not in ("", _NO_VALUE):
+        # A number that begins its cell is sorted by that: `page.js` reads it.
+        shown = f' data-sort="{entry.text.replace(",", "")}"'
+        return ' class="n"' if sort == shown and not entry.bold else sort
+    return f' class="{kind}"{sort}'
+
+
 def _html_entry(entry: Entry) -> str:
     text = html.escape(entry.text)
     if not entry.numeric:
@@ -377,7 +392,7 @@ def _html_entry(entry: Entry) -> str:
         text = text.replace("-", "\u2212")
     if entry.plus_minus:
         half_width = entry.plus_minus.replace("-", "\u2212")
-        text += f' <span class="half-width">± {half_width}</span>'
+        text += f" <i>± {half_width}</i>"
     if entry.bold:
         text = f"<strong>{text}</strong>"
     if entry.over:
@@ -415,10 +430,7 @@ def as_html(table: Table) -> str:
         for row in section.rows:
             body = ""
             for entry, name in zip(row, names, strict=True):
-                # What is long may break over lines; nothing else does.
-                kind = f"{name} long" if len(entry.text) > _LONG else name
-                kind += " failed" if entry.why and _sort_value(entry) == _NO_VALUE else ""
-                body += f'<td class="{kind}"{_sort_value(entry)}>{_html_entry(entry)}</td>'
+                body += f"<td{_td_attributes(entry, name)}>{_html_entry(entry)}</td>"
             lines.append(f"<tr>{body}</tr>")
         lines.append("</tbody>")
     return "\n".join([*lines, "</table>"])
